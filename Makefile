@@ -1,0 +1,46 @@
+# make demo    train on planted domains, publish, serve on 127.0.0.1:8000   (PORT=…, DATA=folder of MovieLens-1M)
+# make test    the whole test suite
+# make lint    ruff and the type checker
+# make bench   what is in benchmarks/
+# make claims-main    every promised number: figure, bound, verdict
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8000
+DATA ?=
+
+.PHONY: help demo test lint bench claims-main clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+$(VENV)/.demo-installed: pyproject.toml constraints.txt
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[train]'
+	touch $@
+
+$(VENV)/.dev-installed: pyproject.toml constraints.txt
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.demo-installed
+	@exec $(BIN)/espalier demo --port $(PORT) $(if $(DATA),--data "$(DATA)")
+
+test: $(VENV)/.dev-installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev-installed
+	$(BIN)/python -m benchmarks.engines
+
+claims-main: $(VENV)/.dev-installed
+	$(BIN)/python -m benchmarks.claims.main
+
+clean:
+	rm -rf $(VENV) .demo .bench build *.egg-info

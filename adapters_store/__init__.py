@@ -1,0 +1,1 @@
+"""Artifacts, manifests, verification, folding and the records that say which artifact a domain serves."""

@@ -1,0 +1,296 @@
+"""The JSON that describes an artifact: of a backbone bundle, an adapter, a fusion.
+
+Unknown keys are kept, so an older build hands a newer manifest on unharmed; a newer `schema` is refused by its name.
+"""
+
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from adapters_store.errors import BadId, MalformedArtifact
+from adapters_store.ids import check_division, check_domain, check_revision
+from adapters_store.validation import explain
+from features.fields import Division
+from features.fields import Field as FeatureField
+
+SCHEMA = 1
+
+FileName = Annotated[str, Field(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\z")]
+Rank = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Manifest(BaseModel):
+    """What every manifest has: a schema number, unknown keys kept, no change after it was made."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+    schema_: int = Field(default=SCHEMA, alias="schema", ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_newer(cls, content: Any) -> Any:
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise ValueError(
+                f"schema {schema} is newer than {SCHEMA}, the newest that this build reads: update Espalier"
+            )
+        return content
+
+
+class FileEntry(BaseModel):
+    """One file of a bundle.
+
+    Args:
+        name: File name, no folder.
+        bytes: Its size.
+        sha256: Its digest, in hex.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: FileName
+    bytes: Count
+    sha256: str
+
+    @field_validator("sha256")
+    @classmethod
+    def _is_digest(cls, sha256: str) -> str:
+        return _checked(check_revision, sha256)
+
+
+class BackboneManifest(_Manifest):
+    """Describes a bundle; its canonical JSON is `manifest.json`, whose sha256 is the bundle's revision.
+
+    Args:
+        kind: Network family; this build has mlp.
+        fields: In the order in which their vectors are concatenated.
+        tower: Widths of the hidden layers.
+        norm_eps: Added to a variance before its root.
+        divisions: How samples split into domains.
+        metrics: What evaluation found.
+        training: How it was trained.
+        fingerprint: sha256 over what an adapter depends on; filled in by `write_bundle`.
+        files: Every other file of the bundle; filled in by `write_bundle`.
+        created_at: RFC 3339 time, or null.
+    """
+
+    kind: Literal["mlp"] = "mlp"
+    fields: list[FeatureField] = Field(min_length=1)
+    tower: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    norm_eps: float = Field(default=1e-5, gt=0, allow_inf_nan=False)
+    divisions: list[Division] = Field(default_factory=list)
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
+    fingerprint: str = ""
+    files: list[FileEntry] = Field(default_factory=list)
+    created_at: str | None = None
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        for what, names in (
+            ("field", [field.name for field in self.fields]),
+            ("division", [division.name for division in self.divisions]),
+            ("domain", [domain for division in self.divisions for domain in division.domains]),
+            ("file", [entry.name for entry in self.files]),
+        ):
+            if len(set(names)) != len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise ValueError(f"{what} {twice!r} stands twice")
+        for division in self.divisions:
+            _checked(check_division, division.name)
+            for domain in division.domains:
+                _checked(check_domain, domain)
+        return self
+
+    def division(self, name: str) -> Division | None:
+        """The division of this name, or None."""
+        return next((division for division in self.divisions if division.name == name), None)
+
+
+class Pair(BaseModel):
+    """One combination of auxiliary domains that has norms of its own.
+
+    Args:
+        domains: One domain (or null: absent) for each auxiliary division, in the manifest's order.
+        rows: Training rows that its moments were taken from.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    domains: list[str | None] = Field(min_length=1)
+    rows: Count = 0
+
+
+class Calibration(BaseModel):
+    """Straight line on the logit that turns it into a calibrated one: slope * logit + intercept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    slope: FiniteFloat = 1.0
+    intercept: FiniteFloat = 0.0
+
+
+class AdapterManifest(_Manifest):
+    """Describes what is specific to one domain.
+
+    Args:
+        kind: `lora` (its own LoRAs and norms) or `fused` (the same, norms per pair, and pins).
+        mode: How divisions combine; `lora` is always `single`, `fused` never.
+        domain: Whose adapter it is.
+        division: The division of that domain.
+        fingerprint: Of the backbone that it was trained on.
+        ranks: LoRA rank by module.
+        auxiliary: Auxiliary divisions, in the order in which they are fused (and dropped, last first).
+        pairs: Combinations with norms of their own; `pair.<i>.` tensors belong to `pairs[i]`.
+        fuses: Pinned adapters: auxiliary domain to revision.
+        fusion: Pinned fusion; for mode `attention` only.
+        golden_divisions: Per auxiliary division the domains that `golden.division.<name>` counts.
+        strength: Already folded into the tensors, recorded only.
+        calibration: Applied to the logit by the engine.
+        metrics: What evaluation found.
+        gate: What the publish gate found, or null.
+        training: How it was trained.
+        created_at: RFC 3339 time, or null.
+    """
+
+    kind: Literal["lora", "fused"]
+    mode: Literal["attention", "add", "avg", "single"] = "single"
+    domain: str
+    division: str
+    fingerprint: str
+    ranks: dict[str, Rank] = Field(min_length=1)
+    auxiliary: list[str] = Field(default_factory=list)
+    pairs: list[Pair] = Field(default_factory=list)
+    fuses: dict[str, str] = Field(default_factory=dict)
+    fusion: str | None = None
+    golden_divisions: dict[str, list[str]] = Field(default_factory=dict)
+    strength: float = Field(default=1.0, ge=0, le=1)
+    calibration: Calibration = Calibration()
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    gate: dict[str, Any] | None = None
+    training: dict[str, Any] = Field(default_factory=dict)
+    created_at: str | None = None
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _delta_comes_later(cls, kind: Any) -> Any:
+        if kind == "delta":
+            raise ValueError("kind 'delta' comes with a later release; this build accepts lora and fused")
+        return kind
+
+    @model_validator(mode="after")
+    def _ids_are_ids(self) -> Self:
+        _checked(check_domain, self.domain)
+        _checked(check_division, self.division)
+        _checked(check_revision, self.fingerprint)
+        for domain, revision in self.fuses.items():
+            _checked(check_domain, domain)
+            _checked(check_revision, revision)
+        if self.fusion is not None:
+            _checked(check_revision, self.fusion)
+        return self
+
+    @model_validator(mode="after")
+    def _kind_and_pins_agree(self) -> Self:
+        if self.kind == "lora":
+            for name in ("auxiliary", "pairs", "fuses", "fusion", "golden_divisions"):
+                if getattr(self, name):
+                    raise ValueError(f"kind 'lora' has no {name}; kind 'fused' does")
+            if self.mode != "single":
+                raise ValueError(f"kind 'lora' has mode 'single', not {self.mode!r}")
+            return self
+        if self.mode == "single" or not self.auxiliary:
+            raise ValueError("kind 'fused' names its auxiliary divisions and has mode attention, add or avg")
+        if (self.mode == "attention") != (self.fusion is not None):
+            raise ValueError("mode 'attention' pins a fusion, and no other mode does")
+        return self
+
+    @model_validator(mode="after")
+    def _divisions_agree(self) -> Self:
+        if len({self.division, *self.auxiliary}) != len(self.auxiliary) + 1:
+            raise ValueError("division and auxiliary must all be different divisions")
+        if set(self.golden_divisions) != set(self.auxiliary):
+            raise ValueError("golden_divisions must name exactly the auxiliary divisions")
+        seen: set[tuple[str | None, ...]] = set()
+        for i, pair in enumerate(self.pairs):
+            combination = tuple(pair.domains)
+            unpinned = [domain for domain in combination if domain is not None and domain not in self.fuses]
+            if len(combination) != len(self.auxiliary):
+                raise ValueError(
+                    f"pairs.{i} names {len(combination)} domains for {len(self.auxiliary)} auxiliary divisions"
+                )
+            if unpinned:
+                raise ValueError(f"pairs.{i} names domain {unpinned[0]!r}, which fuses does not pin")
+            if combination in seen or not any(combination):
+                raise ValueError(f"pairs.{i} is a repetition, or names no domain at all")
+            seen.add(combination)
+        return self
+
+
+class FusionManifest(_Manifest):
+    """Describes how the divisions' LoRA outputs combine; one artifact for all domains.
+
+    Args:
+        kind: Always `fusion`.
+        fingerprint: Of the backbone that it was trained on.
+        divisor: What divides q.k: the fusion rank, or its root.
+        ranks: Fusion rank by module.
+        divisions: The divisions that it was trained to fuse.
+        metrics: What evaluation found.
+        training: How it was trained.
+        created_at: RFC 3339 time, or null.
+    """
+
+    kind: Literal["fusion"] = "fusion"
+    fingerprint: str
+    divisor: Literal["r", "sqrt_r"] = "r"
+    ranks: dict[str, Rank] = Field(min_length=1)
+    divisions: list[str] = Field(default_factory=list)
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
+    created_at: str | None = None
+
+    @model_validator(mode="after")
+    def _ids_are_ids(self) -> Self:
+        _checked(check_revision, self.fingerprint)
+        for division in self.divisions:
+            _checked(check_division, division)
+        return self
+
+
+ManifestT = TypeVar("ManifestT", bound=_Manifest)
+
+
+def parse_manifest(content: object, kind: type[ManifestT]) -> ManifestT:
+    """Check parsed JSON as a manifest.
+
+    Args:
+        content: What `parse_json` returned.
+        kind: Which manifest it must be.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        MalformedArtifact: It is not one; the message names each key at fault.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise MalformedArtifact(f"manifest: {explain(error, kind)}") from None
+    except RecursionError:
+        raise MalformedArtifact("manifest: nested too deeply") from None
+
+
+def manifest_content(manifest: BaseModel) -> dict[str, Any]:
+    """The manifest as plain JSON values, unknown keys included, ready for `canonical_json`."""
+    return manifest.model_dump(mode="json", by_alias=True)
+
+
+def _checked(check: Any, text: str) -> str:
+    try:
+        return str(check(text))
+    except BadId as error:
+        raise ValueError(str(error)) from None

@@ -1,0 +1,168 @@
+"""The form of adapter and fusion tensors, as far as it can be told without a backbone.
+
+Names, dtypes, shapes that fit each other and the manifest, finite values, variances >= 0. Whether they fit a backbone
+is `verification`'s question.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from adapters_store.errors import BadValue, LimitExceeded, MalformedArtifact
+from adapters_store.manifest import AdapterManifest, FusionManifest
+from adapters_store.tensors import Array, TensorFile, TensorLimits
+
+LORA_PARTS = ("down", "up", "scale", "shift")
+NORM_PARTS = ("norm.weight", "norm.bias", "norm.mean", "norm.var")
+GOLDEN = "golden."
+_LOW_RANK_TYPES = frozenset({"F32", "F16", "BF16"})
+_ONLY_F32 = frozenset({"F32"})
+_GOLDEN_ROWS = 4096
+_GOLDEN_VALUES = 65_536  # of one golden input
+
+
+def check_adapter(manifest: AdapterManifest, file: TensorFile, limits: TensorLimits) -> None:
+    """Hold an adapter's tensors to its manifest.
+
+    Raises:
+        LimitExceeded: A rank or the number of golden rows is over its limit.
+        MalformedArtifact: A tensor is missing, unknown, or of a wrong dtype or shape; named.
+        BadValue: A value is not finite or a variance is negative; tensor and place named.
+    """
+    _check_ranks(manifest.ranks, limits)
+    expected: set[str] = set()
+    for module, rank in manifest.ranks.items():
+        expected |= _check_lora(file, module, rank)
+        width = file.tensors[f"{module}.up"].shape[0]
+        own_norm = any(f"{module}.{part}" in file.tensors for part in NORM_PARTS)
+        prefixes = [module, *(f"pair.{i}.{module}" for i in range(len(manifest.pairs)))] if own_norm else []
+        for prefix in prefixes:
+            expected |= _check_norm(file, prefix, width)
+    expected |= _check_golden(manifest, file)
+    _check_nothing_else(file.tensors, expected)
+    check_values(file.tensors)
+
+
+def check_fusion(manifest: FusionManifest, file: TensorFile, limits: TensorLimits) -> None:
+    """Hold a fusion's tensors to its manifest.
+
+    Raises:
+        LimitExceeded: A rank is over its limit.
+        MalformedArtifact: A tensor is missing, unknown, or of a wrong dtype or shape; named.
+        BadValue: A value is not finite; tensor and place named.
+    """
+    _check_ranks(manifest.ranks, limits)
+    expected: set[str] = set()
+    for module, rank in manifest.ranks.items():
+        query, key = f"fusion.{module}.query", f"fusion.{module}.key"
+        width = _tensor(file, query, _LOW_RANK_TYPES, 2).shape[1]
+        for name in (query, key):
+            _check_shape(name, _tensor(file, name, _LOW_RANK_TYPES, 2), (rank, width))
+        expected |= {query, key}
+    _check_nothing_else(file.tensors, expected)
+    check_values(file.tensors)
+
+
+def check_values(tensors: Mapping[str, Array]) -> None:
+    """Hold every float finite and every norm variance >= 0.
+
+    Raises:
+        BadValue: One is not; tensor and place named.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind != "f" or tensor.size == 0:
+            continue
+        with np.errstate(invalid="ignore"):
+            least, greatest = tensor.min(), tensor.max()  # a NaN comes through both, and nothing is allocated
+        if not (np.isfinite(least) and np.isfinite(greatest)):
+            raise BadValue(f"tensor {name!r}: the value at {_place(~np.isfinite(tensor))} is not finite")
+        if name.endswith(".norm.var") and least < 0:
+            raise BadValue(f"tensor {name!r}: the variance at {_place(tensor < 0)} is negative")
+
+
+def golden_inputs(tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """The `golden.inputs.*` tensors, without the word golden."""
+    prefix = GOLDEN + "inputs."
+    return {name.removeprefix(GOLDEN): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _check_ranks(ranks: Mapping[str, int], limits: TensorLimits) -> None:
+    for module, rank in ranks.items():
+        if rank > limits.rank:
+            raise LimitExceeded(f"module {module!r} has rank {rank}, more than the limit of {limits.rank}")
+
+
+def _check_lora(file: TensorFile, module: str, rank: int) -> set[str]:
+    down = _tensor(file, f"{module}.down", _LOW_RANK_TYPES, 2)
+    up = _tensor(file, f"{module}.up", _LOW_RANK_TYPES, 2)
+    width = up.shape[0]
+    _check_shape(f"{module}.down", down, (rank, down.shape[1]))
+    _check_shape(f"{module}.up", up, (width, rank))
+    for part in ("scale", "shift"):
+        _check_shape(f"{module}.{part}", _tensor(file, f"{module}.{part}", _ONLY_F32, 1), (width,))
+    return {f"{module}.{part}" for part in LORA_PARTS}
+
+
+def _check_norm(file: TensorFile, prefix: str, width: int) -> set[str]:
+    names = {f"{prefix}.{part}" for part in NORM_PARTS}
+    for name in sorted(names):
+        _check_shape(name, _tensor(file, name, _ONLY_F32, 1), (width,))
+    return names
+
+
+def _check_golden(manifest: AdapterManifest, file: TensorFile) -> set[str]:
+    logits = _tensor(file, "golden.logits", frozenset({"F64"}), 1)
+    rows = logits.shape[0]
+    if not 1 <= rows <= _GOLDEN_ROWS:
+        raise LimitExceeded(f"{rows} golden rows; there must be 1 to {_GOLDEN_ROWS}")
+    names = {"golden.logits"}
+    for division in manifest.auxiliary:
+        name = f"golden.division.{division}"
+        positions = _tensor(file, name, frozenset({"I32"}), 1)
+        _check_shape(name, positions, (rows,))
+        domains = len(manifest.golden_divisions[division])
+        if positions.min() < -1 or positions.max() >= domains:
+            raise MalformedArtifact(f"tensor {name!r} names a position outside its {domains} golden_divisions")
+        names.add(name)
+    inputs = {name for name in file.tensors if name.startswith(GOLDEN + "inputs.")}
+    if not inputs:
+        raise MalformedArtifact("there are no golden.inputs tensors")
+    for name in sorted(inputs):
+        # lists of a multi-hot field are scored by their embeddings: a small file could ask for much memory
+        if file.tensors[name].size > _GOLDEN_VALUES:
+            raise LimitExceeded(f"tensor {name!r} has {file.tensors[name].size} values, more than {_GOLDEN_VALUES}")
+    return names | inputs
+
+
+def _tensor(file: TensorFile, name: str, dtypes: frozenset[str], dimensions: int) -> Array:
+    if name not in file.tensors:
+        raise MalformedArtifact(f"tensor {name!r} is missing")
+    tensor = file.tensors[name]
+    if file.dtypes[name] not in dtypes:
+        raise MalformedArtifact(
+            f"tensor {name!r} has dtype {file.dtypes[name]}; it must be {' or '.join(sorted(dtypes))}"
+        )
+    if tensor.ndim != dimensions:
+        raise MalformedArtifact(f"tensor {name!r} has shape {tensor.shape}; it must have {dimensions} dimension(s)")
+    return tensor
+
+
+def _check_shape(name: str, tensor: Array, shape: tuple[int, ...]) -> None:
+    if tensor.shape != shape:
+        raise MalformedArtifact(
+            f"tensor {name!r} has shape {tensor.shape}; with the rest of the file it must be {shape}"
+        )
+
+
+def _check_nothing_else(names: Iterable[str], expected: set[str]) -> None:
+    unknown = sorted(set(names) - expected)
+    if not unknown:
+        return
+    if unknown[0].startswith(("overlay.", "delta.")):
+        raise MalformedArtifact(f"tensor {unknown[0]!r}: id overlays and deltas come with a later release")
+    raise MalformedArtifact(f"tensor {unknown[0]!r} has no place in this artifact's manifest")
+
+
+def _place(mask: Array) -> str:
+    position = np.unravel_index(int(np.argmax(mask)), mask.shape)
+    return "[" + ", ".join(str(int(index)) for index in position) + "]"

@@ -1,0 +1,27 @@
+"""The `espalier` command. Each subcommand imports its room only when it runs, so `serve` never loads torch."""
+
+from __future__ import annotations
+
+import typer
+
+from cli import adapters, data, demo, evaluate, publish, score, serve, token, train
+
+app = typer.Typer(
+    name="espalier",
+    help="One frozen CTR backbone, one small adapter per domain: train, publish, serve, swap.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data.app, name="data")
+app.add_typer(train.app, name="train")
+app.command(name="evaluate")(evaluate.evaluate)
+app.command(name="publish")(publish.publish)
+app.add_typer(adapters.app, name="adapters")
+app.command(name="serve")(serve.serve)
+app.command(name="score")(score.score)
+app.add_typer(token.app, name="token")
+app.command(name="demo")(demo.demo)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,69 @@
+"""`espalier publish`: from a finished training run to a store that replicas read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from adapters_store.backbone import Backbone
+from adapters_store.errors import StoreError
+from adapters_store.publishing import Published, find_run, publish_run, verify_run
+from adapters_store.verification import LogitsOf
+from cli.stores import StoreUrl, refused, with_store
+
+
+def publish(
+    run: Annotated[Path, typer.Argument(help="Folder that `espalier train all` wrote.")],
+    store: StoreUrl,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify everything, write nothing.")] = False,
+) -> None:
+    """Verify a run's bundle, fusion and adapters with the onnx engine, and make them live. Safe to repeat."""
+    # the engine loads ONNX Runtime: only once this command really runs
+    from service.engines.onnx import OnnxEngine
+    from service.errors import ServiceError
+
+    def engine_of(backbone: Backbone) -> LogitsOf:
+        return OnnxEngine(backbone).logits
+
+    console = Console(highlight=False)
+    try:
+        files = find_run(run)
+        with _progress(console) as progress:
+            task = progress.add_task("verifying", total=len(files))
+            verified = verify_run(files, engine_of, lambda name: progress.advance(task))
+    except (StoreError, ServiceError) as error:
+        raise refused(error) from error
+    if dry_run:
+        console.print(
+            f"verified: bundle {verified.revision[:12]} and {len(verified.adapters)} adapters; nothing written"
+        )
+        return
+    with _progress(console) as progress:
+        task = progress.add_task("publishing", total=len(files))
+        results = with_store(
+            store,
+            lambda opened: publish_run(verified, opened, "espalier publish", lambda name: progress.advance(task)),
+            create=True,
+        )
+    _say(console, results)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console)
+
+
+def _say(console: Console, results: list[Published]) -> None:
+    bundle = results[0]
+    adapters = Counter(result.status for result in results if result.kind == "adapter")
+    if all(result.status == "unchanged" for result in results):
+        console.print(f"nothing to do: all {len(results)} artifacts are live already")
+        return
+    is_new = "is now the default" if bundle.status == "created" else "was the default already"
+    console.print(f"bundle {bundle.revision[:12]} {is_new}")
+    console.print(f"adapters: {adapters['created']} now live, {adapters['unchanged']} unchanged")

@@ -1,0 +1,70 @@
+"""From a raw id or value to its position in a sorted list, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.errors import MalformedTensors
+from features.keys import Ids, IntegerKeys, Keys, Tensors, TextKeys, as_integer, as_texts, integer_array
+
+
+class RawIndex:
+    """A sorted list of distinct raw values, searched without per-value Python where they are integers.
+
+    An integer equals its canonical decimal string: 7 and "7" are one value, "007" is another.
+
+    Args:
+        keys: the sorted column; use `from_values` or `from_tensors` to get one.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+
+    @classmethod
+    def from_values(cls, values: Iterable[str | int] | NDArray[Any]) -> RawIndex:
+        """Index the distinct values of `values`.
+
+        Raises:
+            InvalidValue: a value is longer than 255 bytes or holds a NUL.
+        """
+        listed: Ids = values if isinstance(values, np.ndarray) else list(values)
+        integers = integer_array(listed)
+        if integers is not None:
+            return cls(IntegerKeys(np.unique(integers)))
+        texts = as_texts(listed)
+        parsed = [value for value in map(as_integer, texts) if value is not None]
+        if len(parsed) == len(texts):
+            return cls(IntegerKeys(np.unique(np.array(parsed, np.int64))))
+        return cls(TextKeys.from_texts(texts))
+
+    @classmethod
+    def from_tensors(cls, tensors: Tensors, prefix: str) -> RawIndex:
+        """Read an index that `to_tensors` wrote; integer columns stay views of the file.
+
+        Raises:
+            MalformedTensors: a tensor is missing, of a wrong type or shape, or not sorted.
+        """
+        if f"{prefix}.values" in tensors:
+            return cls(IntegerKeys.from_tensors(tensors, prefix))
+        if f"{prefix}.bytes" not in tensors:
+            raise MalformedTensors(f"neither {prefix}.values nor {prefix}.bytes is there")
+        return cls(TextKeys.from_tensors(tensors, prefix))
+
+    def to_tensors(self, prefix: str) -> dict[str, NDArray[Any]]:
+        """The tensors of this index: `<prefix>.values`, or `<prefix>.bytes` and `<prefix>.offsets`."""
+        return self._keys.to_tensors(prefix)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def find(self, ids: Ids) -> NDArray[np.int64]:
+        """Positions of `ids`, -1 where unknown; int64 (n,)."""
+        return self._keys.search(ids)
+
+    def raw(self, position: int) -> str:
+        """The raw value at `position`, as a string."""
+        return self._keys.raw(position)

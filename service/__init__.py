@@ -1,0 +1,1 @@
+"""The online server: routes -> scorer -> batcher -> engine, and watcher -> loader -> slots. Imports no torch."""

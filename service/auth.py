@@ -1,0 +1,227 @@
+"""Bearer tokens and what they may do: score, read, publish:<pattern>, admin."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+
+from adapters_store.validation import explain
+from service.refusals import Forbidden, SettingsInvalid, Unauthenticated
+
+VERBS = ("score", "read", "publish", "admin")
+ANONYMOUS = "anonymous"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """One permission: a verb and, for publish, a shell pattern over domain ids.
+
+    Args:
+        verb: score, read, publish or admin (which may do everything).
+        pattern: the domains that `publish` covers; empty for the other verbs.
+    """
+
+    verb: str
+    pattern: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Scope:
+        """Read `score`, `read`, `admin` or `publish:<pattern>`.
+
+        Raises:
+            ValueError: any other text.
+        """
+        verb, colon, pattern = text.partition(":")
+        if verb not in VERBS or (verb == "publish") != bool(pattern) or (colon and verb != "publish"):
+            raise ValueError(f"{text!r} is no scope; the scopes are score, read, admin and publish:<pattern>")
+        return cls(verb, pattern)
+
+    def allows(self, wanted: Scope) -> bool:
+        """Whether this permission covers a wanted one; `wanted.pattern` is then a domain id, or `*` for all of them."""
+        if self.verb == "admin":
+            return True
+        if self.verb != wanted.verb:
+            return False
+        # `*` asks for every domain, which a pattern such as `?` does not cover although it matches the character
+        return self.pattern == wanted.pattern or (wanted.pattern != "*" and fnmatchcase(wanted.pattern, self.pattern))
+
+    def __str__(self) -> str:
+        return f"{self.verb}:{self.pattern}" if self.pattern else self.verb
+
+
+class TokenEntry(BaseModel):
+    """One line of the tokens file: the token itself is never stored, only its sha256."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}$")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    scopes: list[str] = Field(min_length=1)
+
+    @field_validator("scopes")
+    @classmethod
+    def _are_scopes(cls, scopes: list[str]) -> list[str]:
+        for scope in scopes:
+            Scope.parse(scope)
+        return scopes
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and with which permissions."""
+
+    name: str
+    scopes: tuple[Scope, ...]
+
+
+class TokenBook:
+    """The tokens that one service accepts.
+
+    Args:
+        entries: the lines of the tokens file; names are unique.
+    """
+
+    def __init__(self, entries: Sequence[TokenEntry]) -> None:
+        self._callers = [
+            (entry.sha256.encode(), Caller(entry.name, tuple(map(Scope.parse, entry.scopes)))) for entry in entries
+        ]
+
+    def __len__(self) -> int:
+        return len(self._callers)
+
+    def find(self, token: str) -> Caller | None:
+        """The caller whose token this is. Compares with every entry in constant time, so timing tells nothing."""
+        presented = hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest().encode()
+        found = None
+        for digest, caller in self._callers:
+            if hmac.compare_digest(digest, presented):
+                found = caller
+        return found
+
+
+class Guard:
+    """Decides on the Authorization header alone, so that nothing of a body is read for a stranger.
+
+    Args:
+        tokens: the tokens accepted; empty when none is configured.
+        open_scoring: whether anyone may score while no token is configured (the service listens on loopback only).
+    """
+
+    def __init__(self, tokens: TokenBook, open_scoring: bool) -> None:
+        self._tokens = tokens
+        self._nobody = Caller(ANONYMOUS, (Scope("score"),) if open_scoring else ())
+
+    def authorize(self, header: str | None, wanted: Scope) -> Caller:
+        """The caller, if it may do what it asks for.
+
+        Args:
+            header: the Authorization header, or None.
+            wanted: the permission that the route needs.
+
+        Raises:
+            Unauthenticated: tokens are configured and the header holds none that is known.
+            Forbidden: the caller is known, or no token is configured at all, and the scope is missing.
+        """
+        if not len(self._tokens):
+            return self._without_tokens(wanted)
+        caller = self._tokens.find(_bearer(header))
+        if caller is None:
+            raise Unauthenticated("the bearer token is not known to this service")
+        if not any(scope.allows(wanted) for scope in caller.scopes):
+            raise Forbidden(f"the token {caller.name!r} lacks the scope {wanted}", str(wanted))
+        return caller
+
+    def _without_tokens(self, wanted: Scope) -> Caller:
+        if any(scope.allows(wanted) for scope in self._nobody.scopes):
+            return self._nobody
+        raise Forbidden(
+            f"this needs the scope {wanted}, and no token is configured: make one with "
+            f"`espalier token new --name me --scope '{wanted}' --out tokens.yaml` and start "
+            f"`espalier serve --tokens tokens.yaml`",
+            str(wanted),
+        )
+
+
+def read_tokens(path: Path) -> TokenBook:
+    """Read a tokens file: a YAML or JSON list of {name, sha256, scopes}.
+
+    Raises:
+        SettingsInvalid: the file is missing, no such list, or names someone twice.
+    """
+    return TokenBook(_entries(path))
+
+
+def add_token(path: Path, name: str, scopes: Sequence[str]) -> str:
+    """Draw a new token and add its entry to a tokens file, which only its owner may read.
+
+    Args:
+        path: the tokens file; made if absent.
+        name: who will use it; it stands in the audit log.
+        scopes: what it may do.
+
+    Returns:
+        The token, which is written nowhere.
+
+    Raises:
+        SettingsInvalid: the name is taken, a scope is none, or the file cannot be read or written.
+    """
+    entries = _entries(path) if path.exists() else []
+    if any(entry.name == name for entry in entries):
+        raise SettingsInvalid(f"{path} already has a token named {name!r}; choose another name")
+    token = "esp_" + secrets.token_urlsafe(32)
+    try:
+        entry = TokenEntry(name=name, sha256=hashlib.sha256(token.encode()).hexdigest(), scopes=list(scopes))
+    except ValidationError as error:
+        raise SettingsInvalid(f"no such token can be made: {explain(error, TokenEntry)}") from error
+    content = yaml.safe_dump([each.model_dump() for each in [*entries, entry]], sort_keys=False)
+    _replace(path, content)
+    return token
+
+
+def _replace(path: Path, content: str) -> None:
+    # made beside it and renamed, so that a crash leaves the old tokens; readable by its owner only
+    beside = path.with_name(path.name + ".new")
+    try:
+        beside.unlink(missing_ok=True)
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(content)
+        beside.replace(path)
+    except OSError as error:
+        raise SettingsInvalid(f"the tokens file {path} cannot be written: {error.strerror}") from error
+
+
+def _entries(path: Path) -> list[TokenEntry]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsInvalid(f"the tokens file {path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        # the parser's own message quotes the line, which may hold a secret
+        raise SettingsInvalid(f"the tokens file {path} is no YAML or JSON: {type(error).__name__}") from error
+    try:
+        entries = TypeAdapter(list[TokenEntry]).validate_python(content or [])
+    except ValidationError as error:
+        raise SettingsInvalid(
+            f"the tokens file {path} must be a list of {{name, sha256, scopes}}: {explain(error, TokenEntry)}"
+        ) from error
+    names = [entry.name for entry in entries]
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsInvalid(f"the tokens file {path} names {name!r} twice")
+    return entries
+
+
+def _bearer(header: str | None) -> str:
+    scheme, _, token = (header or "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Unauthenticated("this needs a token: send `Authorization: Bearer <token>`")
+    return token.strip()

@@ -1,0 +1,110 @@
+"""The rung of the ladder below a domain's own adapter: auxiliary adapters alone, by their live records."""
+
+from __future__ import annotations
+
+import asyncio
+
+from adapters_store.errors import ArtifactError, StoreError
+from adapters_store.folding import Combination
+from service.clock import Clock
+from service.domains import Domains
+from service.errors import EngineFailed
+from service.loader import LOST, Loader
+from service.preparer import Preparer
+from service.slots import Lease, SlotTable
+
+Pins = tuple[tuple[str, str], ...]  # (auxiliary domain, its live revision), in the order of the divisions
+
+_RESIDENT = 256
+_RETRY_S = 1.0  # what the store could not give is asked for by no request for so long
+
+
+class Auxiliaries:
+    """Prepared combinations of auxiliary adapters, loaded when a request first needs them.
+
+    Args:
+        domains: knows the live records.
+        loader: reads those that are not known yet.
+        preparer: folds a combination, off the scoring path.
+        slots: holds the prepared ones; the oldest is evicted beyond a bound.
+        clock: when the store may be asked again for what it could not give.
+    """
+
+    def __init__(
+        self, domains: Domains, loader: Loader, preparer: Preparer, slots: SlotTable[Pins], clock: Clock
+    ) -> None:
+        self._domains = domains
+        self._loader = loader
+        self._preparer = preparer
+        self._slots = slots
+        self._clock = clock
+        self._ask_again_at: dict[Pins, float] = {}
+        self._flights: dict[Pins, asyncio.Task[None]] = {}
+
+    def lease(self, combination: Combination) -> Lease | None:
+        """Hold what scores these auxiliary domains; None when none has an adapter here, or it is not prepared."""
+        pins = self._pins(combination)
+        return self._slots.lease(pins) if pins else None
+
+    def is_ready(self, combination: Combination) -> bool:
+        """Whether everything is here that these auxiliary domains have, or asking for the rest is in vain for now."""
+        known = all(domain is None or self._domains.get(domain) is not None for domain in combination)
+        pins = self._pins(combination)
+        return known and self._is_settled(pins)
+
+    async def ready(self, combination: Combination) -> None:
+        """Load what these auxiliary domains need; returns also when it cannot be had."""
+        for domain in combination:
+            if domain is not None and self._domains.get(domain) is None and not self._loader.store_failed:
+                flight = self._loader.pull(domain)
+                if flight is not None:
+                    await asyncio.wait({flight})
+        pins = self._pins(combination)
+        if self._is_settled(pins) or self._loader.store_failed:
+            return
+        flight = self._flights.get(pins)
+        if flight is None:
+            flight = self._flights[pins] = asyncio.get_running_loop().create_task(self._load(pins))
+            flight.add_done_callback(lambda _: self._flights.pop(pins))
+        await asyncio.shield(flight)
+
+    async def stop(self) -> None:
+        """Cancel what is in flight."""
+        for flight in self._flights.values():
+            flight.cancel()
+        await asyncio.gather(*self._flights.values(), return_exceptions=True)
+
+    def _is_settled(self, pins: Pins) -> bool:
+        return not pins or self._slots.get(pins) is not None or self._clock.now() < self._ask_again_at.get(pins, 0.0)
+
+    def _pins(self, combination: Combination) -> Pins:
+        """The live revisions of the domains that have one which this replica accepts."""
+        pins = []
+        for domain in combination:
+            known = None if domain is None else self._domains.get(domain)
+            if domain is not None and known is not None and known.live is not None and known.live not in known.rejected:
+                pins.append((domain, known.live))
+        return tuple(pins)
+
+    async def _load(self, pins: Pins) -> None:
+        adapters = []
+        try:
+            for domain, revision in pins:
+                adapters.append((await self._preparer.verified_revision(domain, revision)).adapter)
+            slot = await self._preparer.auxiliary_slot(adapters)
+        except LOST:
+            self._set_aside(pins)
+        except (ArtifactError, EngineFailed) as error:  # the last alone, or with those before: they are tried without
+            self._domains.reject(domain, revision, str(error))
+        except StoreError:
+            self._set_aside(pins)
+        else:
+            if len(self._slots) >= _RESIDENT:
+                self._slots.evict(next(iter(self._slots)))
+            self._slots.activate(pins, slot)
+
+    def _set_aside(self, pins: Pins) -> None:
+        self._ask_again_at.pop(pins, None)  # so that the first is the one that failed longest ago
+        if len(self._ask_again_at) >= _RESIDENT:
+            del self._ask_again_at[next(iter(self._ask_again_at))]
+        self._ask_again_at[pins] = self._clock.now() + _RETRY_S

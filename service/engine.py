@@ -1,0 +1,56 @@
+"""What an engine is: it prepares a folded adapter once and scores lists of segments.
+
+Engines are interchangeable: `tests/service/engine_contract.py` is the suite that each passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters_store.folding import Folded
+from features.rows import EncodedRows
+
+
+class Prepared(Protocol):
+    """One combination of an adapter, ready for the engine that prepared it; opaque to everyone else."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it keeps, bytes; arrays shared with other combinations are counted in each."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """Rows of one request that are scored by one prepared combination.
+
+    Args:
+        rows: encoded rows, every field of the backbone.
+        prepared: what `Engine.prepare` of the same engine returned.
+    """
+
+    rows: EncodedRows
+    prepared: Any
+
+
+class Engine(Protocol):
+    """Scores encoded rows by one backbone and prepared adapters; called from the engine and the loader thread."""
+
+    name: str
+
+    def prepare(self, folded: Folded) -> Prepared:
+        """Make a folded combination ready, with its calibration; called off the scoring path."""
+
+    def run(self, segments: Sequence[Segment]) -> list[NDArray[np.float64]]:
+        """Score segments; segments of the same prepared combination share a run.
+
+        Returns:
+            Per segment the logits after calibration, float64 (n,). A non-finite logit is returned as such.
+        """
+
+    def logits(self, rows: EncodedRows, folded: Folded) -> NDArray[np.float64]:
+        """Logits before calibration, float64 (n,), as verification compares them with golden rows."""

@@ -1,0 +1,130 @@
+"""The portable engine: the bundle's `scoring.onnx` in ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from adapters_store.backbone import Backbone
+from adapters_store.folding import Folded
+from features.lookup import EmbeddingLookup
+from features.rows import EncodedRows
+from service.engine import Segment
+from service.errors import EngineFailed
+
+Vectors = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OnnxPrepared:
+    """Graph inputs of one combination.
+
+    Args:
+        feeds: `<module>.<name>` -> float32 array; arrays may be shared with other combinations.
+        slope: calibrated logit = slope * logit + intercept.
+        intercept: see slope.
+        nbytes: of the arrays.
+    """
+
+    feeds: dict[str, NDArray[np.float32]]
+    slope: float
+    intercept: float
+    nbytes: int
+
+
+class OnnxEngine:
+    """Scores with one ONNX Runtime session; adapters are inputs of each run.
+
+    Args:
+        backbone: the bundle whose graph and embeddings are used.
+        threads: threads inside one run.
+        rows_per_run: rows of one run at most, so that activations stay in the cache and memory is bounded.
+
+    Raises:
+        EngineFailed: ONNX Runtime does not accept the graph.
+    """
+
+    name = "onnx"
+
+    def __init__(self, backbone: Backbone, threads: int = 1, rows_per_run: int = 1024) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3
+        # a spinning worker would take the other core from the event loop
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                backbone.file("scoring.onnx"), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # the runtime's own exceptions share no base below this
+            raise EngineFailed(f"scoring.onnx is not accepted by ONNX Runtime: {error}") from error
+        self._lookup = EmbeddingLookup(backbone.manifest.fields, backbone.weights)
+        self._rows_per_run = rows_per_run
+
+    def prepare(self, folded: Folded) -> OnnxPrepared:
+        """Name a fold's arrays as the graph names its inputs; nothing is copied."""
+        feeds = {
+            f"{module}.{name}": array
+            for module, parts in folded.modules.items()
+            for name, array in parts.arrays().items()
+        }
+        return OnnxPrepared(feeds, folded.slope, folded.intercept, folded.nbytes)
+
+    def run(self, segments: Sequence[Segment]) -> list[NDArray[np.float64]]:
+        """Score segments; those of the same prepared combination share a run.
+
+        Raises:
+            EngineFailed: ONNX Runtime failed.
+        """
+        groups: dict[int, list[int]] = {}
+        for position, segment in enumerate(segments):
+            groups.setdefault(id(segment.prepared), []).append(position)
+        order = [position for group in groups.values() for position in group]
+        vectors = self._lookup.vectors(EncodedRows.concatenate([segments[position].rows for position in order]))
+        logits: list[NDArray[np.float64]] = [np.empty(0)] * len(segments)
+        start = 0
+        for group in groups.values():
+            prepared: OnnxPrepared = segments[group[0]].prepared
+            sizes = [segments[position].rows.n for position in group]
+            stop = start + sum(sizes)
+            raw = self._run(_rows(vectors, start, stop), prepared, stop - start)
+            with np.errstate(over="ignore", invalid="ignore"):  # the scorer looks for what is not finite
+                calibrated = prepared.slope * raw + prepared.intercept
+            for position, own in zip(group, np.split(calibrated, np.cumsum(sizes[:-1])), strict=True):
+                logits[position] = own
+            start = stop
+        return logits
+
+    def logits(self, rows: EncodedRows, folded: Folded) -> NDArray[np.float64]:
+        """Logits before calibration, float64 (n,).
+
+        Raises:
+            EngineFailed: ONNX Runtime failed.
+        """
+        return self._run(self._lookup.vectors(rows), self.prepare(folded), rows.n)
+
+    def _run(self, vectors: Vectors, prepared: OnnxPrepared, n: int) -> NDArray[np.float64]:
+        """One run for each `rows_per_run` rows; raw logits, float64 (n,)."""
+        logits = np.empty(n)
+        try:
+            for start, stop in self._spans(n):
+                part = _rows(vectors, start, stop)
+                (logits[start:stop],) = self._session.run(["logit"], {**part, **prepared.feeds})
+        except Exception as error:  # the runtime's own exceptions share no base below this
+            raise EngineFailed(f"ONNX Runtime failed on {n} rows: {error}") from error
+        return logits
+
+    def _spans(self, n: int) -> Iterator[tuple[int, int]]:
+        for start in range(0, n, self._rows_per_run):
+            yield start, min(n, start + self._rows_per_run)
+
+
+def _rows(vectors: Vectors, start: int, stop: int) -> dict[str, Any]:
+    return {name: array[start:stop] for name, array in vectors.items()}

@@ -1,0 +1,91 @@
+"""Logs as one JSON object a line; the audit line says who changed what. No user id is ever logged."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, TextIO
+
+import structlog
+from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import FilteringBoundLogger
+
+Action = Literal["publish", "publish_fusion", "set_live", "rollback", "delete"]
+
+
+def open_log(level: str = "info", stream: TextIO | None = None) -> FilteringBoundLogger:
+    """A logger of its own, so that nothing global is configured.
+
+    Args:
+        level: debug, info, warning or error.
+        stream: where lines go; stderr if absent.
+    """
+    log: FilteringBoundLogger = structlog.wrap_logger(
+        structlog.PrintLogger(stream or sys.stderr),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            # without locals, which may hold ids and tokens
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+    )
+    return log
+
+
+class Forward(logging.Handler):
+    """Hands records of the standard library's logging (uvicorn's, asyncio's) to our log.
+
+    Args:
+        log: where they go.
+    """
+
+    def __init__(self, log: FilteringBoundLogger) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record as an object."""
+        self._log.log(record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info or None)
+
+
+class AuditEntry:
+    """One change while it happens.
+
+    Args:
+        facts: what is known of it from the start.
+    """
+
+    def __init__(self, **facts: Any) -> None:
+        self.outcome = "done"
+        self.facts = facts
+
+    def done(self, outcome: str, **facts: Any) -> None:
+        """The change was made (or found in place); further facts are added to its line."""
+        self.outcome = outcome
+        self.facts.update(facts)
+
+
+class AuditLog:
+    """Who changed what a domain is scored by, and what was refused.
+
+    Args:
+        log: where the lines go.
+    """
+
+    def __init__(self, log: FilteringBoundLogger) -> None:
+        self._log = log
+
+    @contextmanager
+    def change(self, action: Action, *, by: str, request_id: str, **facts: Any) -> Iterator[AuditEntry]:
+        """Write one line when the change inside ends: its outcome, or the error that it was refused with."""
+        entry = AuditEntry(action=action, by=by, request_id=request_id, **facts)
+        try:
+            yield entry
+        except Exception as error:
+            self._log.warning("audit", outcome=type(error).__name__, reason=str(error), **entry.facts)
+            raise
+        self._log.info("audit", outcome=entry.outcome, **entry.facts)

@@ -1,0 +1,99 @@
+"""The OpenAPI description, with /score in it: FastAPI sees only the routes that it parses itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+
+from service.routes.described import PROBLEM, problems
+from service.routes.score import ScoreBody, ScoreReply
+
+REF = "#/components/schemas/{name}"
+REQUEST_EXAMPLE = {
+    "user_id": "42",
+    "domain_id": "women",
+    "item_ids": [1193, 661, "914"],
+    "context": {"hour": "18"},
+    "strict": False,
+}
+REPLY_EXAMPLE = {
+    "scores": [0.7312941551208496, 0.4120837450027466, 0.19047658145427704],
+    "domain_id": "women",
+    "served": {
+        "backbone": "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef",
+        "revision": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "alias": "live",
+        "generation": 12,
+        "fuses": {"young": "60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752"},
+        "features": {
+            "users": "fd61a03af4f77d870fc21e05e7e80678095c92d808cfb3b5c279ee04c74aca13",
+            "items": "a4e624d686e03ed2767c0abd85c14426b0b1157d2ce81d27bb4fe4f6f01d688a",
+        },
+        "fallback": None,
+    },
+    "unknown_user": False,
+    "unknown_items": [],
+    "request_id": "8d0f9a3c",
+}
+DEADLINE = {
+    "name": "X-Deadline-Ms",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "number", "exclusiveMinimum": 0},
+    "description": "milliseconds the caller waits; the service's own deadline caps it. Past it: 504",
+}
+
+
+def describe(app: FastAPI) -> None:
+    """Make an app's OpenAPI description complete: /score, the problem schema, bearer tokens."""
+    fastapi_description = app.openapi
+
+    def complete() -> dict[str, Any]:
+        # FastAPI keeps what it made and hands out the same object, so the additions are made once
+        description = fastapi_description()
+        if "/score" not in description["paths"]:
+            _, schemas = msgspec.json.schema_components([ScoreBody, ScoreReply], ref_template=REF)
+            components = description.setdefault("components", {})
+            components.setdefault("schemas", {}).update({**schemas, "Problem": PROBLEM})
+            components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+            description["paths"] = {"/score": {"post": _score_operation()}, **description["paths"]}
+            _mark_secured(description["paths"])
+        return description
+
+    app.openapi = complete  # type: ignore[method-assign]  # FastAPI's documented way to extend the description
+
+
+def _score_operation() -> dict[str, Any]:
+    reply = {"schema": {"$ref": REF.format(name="ScoreReply")}, "example": REPLY_EXAMPLE}
+    refusals = problems(400, 401, 403, 404, 408, 413, 422, 429, 431, 500, 503, 504)
+    for refusal in (refusals[429], refusals[503]):
+        refusal["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
+    return {
+        "tags": ["scoring"],
+        "summary": "Score",
+        "description": "Score items for one user in one domain; probabilities in the order of item_ids.",
+        "operationId": "score",
+        "parameters": [DEADLINE],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": REF.format(name="ScoreBody")},
+                    "example": REQUEST_EXAMPLE,
+                }
+            },
+        },
+        "responses": {
+            "200": {"description": "Scores", "content": {"application/json": reply}},
+            **{str(status): refusal for status, refusal in refusals.items()},
+        },
+    }
+
+
+def _mark_secured(paths: dict[str, Any]) -> None:
+    for path, operations in paths.items():
+        if path.startswith(("/score", "/adapters", "/fusions")):
+            for operation in operations.values():
+                operation["security"] = [{"token": []}]

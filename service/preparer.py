@@ -1,0 +1,144 @@
+"""From an artifact's bytes to a slot: decode, fetch pins, verify with this replica's engine, fold, prepare.
+
+Everything that costs runs on the loader thread; the event loop only waits for the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from async_lru import alru_cache
+
+from adapters_store.artifact import Adapter, Fusion, decode_adapter, decode_fusion
+from adapters_store.backbone import Backbone
+from adapters_store.errors import ArtifactError, BlobMissing, DigestMismatch, LimitExceeded, MissingPin, WrongPin
+from adapters_store.folding import Combination, Folded, fold_auxiliary_only
+from adapters_store.store import AdapterStore
+from adapters_store.tensors import TensorLimits
+from adapters_store.verification import verify_adapter, verify_fusion
+from service.engine import Engine
+from service.slots import Slot
+from service.threads import WorkerThread
+
+_CACHED_PINS = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Verified:
+    """An adapter that this replica's engine reproduces.
+
+    Args:
+        folds: what its combinations fold into.
+    """
+
+    adapter: Adapter
+    folds: Mapping[Combination, Folded]
+
+
+class Preparer:
+    """Turns artifacts into slots for one backbone and one engine.
+
+    Args:
+        store: where blobs are read.
+        thread: the loader thread.
+        limits: checked before anything is allocated.
+    """
+
+    def __init__(
+        self, store: AdapterStore, backbone: Backbone, engine: Engine, thread: WorkerThread, limits: TensorLimits
+    ) -> None:
+        self._store = store
+        self._backbone = backbone
+        self._engine = engine
+        self._thread = thread
+        self._limits = limits
+        # many domains pin the same few auxiliaries and one fusion: they are read and decoded once
+        self._pinned_adapter = alru_cache(maxsize=_CACHED_PINS)(self._read_adapter)
+        self._pinned_fusion = alru_cache(maxsize=_CACHED_PINS)(self._read_fusion)
+
+    async def verified(self, domain: str, body: bytes | memoryview) -> Verified:
+        """Decode an adapter, fetch what it pins and verify it.
+
+        Raises:
+            adapters_store.errors.ArtifactError: it is refused; the message names the fault.
+            adapters_store.errors.StoreError: the store could not give a pin.
+        """
+        adapter = await self._thread.run(partial(decode_adapter, body, self._limits))
+        auxiliaries = await self._pins(adapter)
+        fusion = await self._fusion_pin(adapter.manifest.fusion)
+        folds = await self._thread.run(
+            partial(
+                verify_adapter,
+                adapter,
+                self._backbone,
+                auxiliaries,
+                fusion,
+                self._engine.logits,
+                domain=domain,
+                limits=self._limits,
+            )
+        )
+        return Verified(adapter, folds)
+
+    async def verified_revision(self, domain: str, revision: str) -> Verified:
+        """The same for a stored revision."""
+        return await self.verified(domain, await self._store.get(revision))
+
+    async def verified_fusion(self, body: bytes | memoryview) -> Fusion:
+        """Decode and verify a fusion."""
+        fusion = await self._thread.run(partial(decode_fusion, body, self._limits))
+        await self._thread.run(partial(verify_fusion, fusion, self._backbone))
+        return fusion
+
+    async def slot(self, verified: Verified) -> Slot:
+        """Prepare every combination of a verified adapter."""
+        manifest = verified.adapter.manifest
+        combinations = await self._thread.run(
+            lambda: {combination: self._engine.prepare(folded) for combination, folded in verified.folds.items()}
+        )
+        return Slot(verified.adapter.revision, tuple(manifest.auxiliary), combinations, dict(manifest.fuses))
+
+    async def auxiliary_slot(self, adapters: Sequence[Adapter]) -> Slot:
+        """A slot of verified auxiliary adapters only, in the order of the divisions."""
+        prepared = await self._thread.run(lambda: self._engine.prepare(fold_auxiliary_only(self._backbone, adapters)))
+        fuses = {adapter.manifest.domain: adapter.revision for adapter in adapters}
+        return Slot(None, (), {(): prepared}, fuses)
+
+    async def _pins(self, adapter: Adapter) -> dict[str, Adapter]:
+        """What an adapter fuses, by domain; more than could ever be folded is refused before any of it is read."""
+        pins, limit = adapter.manifest.fuses, self._limits.combinations
+        if 1 + len(pins) > limit:  # in whatever divisions they are: each pin alone, and none
+            raise LimitExceeded(f"fuses pins {len(pins)} adapters: more combinations than the limit of {limit}")
+        return {domain: await self._pin(domain, revision) for domain, revision in sorted(pins.items())}
+
+    async def _pin(self, domain: str, revision: str) -> Adapter:
+        with _named(f"fuses pins revision {revision} of domain {domain!r}"):
+            return await self._pinned_adapter(revision)
+
+    async def _fusion_pin(self, revision: str | None) -> Fusion | None:
+        if revision is None:
+            return None
+        with _named(f"fusion pins revision {revision}"):
+            return await self._pinned_fusion(revision)
+
+    async def _read_adapter(self, revision: str) -> Adapter:
+        return await self._thread.run(partial(decode_adapter, await self._store.get(revision), self._limits))
+
+    async def _read_fusion(self, revision: str) -> Fusion:
+        return await self._thread.run(partial(decode_fusion, await self._store.get(revision), self._limits))
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Say which pin a fault is about."""
+    try:
+        yield
+    except BlobMissing as error:
+        raise MissingPin(f"{what}, which the store does not have: publish it first") from error
+    except DigestMismatch:  # the store damaged it: no fault of whoever pins it
+        raise
+    except ArtifactError as error:
+        raise WrongPin(f"{what}, which cannot be read as such: {error}") from error

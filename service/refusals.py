@@ -1,0 +1,100 @@
+"""What the HTTP edge refuses before the service core is asked; a branch of the tree in `service.errors`.
+
+ServiceError
+├── SettingsInvalid       an unknown or impossible setting, variable, token file
+└── Refusal
+    ├── MalformedRequest      bytes that are no JSON, a header that cannot be read
+    ├── InvalidRequest        JSON of the wrong shape; names the field
+    ├── Unauthenticated       no token, or one that is not known
+    ├── Forbidden             a known caller without the scope
+    ├── BodyTooLarge          more bytes than the route takes
+    ├── HeadersTooLarge       more header bytes than the server takes
+    ├── BodyTooSlow           the client did not send its body in time
+    ├── ClientGone            the client left before its body was complete
+    ├── UploadsBusy           as many uploads in flight as are allowed
+    ├── PreconditionFailed    If-Match that names another state of the record
+    └── NotReady              the replica is draining
+"""
+
+from __future__ import annotations
+
+from service.errors import ServiceError
+
+
+class SettingsInvalid(ServiceError):
+    """An unknown or impossible setting, ESPALIER_ variable or token file; the service does not start."""
+
+
+class Refusal(ServiceError):
+    """A request that the HTTP edge turns away."""
+
+
+class MalformedRequest(Refusal):
+    """Bytes that are no JSON, or a header or query that cannot be read."""
+
+
+class InvalidRequest(Refusal):
+    """JSON of the wrong shape or value.
+
+    Args:
+        message: what is wrong and what is expected.
+        field: path of the field in the request, such as `item_ids[3]`.
+    """
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class Unauthenticated(Refusal):
+    """No bearer token, or one that this service does not know."""
+
+
+class Forbidden(Refusal):
+    """A caller whose token lacks the scope that the route needs.
+
+    Args:
+        message: what is missing and how to get it.
+        scope: the scope, such as `publish:women`.
+    """
+
+    def __init__(self, message: str, scope: str) -> None:
+        super().__init__(message)
+        self.scope = scope
+
+
+class BodyTooLarge(Refusal):
+    """A body of more bytes than the route takes."""
+
+
+class HeadersTooLarge(Refusal):
+    """A request line and headers of more bytes than the server takes."""
+
+
+class BodyTooSlow(Refusal):
+    """A body that was not complete within the time allowed."""
+
+
+class ClientGone(Refusal):
+    """A client that left before its body was complete; nobody reads the reply."""
+
+
+class UploadsBusy(Refusal):
+    """As many uploads in flight as are allowed.
+
+    Args:
+        message: how many are in flight.
+        retry_after_s: when to come back.
+    """
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class PreconditionFailed(Refusal):
+    """An If-Match that names another state of the record than the one it has."""
+
+
+class NotReady(Refusal):
+    """A replica that is draining."""

@@ -1,0 +1,102 @@
+"""Reading adapters: what the store records and what this replica serves."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, Query
+from starlette.responses import Response
+
+from adapters_store.errors import DomainUnknown
+from adapters_store.ids import check_domain, check_revision
+from service.publisher import Publisher
+from service.routes.access import Access
+from service.routes.described import problems
+from service.routes.reading import etag_of
+from service.routes.replies import (
+    AdapterList,
+    DomainReply,
+    ManifestReply,
+    NoQuery,
+    PageQuery,
+    RecordReply,
+    RevisionList,
+)
+
+
+class AdapterRoutes:
+    """GET routes below /adapters.
+
+    Args:
+        publisher: knows records and residents.
+        access: lets callers with the scope read in.
+    """
+
+    def __init__(self, publisher: Publisher, access: Access) -> None:
+        self._publisher = publisher
+        self._access = access
+
+    def register(self, app: FastAPI) -> None:
+        """Add the routes to an app."""
+        read = [Depends(self._access.read)]
+        one = problems(401, 403, 404, 422, 503)
+        app.add_api_route(
+            "/adapters",
+            self.page,
+            methods=["GET"],
+            dependencies=read,
+            responses=problems(401, 403, 422, 503),
+            tags=["adapters"],
+        )
+        app.add_api_route(
+            "/adapters/{domain}", self.domain, methods=["GET"], dependencies=read, responses=one, tags=["adapters"]
+        )
+        app.add_api_route(
+            "/adapters/{domain}/revisions",
+            self.revisions,
+            methods=["GET"],
+            dependencies=read,
+            responses=one,
+            tags=["adapters"],
+        )
+        app.add_api_route(
+            "/adapters/{domain}/revisions/{revision}",
+            self.revision,
+            methods=["GET"],
+            dependencies=read,
+            responses=one,
+            tags=["adapters"],
+        )
+
+    async def page(self, query: Annotated[PageQuery, Query()]) -> AdapterList:
+        """List domains in order of their ids, tombstones included."""
+        after = check_domain(query.after) if query.after else ""
+        records = await self._publisher.records(after, query.limit + 1)
+        shown = records[: query.limit]
+        more = len(records) > query.limit
+        return AdapterList(
+            adapters=[RecordReply.of(record) for record in shown], next=shown[-1].domain if more else None
+        )
+
+    async def domain(self, domain: str, response: Response, query: Annotated[NoQuery, Query()]) -> DomainReply:
+        """Show a domain: its record, what this replica scores it with, and the last revision it refused."""
+        state = await self._publisher.state(check_domain(domain))
+        if state.record is not None:
+            response.headers["ETag"] = etag_of(state.record.generation)
+        return DomainReply.of_state(state)
+
+    async def revisions(self, domain: str, response: Response, query: Annotated[NoQuery, Query()]) -> RevisionList:
+        """List a domain's revisions: the live one, then those before it."""
+        state = await self._publisher.state(check_domain(domain))
+        if state.record is None:
+            raise DomainUnknown(f"nothing was ever published for domain {domain!r}")
+        response.headers["ETag"] = etag_of(state.record.generation)
+        return RevisionList.of(state.record)
+
+    async def revision(
+        self, domain: str, revision: str, response: Response, query: Annotated[NoQuery, Query()]
+    ) -> ManifestReply:
+        """Show the manifest of a stored revision."""
+        manifest = await self._publisher.manifest(check_domain(domain), check_revision(revision))
+        response.headers["ETag"] = f'"{revision}"'
+        return ManifestReply(domain=domain, revision=revision, manifest=manifest.model_dump(mode="json"))

@@ -1,0 +1,245 @@
+"""Score requests: ids -> rows -> lease -> batcher -> probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters_store.ids import check_domain
+from service.batcher import Batcher
+from service.clock import Clock
+from service.domains import Domains
+from service.engine import Segment
+from service.errors import DeadlineExceeded, EngineFailed, TooManyItems, Unavailable, UnknownDomain, UnknownEntities
+from service.ladder import Admission, Alias, Fallback, Ladder
+from service.loader import Loader
+from service.observer import Observer
+from service.tables import Encoded, FeatureTables
+
+__all__ = ["Fallback", "ScoreRequest", "ScoreResult", "Scorer", "Served"]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """One user, one natural domain, a list of items.
+
+    Args:
+        user_id: raw id; an integer equals its decimal string.
+        domain_id: a domain of the natural division, as given, never inferred.
+        item_ids: raw ids in the order in which scores are returned.
+        deadline: `Clock.now()` seconds after which no result is returned.
+        request_id: echoed in the result.
+        context: values of the `of: context` fields by name; a missing one is out of vocabulary.
+        strict: refuse rather than fall back.
+        min_generation: the oldest generation of the domain's record that may score as live.
+    """
+
+    user_id: str | int
+    domain_id: str
+    item_ids: Sequence[str | int]
+    deadline: float
+    request_id: str = ""
+    context: Mapping[str, Any] | None = None
+    strict: bool = False
+    min_generation: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Exactly what scored a response.
+
+    Args:
+        backbone: the bundle's revision.
+        revision: the natural adapter's revision; None when none scored (auxiliary_only or backbone).
+        alias: `live` or `previous`, the place of that revision in the domain's record; None when none scored.
+        generation: of the domain's record as this replica applied it; None when the domain has no record.
+        fuses: auxiliary domain -> revision, the pins of the revision (auxiliary_only: the live revisions that scored).
+        features: `users` and `items` -> revision of the feature table.
+        fallback: why the live revision did not score; None when it did.
+    """
+
+    backbone: str
+    revision: str | None
+    alias: Alias | None
+    generation: int | None
+    fuses: Mapping[str, str]
+    features: Mapping[str, str]
+    fallback: Fallback | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreResult:
+    """Scores of one request.
+
+    Args:
+        scores: probabilities, float64 (n,), in the order of item_ids.
+        domain_id: as asked.
+        served: what scored.
+        unknown_user: the user was scored as out of vocabulary.
+        request_id: as asked.
+        unknown_items: positions in item_ids that were.
+    """
+
+    scores: NDArray[np.float64]
+    domain_id: str
+    served: Served
+    unknown_user: bool
+    request_id: str
+    unknown_items: Sequence[int] = field(default_factory=tuple)
+
+
+class Scorer:
+    """The main path; `score` reads top to bottom.
+
+    Args:
+        tables: ids to rows.
+        ladder: admits and leases.
+        batcher: in front of the engine.
+        domains: told of a slot that gave a non-finite logit.
+        loader: then looks for another revision.
+        backbone_revision: named in every response.
+        clock: in which deadlines are given.
+        observer: told of stages and fallbacks.
+        max_items: items of one request at most.
+    """
+
+    def __init__(
+        self,
+        tables: FeatureTables,
+        ladder: Ladder,
+        batcher: Batcher,
+        domains: Domains,
+        loader: Loader,
+        backbone_revision: str,
+        clock: Clock,
+        observer: Observer,
+        *,
+        max_items: int,
+    ) -> None:
+        self._tables = tables
+        self._ladder = ladder
+        self._batcher = batcher
+        self._domains = domains
+        self._loader = loader
+        self._backbone_revision = backbone_revision
+        self._clock = clock
+        self._observer = observer
+        self._max_items = max_items
+
+    async def score(self, request: ScoreRequest) -> ScoreResult:
+        """Score one request.
+
+        Raises:
+            TooManyItems: more items than one request may carry.
+            adapters_store.errors.BadId: domain_id is no domain id.
+            InvalidContext: a context value that its field cannot take.
+            AuxiliaryDomain: the domain belongs to an auxiliary division.
+            UnknownDomain: strict, and nobody knows the domain.
+            UnknownEntities: strict, and the user or an item is unknown.
+            Unavailable: strict, and only a fallback could score.
+            QueueFull: the batcher has no room.
+            DeadlineExceeded: the deadline passed first.
+            EngineFailed: the engine failed, or the backbone itself gave a non-finite logit.
+        """
+        started = self._clock.now()
+        if len(request.item_ids) > self._max_items:
+            raise TooManyItems(len(request.item_ids), self._max_items)
+        domain = check_domain(request.domain_id)
+        encoded = self._tables.encode(request.user_id, request.item_ids, domain, request.context)
+        admission = await self._ladder.admit(domain, encoded, request.min_generation, request.deadline)
+        try:
+            _refuse_if_strict(request, admission, encoded)
+            self._observer.stage("lookup", self._clock.now() - started)
+            logits = await self._logits(admission.segments, admission.positions, request.deadline)
+            if not np.isfinite(logits).all():
+                admission, logits = await self._rescue(request, admission, encoded)
+        finally:
+            admission.release()
+        replying = self._clock.now()
+        if replying >= request.deadline:
+            raise DeadlineExceeded("before the reply was written")
+        result = self._result(request, admission, encoded, logits)
+        self._observer.stage("reply", self._clock.now() - replying)
+        return result
+
+    async def _logits(
+        self, segments: Sequence[Segment], places: Sequence[NDArray[np.int64] | None], deadline: float
+    ) -> NDArray[np.float64]:
+        """Score the segments and put their rows back in order; float64 (n,)."""
+        parts = await self._batcher.submit(segments, deadline)
+        if len(parts) == 1 and places[0] is None:
+            return parts[0]
+        logits = np.empty(sum(len(part) for part in parts))
+        for part, positions in zip(parts, places, strict=True):
+            logits[positions] = part
+        return logits
+
+    async def _rescue(
+        self, request: ScoreRequest, admission: Admission, encoded: Encoded
+    ) -> tuple[Admission, NDArray[np.float64]]:
+        """Re-score by the backbone, all segments of the request so that one response is still one thing."""
+        backbone = self._ladder.by_backbone(encoded.rows, admission.generation, "adapter_rejected")
+        logits = await self._logits(backbone.segments, backbone.positions, request.deadline)
+        if not np.isfinite(logits).all():
+            raise EngineFailed("the backbone gave a logit that is not finite; no scores are returned")
+        if admission.slot is not None and await self._is_at_fault(admission, request.deadline):
+            reason = "it gave a logit that is not finite for rows that the backbone scores"
+            self._domains.set_aside(request.domain_id, admission.slot, reason)
+            self._loader.pull(request.domain_id)  # an earlier revision may take over
+        admission.release()
+        if request.strict:
+            raise Unavailable(request.domain_id, "adapter_rejected")
+        return backbone, logits
+
+    async def _is_at_fault(self, admission: Admission, deadline: float) -> bool:
+        """Whether the adapter fails without the client's own numbers too: no request may talk an adapter down."""
+        segments = [
+            Segment(self._tables.without_context(segment.rows), segment.prepared) for segment in admission.segments
+        ]
+        logits = await self._logits(segments, admission.positions, deadline)
+        return not np.isfinite(logits).all()
+
+    def _result(
+        self, request: ScoreRequest, admission: Admission, encoded: Encoded, logits: NDArray[np.float64]
+    ) -> ScoreResult:
+        if admission.fallback is not None:
+            self._observer.fallback(admission.fallback)
+        served = Served(
+            self._backbone_revision,
+            admission.revision,
+            admission.alias,
+            admission.generation,
+            admission.fuses,
+            self._tables.revisions,
+            admission.fallback,
+        )
+        return ScoreResult(
+            _probability(logits),
+            request.domain_id,
+            served,
+            encoded.unknown_user,
+            request.request_id,
+            encoded.unknown_items,
+        )
+
+
+def _refuse_if_strict(request: ScoreRequest, admission: Admission, encoded: Encoded) -> None:
+    if not request.strict:
+        return
+    if admission.fallback == "unknown_domain":
+        raise UnknownDomain(request.domain_id)
+    unknown_items = encoded.unknown_items
+    if encoded.unknown_user or unknown_items:
+        raise UnknownEntities(request.user_id if encoded.unknown_user else None, unknown_items)
+    if admission.fallback is not None:
+        raise Unavailable(request.domain_id, admission.fallback)
+
+
+def _probability(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sigmoid, without overflow on either side."""
+    small = np.exp(-np.abs(logits))
+    return np.where(logits >= 0, 1.0 / (1.0 + small), small / (1.0 + small))

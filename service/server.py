@@ -1,0 +1,224 @@
+"""One serving process: opens the replica, listens, drains on Ctrl-C or SIGTERM, and ends with 0."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+from structlog.typing import FilteringBoundLogger
+from uvicorn.loops.auto import auto_loop_factory
+
+from adapters_store.errors import StoreError
+from adapters_store.store import AdapterStore
+from adapters_store.urls import open_backend
+from service.app import create_app
+from service.auth import TokenBook, read_tokens
+from service.clock import LoopClock
+from service.errors import StartError
+from service.http import bounded_http
+from service.logs import Forward
+from service.metrics import Metrics
+from service.refusals import SettingsInvalid
+from service.replica import Replica
+from service.settings import Settings
+
+BACKLOG = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a server says when it listens.
+
+    Args:
+        url: where.
+        backbone: revision of the bundle that it scores with.
+        domains: domains that the store has a record of.
+        scoring_open: whether anyone on this machine may score (no token is configured).
+    """
+
+    url: str
+    backbone: str
+    domains: int
+    scoring_open: bool
+
+
+class QuietServer(uvicorn.Server):
+    """Stops accepting on the first signal, finishes what is in flight, and returns; uvicorn would die of the signal.
+
+    Args:
+        config: of uvicorn.
+        on_started: called once it listens.
+    """
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain on the first signal, give up waiting on the second."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say so."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._on_started()
+
+
+async def serve(settings: Settings, *, log: FilteringBoundLogger, announce: Callable[[Started], None]) -> None:
+    """Serve until a signal comes.
+
+    Args:
+        settings: of this process.
+        log: its log.
+        announce: told once the server listens.
+
+    Raises:
+        SettingsInvalid: the address is taken, needs tokens, or the tokens file cannot be read.
+        StartError: the store cannot be opened or read, or has no backbone that this replica can score with.
+        adapters_store.errors.StoreError: the store went away in between.
+    """
+    tokens = tokens_of(settings)
+    metrics = Metrics(log)
+    with forwarded_logs(log), bound_socket(settings.host, settings.port) as listener:
+        async with open_replica(settings, metrics) as replica:
+            domains = len(await replica.store.generations())
+            started = Started(url_of(listener, settings.host), replica.backbone_revision, domains, not len(tokens))
+
+            def serving() -> bool:
+                return not server.should_exit
+
+            app = create_app(replica, settings=settings, tokens=tokens, metrics=metrics, log=log, serving=serving)
+            server = QuietServer(uvicorn_config(app, settings), lambda: announce(started))
+            await server.serve(sockets=[listener])
+
+
+def run(settings: Settings, *, log: FilteringBoundLogger, announce: Callable[[Started], None]) -> None:
+    """Serve on an event loop of its own (uvloop where there is one); arguments and errors as `serve`."""
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+        runner.run(serve(settings, log=log, announce=announce))
+
+
+def tokens_of(settings: Settings) -> TokenBook:
+    """The tokens accepted.
+
+    Raises:
+        SettingsInvalid: the file cannot be read, or there is none although strangers can reach the address.
+    """
+    tokens = TokenBook([]) if settings.tokens is None else read_tokens(settings.tokens)
+    if settings.tokens is not None and not len(tokens):
+        # read as "none configured", an emptied file would open scoring instead of closing it
+        raise SettingsInvalid(
+            f"the tokens file {settings.tokens} holds no token: add one with `espalier token new`, "
+            "or start without --tokens"
+        )
+    if not len(tokens) and not settings.loopback:
+        raise SettingsInvalid(
+            f"the service cannot start: {settings.host} can be reached from other machines and no token is configured: "
+            "make one with `espalier token new --name me --scope score --out tokens.yaml`, then pass "
+            "--tokens tokens.yaml, or listen on 127.0.0.1"
+        )
+    return tokens
+
+
+@asynccontextmanager
+async def open_replica(settings: Settings, metrics: Metrics) -> AsyncIterator[Replica]:
+    """A started replica over the store of the settings; stopped, and its store closed, at the end.
+
+    Raises:
+        StartError: the store cannot be opened or read, or has no backbone that this replica can score with.
+    """
+    store = opened_store(settings)
+    try:
+        try:
+            replica = await Replica.open(store, config=settings.replica, observer=metrics, clock=LoopClock())
+        except StoreError as error:
+            raise StartError(f"the store {settings.shown_store} cannot be read: {error}") from error
+        await replica.start()
+        try:
+            yield replica
+        finally:
+            await replica.stop()
+    finally:
+        await store.close()
+
+
+def opened_store(settings: Settings) -> AdapterStore:
+    """The store of the settings; the caller closes it.
+
+    Raises:
+        StartError: it cannot be opened.
+    """
+    try:
+        return AdapterStore(open_backend(settings.store), time.time)
+    except StoreError as error:
+        raise StartError(f"the store {settings.shown_store} cannot be opened: {error}") from error
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A socket bound to the address, which nobody can reach until the server listens on it.
+
+    Raises:
+        SettingsInvalid: the address is taken, or not of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise SettingsInvalid(
+            f"the service cannot listen on {host}:{port}: {error.strerror}; choose another --host or --port"
+        ) from error
+    listener.setblocking(False)
+    return listener
+
+
+def url_of(listener: socket.socket, host: str) -> str:
+    """Where a bound socket is reached, with the port that it really has."""
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{listener.getsockname()[1]}"
+
+
+def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn runs the app: one process, httptools with bounded headers, no access log (it would name domains)."""
+    return uvicorn.Config(
+        app,
+        http=bounded_http(settings.header_bytes, settings.header_read_s),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=settings.drain_s,
+    )
+
+
+@contextmanager
+def forwarded_logs(log: FilteringBoundLogger) -> Iterator[None]:
+    """Hand what libraries log to our log, while the server runs."""
+    forward = Forward(log)
+    loggers = [logging.getLogger(name) for name in ("uvicorn", "asyncio")]
+    for logger in loggers:
+        logger.addHandler(forward)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(forward)

@@ -1,0 +1,154 @@
+"""Every setting of `espalier serve`, read once: defaults, then a YAML file, then ESPALIER_* variables, then options."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit, urlunsplit
+
+import yaml
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+
+from adapters_store.validation import explain
+from service.refusals import SettingsInvalid
+from service.replica import ReplicaConfig
+from service.spelling import near
+
+PREFIX = "ESPALIER_"
+# read by the command line and the tests, not by the server; they may stand beside the server's own
+FOREIGN_VARIABLES = frozenset({"ESPALIER_DATA_DIR", "ESPALIER_TOKEN", "ESPALIER_URL"})
+
+
+class Settings(BaseSettings):
+    """What one serving process is told; frozen. Classes below it take plain keyword arguments from here."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    store: str = Field(repr=False, description="where adapters live: file:///folder")
+    host: str = Field("127.0.0.1", description="address to listen on; anything but loopback needs tokens")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    tokens: Path | None = Field(None, description="file of bearer tokens, written by `espalier token new`")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    engine_threads: int = Field(1, ge=1, le=256, description="threads inside one run of the engine")
+    rows_per_run: int = Field(1024, ge=1, description="rows that one run of the engine scores")
+    batch_rows: int = Field(4096, ge=1, description="rows at which a batch leaves at once")
+    batch_wait_ms: float = Field(1.0, ge=0, le=1000, description="longest wait for company once the engine is free")
+    queue_rows: int = Field(65_536, ge=1, description="rows that may wait; past it 429")
+
+    deadline_ms: float = Field(2000.0, gt=0, description="longest a /score request may take; X-Deadline-Ms lowers it")
+    cold_wait_ms: float = Field(200.0, ge=0, description="longest a request waits for a domain that is not resident")
+    cold_in_flight: int = Field(64, ge=1, description="domains pulled from the store at once")
+    max_items: int = Field(4096, ge=1, description="item_ids in one request; past it 413")
+    score_body_bytes: int = Field(4 << 20, ge=1, description="largest /score body")
+
+    max_adapter_bytes: int = Field(64 << 20, ge=1, description="largest artifact taken over HTTP")
+    uploads_in_flight: int = Field(2, ge=1, le=64, description="uploads read and verified at once; past it 429")
+    body_read_s: float = Field(30.0, gt=0, description="longest a client may take to send a body")
+    publish_wait_ms: float = Field(10_000.0, ge=0, description="longest a publish waits for activation before 202")
+
+    header_bytes: int = Field(32_768, ge=1024, description="largest request line and headers; past it 431")
+    header_read_s: float = Field(10.0, gt=0, description="longest a client may take to send headers")
+    keep_alive_s: int = Field(30, ge=0, description="how long an idle connection stays open")
+    drain_s: int = Field(10, ge=1, description="how long requests in flight may finish after Ctrl-C or SIGTERM")
+
+    reconcile_s: float = Field(30.0, gt=0, description="how often the replica compares itself with the store")
+    unknown_domains: int = Field(10_000, ge=0, le=10_000, description="unknown domains remembered between reconciles")
+
+    @field_validator("store")
+    @classmethod
+    def _has_scheme(cls, url: str) -> str:
+        if "://" not in url:
+            raise ValueError("a store is named by URL, for example file:///var/lib/espalier")
+        return url
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the address listened on."""
+        return is_loopback(self.host)
+
+    @property
+    def replica(self) -> ReplicaConfig:
+        """The part of the settings that the service core is opened with."""
+        names = {field.name for field in dataclasses.fields(ReplicaConfig)} & type(self).model_fields.keys()
+        shared = {name: getattr(self, name) for name in names}
+        return ReplicaConfig(publishes_in_flight=self.uploads_in_flight, adapter_bytes=self.max_adapter_bytes, **shared)
+
+    @property
+    def shown_store(self) -> str:
+        """The store's URL without its user and password."""
+        return redacted(self.store)
+
+
+def load_settings(
+    overrides: Mapping[str, object],
+    config: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Read the settings from every place they may stand in.
+
+    Args:
+        overrides: command line options; a None is one that was not given.
+        config: YAML file of settings.
+        environ: variables, searched for unknown names with our prefix.
+
+    Raises:
+        SettingsInvalid: a key or an ESPALIER_* variable that does not exist, or a value out of its range.
+    """
+    _refuse_unknown_variables(environ)
+    given = {key: value for key, value in overrides.items() if value is not None}
+    try:
+        # what the constructor is given wins over variables, so the file's keys step back where a variable speaks
+        return Settings(**{**_from_file(config), **EnvSettingsSource(Settings)(), **given})
+    except ValidationError as error:
+        raise SettingsInvalid(f"the service cannot start: {explain(error, Settings)}") from error
+
+
+def redacted(url: str) -> str:
+    """The URL as it may stand in a log: user and password replaced by ***, query left out."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    shown = f"***@{host}" if "@" in parts.netloc else host
+    return urlunsplit((parts.scheme, shown, parts.path, "", "")) if parts.netloc else url.partition("?")[0]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is of this machine only (localhost, 127.0.0.0/8, ::1)."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in sorted(environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known | FOREIGN_VARIABLES:
+            raise SettingsInvalid(f"the service cannot start: unknown variable {name}{near(name.upper(), known)}")
+
+
+def _from_file(config: Path | None) -> dict[str, object]:
+    if config is None:
+        return {}
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsInvalid(f"the settings file {config} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        # the parser's own message quotes the line, which may hold a password
+        line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
+        raise SettingsInvalid(f"the settings file {config} is no YAML{f' (line {line})' if line else ''}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsInvalid(
+            f"the settings file {config} must be a mapping of settings, not a {type(content).__name__}"
+        )
+    return {str(key): value for key, value in content.items()}

@@ -1,0 +1,149 @@
+"""From a request's ids to encoded rows, and from rows to the auxiliary domains that they are in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters_store.backbone import Backbone
+from adapters_store.folding import Combination
+from features.context import encode_context, encode_domain
+from features.errors import ContextError
+from features.fields import Division
+from features.rows import EncodedRows
+from features.tables import FeatureTable
+from features.vocabulary import Vocabulary
+from service.errors import InvalidContext
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """A request's rows and where they come from.
+
+    Args:
+        rows: one row for each item.
+        user: the user's position in the table, int64 (1,), -1 unknown.
+        items: positions in the item table, int64 (n,), -1 unknown.
+        context: as the request gave it.
+    """
+
+    rows: EncodedRows
+    user: Positions
+    items: Positions
+    context: Mapping[str, Any]
+
+    @property
+    def unknown_user(self) -> bool:
+        """Whether the user is scored as out of vocabulary."""
+        return bool(self.user[0] < 0)
+
+    @property
+    def unknown_items(self) -> list[int]:
+        """Positions in item_ids of the items that are."""
+        return [int(position) for position in np.flatnonzero(self.items < 0)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Rows of a request that are in the same auxiliary domains.
+
+    Args:
+        combination: the auxiliary domain (None: none) of each division asked for.
+        positions: which rows, int64; None means all.
+    """
+
+    combination: Combination
+    positions: Positions | None
+
+
+class FeatureTables:
+    """The bundle's vocabulary and feature tables. Immutable: whoever holds a reference holds these revisions.
+
+    Args:
+        backbone: the bundle that they are read from.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        manifest = backbone.manifest
+        self._fields = tuple(manifest.fields)
+        self._divisions = {division.name: division for division in manifest.divisions}
+        self._vocabulary = Vocabulary.from_tensors(backbone.tensors("vocabulary"), self._fields)
+        self._no_context = encode_context(self._fields, self._vocabulary, {})
+        self._users = self._side(backbone, "users", "user")
+        self._items = self._side(backbone, "items", "item")
+        digests = {entry.name: entry.sha256 for entry in manifest.files}
+        self.revisions = {side: digests[f"{side}.safetensors"] for side in ("users", "items")}
+
+    def encode(
+        self, user_id: str | int, item_ids: Sequence[str | int], domain_id: str, context: Mapping[str, Any] | None
+    ) -> Encoded:
+        """Look up a request's ids.
+
+        Raises:
+            InvalidContext: a context value that its field cannot take.
+        """
+        context = context or {}
+        user, items = self._users.find([user_id]), self._items.find(item_ids)
+        once = self._users.gather(user).join(encode_domain(self._fields, self._vocabulary, domain_id))
+        try:
+            once = once.join(encode_context(self._fields, self._vocabulary, context))
+        except ContextError as error:
+            raise InvalidContext(str(error)) from error
+        return Encoded(once.repeat(len(items)).join(self._items.gather(items)), user, items, context)
+
+    def without_context(self, rows: EncodedRows) -> EncodedRows:
+        """The same rows as if the request had brought no context."""
+        return EncodedRows(rows.n, {**rows.arrays, **self._no_context.repeat(rows.n).arrays})
+
+    def parts(self, encoded: Encoded, divisions: Sequence[str]) -> list[Part]:
+        """Split a request by the auxiliary domains of its rows.
+
+        Args:
+            encoded: the request.
+            divisions: names of the auxiliary divisions, in the order of a combination.
+
+        Returns:
+            One part, or one for each combination that occurs where a division is of the items.
+        """
+        if not len(encoded.items):
+            return [Part((None,) * len(divisions), None)]
+        columns = [self._column(encoded, name) for name in divisions]
+        lengths = {len(column) for column in columns}
+        if lengths <= {1}:
+            return [Part(self._named(divisions, [int(column[0]) for column in columns]), None)]
+        table = np.stack([np.broadcast_to(column, len(encoded.items)) for column in columns], axis=1)
+        kinds, which = np.unique(table, axis=0, return_inverse=True)
+        return [
+            Part(self._named(divisions, kind.tolist()), np.flatnonzero(which.ravel() == i))
+            for i, kind in enumerate(kinds)
+        ]
+
+    def _column(self, encoded: Encoded, name: str) -> NDArray[np.integer[Any]]:
+        """Position of the domain in its division, (n,) for a division of the items, else (1,); -1 = none."""
+        division = self._divisions.get(name)
+        if division is not None and division.of == "item":
+            return self._items.division(name, encoded.items)
+        if division is not None and division.of == "user":
+            return self._users.division(name, encoded.user)
+        if division is not None and division.of == "context":
+            # the client names the domain itself: a rule over raw values would be training's to know
+            domain = encoded.context.get(division.field or name)
+            return np.array([division.domains.index(domain) if domain in division.domains else -1])
+        return np.array([-1])
+
+    def _named(self, divisions: Sequence[str], positions: Iterable[int]) -> Combination:
+        return tuple(
+            None if position < 0 else self._divisions[name].domains[position]
+            for name, position in zip(divisions, positions, strict=True)
+        )
+
+    def _side(self, backbone: Backbone, file: str, of: str) -> FeatureTable:
+        fields = [field for field in self._fields if field.of == of]
+        divisions: list[Division] = [division for division in self._divisions.values() if division.of == of]
+        return FeatureTable.from_tensors(backbone.tensors(file), fields, divisions)

@@ -1,0 +1,41 @@
+"""Worker threads beside the event loop: one for the engine, one of low priority for all that a publish costs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+LOADER_NICENESS = 10
+
+
+class WorkerThread:
+    """One thread that runs one call after the other.
+
+    Args:
+        name: of the thread, for whoever looks at the process.
+        niceness: added to the process's own; on Linux priority is per thread, elsewhere it is left alone.
+    """
+
+    def __init__(self, name: str, *, niceness: int = 0) -> None:
+        self._niceness = niceness
+        self._executor = ThreadPoolExecutor(1, name, initializer=self._lower_priority)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run a call on the thread; its result or exception comes back to the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    def close(self) -> None:
+        """Finish what was given and end the thread."""
+        self._executor.shutdown(wait=True)
+
+    def _lower_priority(self) -> None:
+        if self._niceness and sys.platform == "linux":
+            own = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + self._niceness)

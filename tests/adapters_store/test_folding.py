@@ -1,0 +1,159 @@
+"""Folding is exact: whatever an engine computes from a fold is what the papers' equations say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from adapters_store.artifact import Adapter, decode_adapter, decode_fusion
+from adapters_store.backbone import Backbone
+from adapters_store.errors import BadValue, MissingPin
+from adapters_store.folding import (
+    FOLDED_PARTS,
+    combinations,
+    fold_adapter,
+    fold_auxiliary_only,
+    fold_backbone,
+)
+from tests.adapters_store.world import DIVISIONS, EPS, FoldEngine, World, encoded, f64, literal_logits
+
+CLOSE = {"rtol": 2e-5, "atol": 2e-5}
+
+
+def test_folded_backbone_equals_the_literal_backbone(world: World) -> None:
+    """Law: the backbone, said as one zero LoRA, is the backbone."""
+    rows = world.rows(50)
+    found = FoldEngine(world.backbone).logits(rows, fold_backbone(world.backbone))
+    np.testing.assert_allclose(found, literal_logits(world.backbone.weights, rows), **CLOSE)
+
+
+def test_folded_lora_equals_the_literal_one(world: World) -> None:
+    """Law: a single LoRA folds to Eq. 7 to 9."""
+    manifest, tensors = world.lora_parts("theme-1", "theme")
+    adapter, rows = decode_adapter(encoded(manifest, tensors)), world.rows(50)
+    assert combinations(adapter, {}) == [()]
+    found = FoldEngine(world.backbone).logits(rows, fold_adapter(world.backbone, adapter, {}, None, ()))
+    np.testing.assert_allclose(found, literal_logits(world.backbone.weights, rows, [tensors]), **CLOSE)
+
+
+@pytest.mark.parametrize("divisor", ["r", "sqrt_r"])
+@pytest.mark.parametrize("mode", ["attention", "add", "avg"])
+@pytest.mark.parametrize("divisions", [("gender",), ("gender", "shelf")])
+def test_every_combination_equals_the_literal_equations(
+    world: World, divisions: tuple[str, ...], mode: str, divisor: str
+) -> None:
+    """Law: for m = 1 to 3, mixed ranks, masked divisions and norms that fall back, folded equals Eq. 7 to 11."""
+    auxiliaries = world.auxiliaries(*divisions)
+    fusion = decode_fusion(world.fusion(divisor)) if mode == "attention" else None
+    pairs = [("gender-f",)] if len(divisions) == 1 else [("gender-f", "shelf-x"), ("gender-m", None), (None, "shelf-y")]
+    manifest, tensors = world.fused_parts("theme-1", mode, auxiliaries, fusion, pairs)
+    adapter, rows = decode_adapter(encoded(manifest, tensors)), world.rows(40)
+    found = combinations(adapter, auxiliaries)
+    assert len(found) == len(set(found)) == 3 ** len(divisions)
+    for combination in found:
+        folded = fold_adapter(world.backbone, adapter, auxiliaries, fusion, combination)
+        literal = world.literal(manifest, tensors, auxiliaries, fusion, combination, rows)
+        np.testing.assert_allclose(FoldEngine(world.backbone).logits(rows, folded), literal, **CLOSE)
+        assert {len(module.shift) for module in folded.modules.values()} == {
+            1 + sum(d is not None for d in combination)
+        }
+
+
+def test_fold_has_the_contracts_shapes_and_layout(world: World) -> None:
+    """Law: every folded array is contiguous float32 of the shape in docs/architecture.md."""
+    auxiliaries, fusion = world.auxiliaries("gender"), decode_fusion(world.fusion(rank=3))
+    adapter = decode_adapter(encoded(*world.fused_parts("theme-1", "attention", auxiliaries, fusion)))
+    folded = fold_adapter(world.backbone, adapter, auxiliaries, fusion, ("gender-f",))
+    d, k, m, ranks, rf = 6, 8, 2, 3 + 2, 3
+    shapes = [(ranks, k), (d, ranks), (m, d), (rf, k), (rf,), (rf, ranks), (m, rf), (m, ranks), (d,), (d,)]
+    arrays = folded.modules["tower.0"].arrays()
+    assert tuple(arrays) == FOLDED_PARTS
+    assert [array.shape for array in arrays.values()] == shapes
+    assert all(array.dtype == np.float32 and array.flags.c_contiguous for array in arrays.values())
+    assert (folded.slope, folded.intercept) == (1.25, -0.5)
+    assert folded.nbytes == sum(a.nbytes for module in folded.modules.values() for a in module.arrays().values())
+
+
+def test_all_adapters_of_a_fusion_share_its_folded_queries(world: World) -> None:
+    """Law: WQ W0 depends on backbone and fusion alone, so it is held once however many adapters there are."""
+    auxiliaries, fusion = world.auxiliaries("gender"), decode_fusion(world.fusion())
+    folds = [
+        fold_adapter(
+            world.backbone,
+            decode_adapter(encoded(*world.fused_parts(domain, "attention", auxiliaries, fusion))),
+            auxiliaries,
+            fusion,
+            ("gender-f",),
+        )
+        for domain in DIVISIONS["theme"]
+    ]
+    assert folds[0].modules["tower.1"].query is folds[1].modules["tower.1"].query
+
+
+def test_module_without_lora_is_the_backbones(world: World) -> None:
+    """Law: `target_modules` may leave a layer out; it stays as the backbone has it, in the same form."""
+    tensors = {k: v for k, v in world.lora_tensors("theme").items() if not k.startswith("tower.1")}
+    manifest = world.manifest("theme-1", "theme") | {"ranks": {"tower.0": 3}}
+    adapter = decode_adapter(encoded(manifest, tensors | world.golden() | {"golden.logits": np.zeros(12)}))
+    folded = fold_adapter(world.backbone, adapter, {}, None, ())
+    untouched = fold_backbone(world.backbone).modules["tower.1"]
+    for part, array in folded.modules["tower.1"].arrays().items():
+        np.testing.assert_array_equal(array, getattr(untouched, part))
+
+
+def test_auxiliary_only_averages_loras_and_folded_norms(world: World) -> None:
+    """Law: without a natural adapter, auxiliaries count alike; norms are the average of their folded maps."""
+    pair = [world.auxiliaries("gender")["gender-f"], world.auxiliaries("shelf")["shelf-y"]]
+    folded, rows = fold_auxiliary_only(world.backbone, pair), world.rows(30)
+    merged = {name: np.mean([f64(one.tensors, name) for one in pair], axis=0) for name in shared(pair)}
+    for module in world.backbone.modules:
+        maps = [
+            (f64(one.tensors, f"{module}.norm.weight") / np.sqrt(f64(one.tensors, f"{module}.norm.var") + EPS), one)
+            for one in pair
+        ]
+        offsets = [f64(o.tensors, f"{module}.norm.bias") - g * f64(o.tensors, f"{module}.norm.mean") for g, o in maps]
+        # the same function on moments 0 and 1: what "re-expressed" leaves free
+        merged[f"{module}.norm.weight"] = np.mean([g for g, _ in maps], axis=0) * np.sqrt(1 + EPS)
+        merged[f"{module}.norm.bias"], merged[f"{module}.norm.mean"] = (
+            np.mean(offsets, axis=0),
+            np.zeros(len(offsets[0])),
+        )
+        merged[f"{module}.norm.var"] = np.ones(len(offsets[0]))
+    norms = {name: value for name, value in merged.items() if ".norm." in name}
+    literal = literal_logits(world.backbone.weights, rows, [pair[0].tensors | norms, pair[1].tensors], "avg")
+    np.testing.assert_allclose(FoldEngine(world.backbone).logits(rows, folded), literal, **CLOSE)
+    one = FoldEngine(world.backbone).logits(rows, fold_auxiliary_only(world.backbone, pair[:1]))
+    np.testing.assert_allclose(one, literal_logits(world.backbone.weights, rows, [pair[0].tensors]), **CLOSE)
+    none = fold_auxiliary_only(world.backbone, [])
+    np.testing.assert_allclose(
+        FoldEngine(world.backbone).logits(rows, none), literal_logits(world.backbone.weights, rows), **CLOSE
+    )
+
+
+def shared(pair: list[Adapter]) -> list[str]:
+    return [name for name in pair[0].tensors if name.endswith(".shift")]
+
+
+def test_fold_that_leaves_float32_is_refused_by_name(world: World) -> None:
+    """Law: finite tensors whose fold is not finite never reach an engine."""
+    manifest, tensors = world.lora_parts("theme-1", "theme")
+    tensors |= {"tower.0.scale": np.full(6, 1e38, np.float32), "tower.0.up": np.full((6, 3), 1e38, np.float32)}
+    adapter = decode_adapter(encoded(manifest, tensors))
+    with pytest.raises(BadValue, match=r"tower\.0\.up is not finite in float32 after folding"):
+        fold_adapter(world.backbone, adapter, {}, None, ())
+
+
+def test_fold_without_its_pins_names_what_is_missing(world: World) -> None:
+    """Law: a combination of an absent adapter, or attention without its fusion, is an error that names it."""
+    auxiliaries, fusion = world.auxiliaries("gender"), decode_fusion(world.fusion())
+    adapter = decode_adapter(encoded(*world.fused_parts("theme-1", "attention", auxiliaries, fusion)))
+    with pytest.raises(MissingPin, match="gender-f"):
+        fold_adapter(world.backbone, adapter, {}, fusion, ("gender-f",))
+    with pytest.raises(MissingPin, match=fusion.revision):
+        fold_adapter(world.backbone, adapter, auxiliaries, None, ("gender-f",))
+
+
+def test_world_backbone_is_what_was_written(world: World) -> None:
+    """Law: the tests above look at a backbone that was read from its files."""
+    assert isinstance(world.backbone, Backbone)
+    assert world.backbone.modules == {"tower.0": (6, 8), "tower.1": (5, 6)}

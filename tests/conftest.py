@@ -1,0 +1,20 @@
+"""Fixtures that several rooms' tests share. Made once a session: exporting a graph takes seconds."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.forge import Run
+from tests.factory import Sizes, make_run
+
+
+@pytest.fixture(scope="session")
+def random_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run folder of random artifacts: themes (natural), segments of users (auxiliary)."""
+    return make_run(tmp_path_factory.mktemp("random") / "run")
+
+
+@pytest.fixture(scope="session")
+def three_way_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The same with a third division, of items: m = 3, and a request splits into segments."""
+    return make_run(tmp_path_factory.mktemp("three-way") / "run", seed=1, sizes=Sizes(by_item=True))

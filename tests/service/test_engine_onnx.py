@@ -1,0 +1,28 @@
+"""The onnx engine passes the contract, and refuses a graph that is none."""
+
+from __future__ import annotations
+
+import pytest
+
+from adapters_store.backbone import Backbone, read_bundle
+from benchmarks.forge import Run
+from service.engine import Engine
+from service.engines.onnx import OnnxEngine
+from service.errors import EngineFailed
+from tests.service.engine_contract import EngineContract
+
+
+class TestOnnxEngine(EngineContract):
+    """One ONNX Runtime session, adapters as inputs."""
+
+    def make(self, backbone: Backbone, rows_per_run: int) -> Engine:
+        """One thread, as the service uses it."""
+        return OnnxEngine(backbone, threads=1, rows_per_run=rows_per_run)
+
+
+def test_a_graph_that_the_runtime_cannot_read_is_an_engine_error(random_run: Run) -> None:
+    """ONNX Runtime's own exceptions stay inside the engine's file."""
+    backbone = read_bundle(random_run.folder / "bundle")
+    backbone.files["scoring.onnx"] = b"no graph"
+    with pytest.raises(EngineFailed, match=r"scoring\.onnx is not accepted"):
+        OnnxEngine(backbone)

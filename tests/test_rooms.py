@@ -1,0 +1,64 @@
+"""The table of docs/architecture.md: which room may import which."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("adapters_store", "cli", "features", "network", "service", "training")
+ALLOWED = {
+    "features": set(),
+    "network": set(),
+    "adapters_store": {"features"},
+    "training": {"features", "network", "adapters_store"},
+    "service": {"features", "adapters_store"},
+    "cli": {"features", "network", "adapters_store", "training", "service"},
+}
+LIBRARIES_OF_OTHERS = {
+    "features": {"torch", "fastapi", "polars", "onnxruntime"},
+    "adapters_store": {"torch", "fastapi", "polars", "onnxruntime"},
+    "network": {"fastapi", "polars", "onnxruntime"},
+    "training": {"fastapi", "onnxruntime"},
+    "service": {"torch", "polars", "pyarrow", "pandas"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def sources(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_room_imports_only_the_rooms_it_may(room: str) -> None:
+    """Law: a room imports no room outside its row of the table, and never tests or benchmarks."""
+    allowed = ALLOWED[room] | {room}
+    for path in sources(room):
+        strangers = (imports_of(path) & {*ROOMS, "tests", "benchmarks"}) - allowed
+        assert not strangers, f"{path.relative_to(ROOT)} imports {sorted(strangers)}"
+
+
+@pytest.mark.parametrize("room", sorted(LIBRARIES_OF_OTHERS))
+def test_room_imports_no_library_that_belongs_elsewhere(room: str) -> None:
+    """Law: torch stays in network and training, the web framework in service, parquet readers in training and cli."""
+    for path in sources(room):
+        strangers = imports_of(path) & LIBRARIES_OF_OTHERS[room]
+        assert not strangers, f"{path.relative_to(ROOT)} imports {sorted(strangers)}"
+
+
+def test_every_room_has_sources() -> None:
+    """Law: the two tests above look at real files."""
+    for room in ROOMS:
+        assert len(sources(room)) > 1, room

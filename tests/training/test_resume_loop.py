@@ -1,0 +1,201 @@
+"""The training loop on a small problem of its own: checkpoints, early stopping, and what resuming must not change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.checkpoint import Memory, StateFolder
+from training.config import Schedule, Select
+from training.errors import RunExists, StateMismatch
+from training.loops import Fitted, Loop, Trainee
+from training.progress import SilentMeter
+from training.seeds import Stream
+
+ROWS = 200
+
+
+class Killed(Exception):
+    """Stands for SIGKILL inside a loop."""
+
+
+class Problem:
+    """A small regression with dropout, so that order and masks both matter.
+
+    Args:
+        aucs: what validation says, one value a call; the last one is repeated.
+        kill_after: raise `Killed` at this loss call.
+    """
+
+    def __init__(self, aucs: Sequence[float | None] = (0.5,), kill_after: int | None = None) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self._x = torch.randn(ROWS, 4, generator=generator)
+        self._y = self._x.sum(1, keepdim=True)
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
+        with torch.no_grad():
+            for parameter in self.net.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        self._aucs = list(aucs)
+        self._kill_after = kill_after
+        self.losses = 0
+
+    def trainee(self, start_counts: bool = True) -> Trainee:
+        return Trainee(self.net, self.net, lambda: None, self._loss, self._auc, start_counts)
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.net.state_dict().items()}
+
+    def _loss(self, rows: Tensor) -> Tensor:
+        self.losses += 1
+        if self._kill_after is not None and self.losses > self._kill_after:
+            raise Killed
+        return functional.mse_loss(self.net(self._x[rows]), self._y[rows])
+
+    def _auc(self) -> float | None:
+        return self._aucs.pop(0) if len(self._aucs) > 1 else self._aucs[0]
+
+
+def fit(
+    folder: Path, problem: Problem, select: Select = "last_epoch", lr: float = 0.01, patience: int = 2, epochs: int = 5
+) -> Fitted:
+    schedule = Schedule(lr=lr, batch_rows=64, epochs=epochs, patience=patience)
+    memory = Memory(StateFolder(folder), "piece", {"lr": lr})
+    return Loop(
+        problem.trainee(),
+        torch.arange(ROWS),
+        schedule,
+        select,
+        Stream(1, ("test",)),
+        memory,
+        SilentMeter(),
+        clock=lambda: 0.0,
+    ).run()
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("kill_after", range(0, 20, 3))
+def test_killed_loop_ends_as_an_uninterrupted_one(tmp_path: Path, kill_after: int) -> None:
+    """Law: whichever step a loop dies in, the next one ends with the same weights and history, bit for bit."""
+    whole = Problem()
+    expected = fit(tmp_path / "whole", whole)
+    with pytest.raises(Killed):
+        fit(tmp_path / "killed", Problem(kill_after=kill_after))
+    resumed = Problem()
+    assert fit(tmp_path / "killed", resumed) == expected
+    assert same(resumed.weights(), whole.weights())
+
+
+def test_finished_loop_is_not_trained_again(tmp_path: Path) -> None:
+    """Law: a finished piece is read back without a single step, with the same weights."""
+    first, second = Problem(), Problem()
+    assert fit(tmp_path, first) == fit(tmp_path, second)
+    assert second.losses == 0
+    assert same(first.weights(), second.weights())
+
+
+def test_ambient_randomness_is_left_alone(tmp_path: Path) -> None:
+    """Law: training neither reads nor moves torch's global generator, so what runs beside it changes nothing."""
+    torch.manual_seed(5)
+    one = Problem()
+    before = torch.get_rng_state()
+    fit(tmp_path / "one", one)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    other = Problem()
+    fit(tmp_path / "other", other)
+    assert same(one.weights(), other.weights())
+
+
+def test_best_epoch_is_restored(tmp_path: Path) -> None:
+    """Law: with `best` the weights of the best validation AUC are in place at the end, from the checkpoint too."""
+    until_best, whole = Problem(), Problem(aucs=[0.5, 0.6, 0.7, 0.6, 0.6])
+    fit(tmp_path / "two", until_best, epochs=2)
+    fitted = fit(tmp_path / "five", whole, select="best")
+    assert (fitted.epoch, fitted.auc) == (2, 0.7)
+    assert same(until_best.weights(), whole.weights())
+    again = Problem()
+    assert fit(tmp_path / "five", again, select="best").epoch == 2
+    assert same(again.weights(), whole.weights())
+
+
+def test_untrained_start_is_a_candidate(tmp_path: Path) -> None:
+    """Law: when no epoch beats the start, the start is what remains, after `patience` epochs."""
+    start = Problem().weights()
+    problem = Problem(aucs=[0.7, 0.6, 0.7])
+    fitted = fit(tmp_path, problem, select="best")
+    assert fitted.epoch == 0
+    assert len(fitted.history) == 3
+    assert same(problem.weights(), start)
+
+
+def test_domain_without_an_auc_keeps_its_start(tmp_path: Path) -> None:
+    """Law: where validation has one class only, no epoch can be shown to be better, and none is trained."""
+    problem = Problem(aucs=[None])
+    fitted = fit(tmp_path, problem, select="best")
+    assert (fitted.epoch, fitted.auc, problem.losses) == (0, None, 0)
+
+
+def test_last_epoch_never_stops_early(tmp_path: Path) -> None:
+    """Law: with `last_epoch` every epoch is trained and the last one remains, whatever validation says."""
+    problem = Problem(aucs=[0.9, 0.1])
+    assert fit(tmp_path, problem, select="last_epoch").epoch == 5
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    """Law: a checkpoint of other settings is refused, and the message names what differs."""
+    fit(tmp_path, Problem(), lr=0.01)
+    with pytest.raises(StateMismatch, match=r"lr was 0\.01, is now 0\.02"):
+        fit(tmp_path, Problem(), lr=0.02)
+
+
+def test_broken_state_is_refused_by_path(tmp_path: Path) -> None:
+    """Law: a state file that is not one is refused with its path and what to do."""
+    fit(tmp_path, Problem())
+    path = tmp_path / "piece.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(StateMismatch, match=r"piece\.safetensors.*delete it"):
+        fit(tmp_path, Problem())
+
+
+def test_second_process_is_kept_out(tmp_path: Path) -> None:
+    """Law: one process at a time trains in a run folder."""
+    second = StateFolder(tmp_path)
+    with StateFolder(tmp_path).locked(), pytest.raises(RunExists, match="another process"), second.locked():
+        pass
+
+
+def test_left_over_of_a_kill_is_swept(tmp_path: Path) -> None:
+    """Law: what a killed writer left beside its file is removed by the next run."""
+    left = tmp_path / "adapters" / ".tmp-1-abc"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    with StateFolder(tmp_path).locked():
+        assert not left.exists()
+
+
+def test_streams_are_named_and_stable() -> None:
+    """Law: a stream's seed depends on its name alone, differs for every name, and never changes between releases."""
+    numbers = {Stream(seed, name).number() for seed in (0, 1) for name in ((), ("a",), ("a", 1), ("a", "1"), ("b",))}
+    assert len(numbers) == 10
+    assert Stream(0, ("a",)).of("order", 3).number() == Stream(0, ("a", "order", 3)).number()
+    assert Stream(0, ("pretrain", "order", 1)).number() == 406671150334775793
+
+
+def test_a_trainee_that_learns_nothing_stays_as_it_starts(tmp_path: Path) -> None:
+    """Law: without anything to learn no epoch runs, epoch 0 is judged and kept, and resuming says the same."""
+    for select in ("best", "last_epoch"):
+        problem = Problem(aucs=(0.6,))
+        problem.net.requires_grad_(False)
+        before = problem.weights()
+        first = fit(tmp_path / select, problem, select)
+        assert (first.epoch, first.auc, problem.losses) == (0, 0.6, 0)
+        assert fit(tmp_path / select, problem, select) == first
+        assert same(problem.weights(), before)

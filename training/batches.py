@@ -1,0 +1,99 @@
+"""The encoded data set as torch tensors: a batch is one `index_select` a tensor, never a loop over rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from network.inputs import Batch, FieldShape, NetworkShape
+from training.config import TrainingConfig
+from training.dataset import EncodedDataset
+from training.metrics import auc
+
+EVAL_ROWS = 32768
+"""Rows of a batch where nothing is learned; bounds memory, changes no result."""
+
+
+class RowTensors:
+    """Every row of a data set.
+
+    Args:
+        dataset: encoded with the run's own training rows.
+    """
+
+    def __init__(self, dataset: EncodedDataset) -> None:
+        self._sparse = torch.from_numpy(dataset.sparse)
+        self._dense = torch.from_numpy(dataset.dense)
+        self._lists = {
+            name: (torch.from_numpy(lists), torch.from_numpy(entity))
+            for name, (lists, entity) in dataset.multi_hot.items()
+        }
+        self.label = torch.from_numpy(dataset.label)
+        ordered = sorted(dataset.divisions, key=lambda division: not division.natural)  # stable: natural first
+        self.divisions = tuple(ordered)
+        columns = [torch.from_numpy(dataset.division[division.name]) for division in ordered]
+        self.domains = torch.stack(columns, dim=1).to(torch.int64)
+        """(n, divisions) each row's domain positions, the natural division first; -1 is none."""
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Return the encoded rows at these positions (n,) int64."""
+        lists = {
+            name: values.index_select(0, entity.index_select(0, rows)) for name, (values, entity) in self._lists.items()
+        }
+        return Batch(self._sparse.index_select(0, rows), self._dense.index_select(0, rows), lists)
+
+    def of_domain(self, rows: Tensor, division: int, domain: int) -> Tensor:
+        """Return those of the rows that lie in one domain, in their order."""
+        return rows[self.domains[rows, division] == domain]
+
+    def auc(self, rows: Tensor, logits: NDArray[np.float64]) -> float | None:
+        """Return the AUC of these rows; None where they have one class only."""
+        return auc(self.label[rows].numpy(), logits)
+
+
+def network_shape(dataset: EncodedDataset, config: TrainingConfig) -> NetworkShape:
+    """Return the shape of the backbone that this data set and configuration ask for."""
+    settings = config.backbone
+    return NetworkShape(
+        fields=tuple(FieldShape(field.name, field.kind, field.vocabulary_size) for field in dataset.fields),
+        width=settings.width,
+        tower=settings.tower,
+        dropout=config.pretrain.dropout,
+        norm_eps=settings.norm_eps,
+        norm_momentum=settings.norm_momentum,
+        embedding_std=settings.embedding_std,
+    )
+
+
+def split_batches(rows: Tensor, batch_rows: int, min_batches: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Shuffle rows and cut them into batches of nearly equal size, so that none is a small rest.
+
+    Args:
+        rows: (n,) positions.
+        batch_rows: rows of a batch, at most.
+        min_batches: batches, at least, while one keeps 32 rows.
+        generator: of the order.
+    """
+    count = max(math.ceil(len(rows) / batch_rows), min(min_batches, len(rows) // 32), 1)
+    order = torch.randperm(len(rows), generator=generator)
+    return torch.tensor_split(rows.index_select(0, order), count)
+
+
+@torch.no_grad()
+def logits_of(rows: Tensor, score: Callable[[Tensor], Tensor]) -> NDArray[np.float64]:
+    """Score many rows, a bounded number at a time.
+
+    Args:
+        rows: (n,) positions.
+        score: gives the logits of some positions; its network must be in eval mode.
+
+    Returns:
+        Logits (n,).
+    """
+    parts = [score(part) for part in torch.split(rows, EVAL_ROWS)]
+    return torch.cat(parts).double().numpy() if parts else np.empty(0)

@@ -1,0 +1,167 @@
+"""The training configuration: one YAML file, checked before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from adapters_store.validation import explain
+from training.errors import ConfigError
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Select = Literal["best", "last_epoch"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackboneConfig(_Section):
+    """The network of stage 1 (methods.md 1).
+
+    Args:
+        width: embedding width E.
+        tower: widths of the hidden layers.
+        embedding_std: standard deviation of the tables' start.
+        norm_eps: added to a variance before its root.
+        norm_momentum: share of a batch's moments that enters the running ones.
+    """
+
+    width: Positive = 16
+    tower: tuple[Positive, ...] = Field(default=(256, 128), min_length=1)
+    embedding_std: Rate = 1e-4
+    norm_eps: Rate = 1e-5
+    norm_momentum: Share = 0.1
+
+
+class AdapterConfig(_Section):
+    """What a domain's adapter is (methods.md 2, stage 2).
+
+    Args:
+        ranks: LoRA rank of each hidden layer.
+        moments: how its norms treat moments.
+        down_std: standard deviation of the start of `down`; null is 1 / sqrt(k).
+        scale_mean: mean of the start of `scale`.
+        scale_std: standard deviation of the start of `scale`.
+    """
+
+    ranks: tuple[Positive, ...] = (8, 8)
+    moments: Literal["compensated", "frozen", "paper"] = "compensated"
+    down_std: Rate | None = None
+    scale_mean: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    scale_std: NonNegative = 1.0
+
+
+class FusionConfig(_Section):
+    """How the divisions' LoRAs combine (methods.md 2, stage 3).
+
+    Args:
+        mode: of the adapters that are exported; every mode is trained and evaluated.
+        ranks: fusion rank of each hidden layer; null takes the adapters' ranks.
+        divisor: what divides q.k: the rank, or its root.
+        zero_key: start with WK = 0, which is the average of the divisions.
+        min_tuple_rows: training rows that a tuple of domains needs for norms of its own.
+    """
+
+    mode: Literal["attention", "add", "avg", "single"] = "attention"
+    ranks: tuple[Positive, ...] | None = None
+    divisor: Literal["r", "sqrt_r"] = "r"
+    zero_key: bool = False
+    min_tuple_rows: Positive = 200
+
+
+class Schedule(_Section):
+    """How one stage trains.
+
+    Args:
+        lr: Adam's step size.
+        weight_decay: coupled L2.
+        batch_rows: rows of a batch, at most.
+        min_batches: a domain with few rows gets smaller batches, until it has this many an epoch.
+        epochs: passes over the rows, at most.
+        patience: epochs without a better validation AUC before it stops.
+        dropout: probability after each hidden layer.
+    """
+
+    lr: Rate = 1e-3
+    weight_decay: NonNegative = 1e-5
+    batch_rows: Positive = 4096
+    min_batches: Positive = 1
+    epochs: Positive = 20
+    patience: Positive = 3
+    dropout: Share = 0.2
+
+
+class TrainingConfig(_Section):
+    """Everything that decides what a run learns.
+
+    Args:
+        data: folder that `espalier data prepare` wrote; a relative path is taken from the current folder.
+        seed: of the split and of all training.
+        threads: cores that torch uses; part of the result, for sums are taken in another order with another number.
+        backbone, adapter, fusion: the three networks.
+        pretrain, adapters, fuse: the three stages.
+        select: `best` takes what validation prefers, the untrained adapter included; `last_epoch` never stops early.
+            Pre-training keeps its best epoch either way.
+        export_ablations: also write adapters of every mode to RUN/ablations.
+        artifact_dtype: of down, up, query and key in the artifacts.
+        bootstrap_draws: draws of the confidence intervals.
+    """
+
+    data: Path | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    threads: Positive = 2
+    backbone: BackboneConfig = BackboneConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    fusion: FusionConfig = FusionConfig()
+    pretrain: Schedule = Schedule()
+    adapters: Schedule = Schedule(lr=3e-4, weight_decay=1e-3, batch_rows=2048, epochs=8, dropout=0.5)
+    fuse: Schedule = Schedule(lr=3e-4, weight_decay=1e-3, epochs=5, dropout=0.5)
+    select: Select = "best"
+    export_ablations: bool = False
+    artifact_dtype: Literal["float16", "float32"] = "float16"
+    bootstrap_draws: Annotated[int, Field(ge=100)] = 1000
+
+    @model_validator(mode="after")
+    def _one_rank_a_layer(self) -> Self:
+        layers = len(self.backbone.tower)
+        for name, ranks in (("adapter.ranks", self.adapter.ranks), ("fusion.ranks", self.fusion.ranks)):
+            if ranks is not None and len(ranks) != layers:
+                raise ValueError(f"{name} has {len(ranks)} numbers for {layers} hidden layers: give one for each layer")
+        return self
+
+
+def load_config(path: Path, **overrides: Any) -> TrainingConfig:
+    """Read a training configuration.
+
+    Args:
+        path: the YAML file.
+        overrides: top-level keys that replace the file's, where not None.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key in it is unknown or has a wrong value; the message names it.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no YAML: {error}") from None
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold keys and values, such as `seed: 0`")
+    content |= {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return TrainingConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error, TrainingConfig)}") from None

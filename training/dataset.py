@@ -1,0 +1,187 @@
+"""The encoded data set: all rows as arrays, beside the vocabulary and tables that the bundle carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.fields import Division, Field
+from features.index import RawIndex
+from features.rows import EncodedRows
+from features.tables import FeatureTable
+from features.vocabulary import Vocabulary
+from training.divisions import row_domains
+from training.encoding import Side, encode_dense, encode_lists, encode_sparse, unpadded, value_index
+from training.prepared import FieldSpec, PreparedDataset
+
+_SPLIT_STREAM = 8_1_1
+"""Second word of the split's seed, so that its stream is no other consumer's of the same seed."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row positions by what they serve; disjoint, together all rows.
+
+    Args:
+        train: what weights are fitted on.
+        stop: early stopping, search, strength and calibration.
+        gate: the publish gate alone.
+        test: what is reported.
+    """
+
+    train: NDArray[np.int64]
+    stop: NDArray[np.int64]
+    gate: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+def split_rows(n: int, seed: int) -> Split:
+    """Split n rows at random 8:1:1 and halve the validation tenth (methods.md 5).
+
+    Args:
+        n: number of rows.
+        seed: the run's; it alone decides the split, so all methods of a run share it.
+
+    Returns:
+        Sorted positions of each part.
+    """
+    order = np.random.default_rng([seed, _SPLIT_STREAM]).permutation(n)
+    tenth = n // 10
+    test, validation, train = np.split(order, [tenth, 2 * tenth])
+    stop, gate = np.array_split(validation, 2)
+    return Split(*(np.sort(part).astype(np.int64) for part in (train, stop, gate, test)))
+
+
+@dataclass(frozen=True)
+class EncodedDataset:
+    """n encoded rows, with Fs sparse and Fd dense fields.
+
+    Args:
+        fields: in spec order.
+        divisions: in spec order.
+        vocabulary: of all sparse and multi-hot fields.
+        users, items: the feature tables of the bundle.
+        sparse: int32 (n, Fs), in the order of the sparse fields.
+        dense: float32 (n, Fd), in the order of the dense fields.
+        multi_hot: field -> lists int32 (entities, L), padded with -1, and the entity of each row, int32 (n,).
+        label: float32 (n,), 0 or 1.
+        division: name -> position in its domains, int32 (n,); -1 is none.
+        user: position in `users`, int32 (n,); what GAUC groups by.
+        probability: true probability of label 1, float64 (n,), where the data is synthetic.
+    """
+
+    fields: tuple[Field, ...]
+    divisions: tuple[Division, ...]
+    vocabulary: Vocabulary
+    users: FeatureTable
+    items: FeatureTable
+    sparse: NDArray[np.int32]
+    dense: NDArray[np.float32]
+    multi_hot: Mapping[str, tuple[NDArray[np.int32], NDArray[np.int32]]]
+    label: NDArray[np.float32]
+    division: Mapping[str, NDArray[np.int32]]
+    user: NDArray[np.int32]
+    probability: NDArray[np.float64] | None
+
+    def rows(self, positions: NDArray[np.int64]) -> EncodedRows:
+        """The rows at `positions`, as the service would encode them."""
+        arrays: dict[str, NDArray[Any]] = {}
+        columns = {"sparse": iter(self.sparse.T), "dense": iter(self.dense.T)}
+        for field in self.fields:
+            if field.kind == "multi_hot":
+                padded, entity = self.multi_hot[field.name]
+                arrays |= unpadded(field.name, padded[entity[positions]])
+            else:
+                arrays[field.name] = next(columns[field.kind])[positions]
+        return EncodedRows(len(positions), arrays)
+
+
+def encode(prepared: PreparedDataset, train: NDArray[np.int64], width: int) -> EncodedDataset:
+    """Encode every row of a prepared data set.
+
+    The vocabulary holds every value that some row has. What is fitted (normalization, missing values, rules that
+    count) is fitted on the training rows alone.
+
+    Args:
+        prepared: n rows.
+        train: positions of the training rows.
+        width: embedding width E of sparse and multi-hot fields.
+
+    Returns:
+        The encoded rows.
+
+    Raises:
+        PreparedError: a column has a type that its field cannot take, or a division's rule cannot be applied.
+    """
+    return _Encoder(prepared, train).encoded(width)
+
+
+class _Encoder:
+    """Encodes each column once per user, item or row, then spreads the columns over the rows."""
+
+    def __init__(self, prepared: PreparedDataset, train: NDArray[np.int64]) -> None:
+        self._spec = prepared.spec
+        self._interactions = prepared.interactions
+        self._users = Side.of_entities("user_id", prepared.users, prepared.interactions, train)
+        self._items = Side.of_entities("item_id", prepared.items, prepared.interactions, train)
+        self._rows = Side.of_rows(prepared.interactions, train)
+        self._columns: dict[str, NDArray[Any]] = {}
+        self._indices: dict[str, RawIndex] = {}
+
+    def encoded(self, width: int) -> EncodedDataset:
+        fields = tuple(self._field(spec, width) for spec in self._spec.fields)
+        probability = self._interactions.get_column("probability", default=None)
+        return EncodedDataset(
+            fields=fields,
+            divisions=self._spec.divisions,
+            vocabulary=Vocabulary(self._indices),
+            users=self._table("user", fields),
+            items=self._table("item", fields),
+            sparse=self._stacked([field for field in fields if field.kind == "sparse"], np.int32),
+            dense=self._stacked([field for field in fields if field.kind == "dense"], np.float32),
+            multi_hot={
+                field.name: (self._columns[field.name], self._side(field.of).entity)
+                for field in fields
+                if field.kind == "multi_hot"
+            },
+            label=self._interactions["label"].to_numpy().astype(np.float32),
+            division={division.name: self._domains(division) for division in self._spec.divisions},
+            user=self._users.entity,
+            probability=None if probability is None else probability.to_numpy().astype(np.float64),
+        )
+
+    def _side(self, of: str) -> Side:
+        return {"user": self._users, "item": self._items}.get(of, self._rows)
+
+    def _field(self, spec: FieldSpec, width: int) -> Field:
+        """Encode one column and describe it."""
+        side = self._side(spec.of)
+        common: dict[str, Any] = {"name": spec.name, "kind": spec.kind, "of": spec.of, "id": spec.id}
+        if spec.kind == "dense":
+            self._columns[spec.name], scaling = encode_dense(spec, side)
+            return Field(**common, normalization=scaling.normalization, missing=scaling.missing)
+        index = self._indices[spec.name] = value_index(spec, side)
+        encode_rows = encode_lists if spec.kind == "multi_hot" else encode_sparse
+        self._columns[spec.name] = encode_rows(spec, side, index)
+        return Field(**common, vocabulary_size=len(index) + 1, width=width)
+
+    def _table(self, of: str, fields: tuple[Field, ...]) -> FeatureTable:
+        side = self._side(of)
+        divisions = {division.name: side.domains(division) for division in self._spec.divisions if division.of == of}
+        return side.table((field for field in fields if field.of == of), self._columns, divisions)
+
+    def _domains(self, division: Division) -> NDArray[np.int32]:
+        if division.of in ("user", "item"):
+            side = self._side(division.of)
+            return side.domains(division)[side.entity]
+        return row_domains(division, self._interactions)
+
+    def _stacked(self, fields: list[Field], dtype: type[Any]) -> NDArray[Any]:
+        stacked = np.empty((len(self._interactions), len(fields)), dtype)
+        for position, field in enumerate(fields):
+            stacked[:, position] = self._columns[field.name][self._side(field.of).entity]
+        return stacked

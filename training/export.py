@@ -1,0 +1,237 @@
+"""Export: from trained stages to the files that the service reads (docs/architecture.md, "Files")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from adapters_store.backbone import read_bundle, write_bundle
+from adapters_store.canonical import digest
+from adapters_store.durable import write_durably
+from adapters_store.manifest import BackboneManifest
+from adapters_store.tensors import write_tensors
+from network.backbone import Backbone
+from network.fusion import Mode
+from network.lora import DomainAdapter, domain_generator
+from network.onnx_export import export_scoring
+from training.artifacts_of import (
+    Choice,
+    FusedMode,
+    FusedSource,
+    Notes,
+    Source,
+    arrays,
+    fusion_artifact,
+    lora_artifact,
+)
+from training.batches import RowTensors
+from training.dataset import EncodedDataset
+from training.golden import BACKBONE_ROWS, Dtype, as_float64, exact_backbone, spread
+
+ABLATIONS: tuple[Mode, ...] = ("attention", "add", "avg", "single")
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What the stages leave behind.
+
+    Args:
+        dataset: encoded with the run's own training rows.
+        rows: the same as tensors.
+        positions: (n,) int64, rows that golden rows may be taken from, such as the test rows.
+        backbone: frozen, row 0 of every table set (`FieldEmbeddings.fill_unknown`).
+        adapters: for each division, natural first, the trained adapters by domain position.
+        modes: the trained towers; attention, add, avg, as far as they were trained.
+        chosen: natural domain to how it is served.
+        notes: domain to what its manifest records; a domain that is not there has empty notes.
+        ablation_notes: mode to natural domain to what its ablation's manifest records; empty where it is not there.
+        backbone_notes: what the bundle's manifest records.
+        fusion_notes: what the fusion's manifest records.
+        dtype: of down, up, query and key in artifacts.
+        created_at: RFC 3339 time, or None.
+    """
+
+    dataset: EncodedDataset
+    rows: RowTensors
+    positions: NDArray[np.int64]
+    backbone: Backbone
+    adapters: tuple[Mapping[int, DomainAdapter], ...]
+    modes: Mapping[Mode, FusedMode]
+    chosen: Mapping[str, Choice]
+    notes: Mapping[str, Notes]
+    ablation_notes: Mapping[Mode, Mapping[str, Notes]] = field(default_factory=dict)
+    backbone_notes: Notes = field(default_factory=Notes)
+    fusion_notes: Notes = field(default_factory=Notes)
+    dtype: Dtype = "float16"
+    created_at: str | None = None
+
+
+def export_run(run: TrainedRun, out: Path, ablations: bool = False) -> str:
+    """Write RUN/bundle, RUN/fusion.safetensors, RUN/adapters/<domain>.safetensors.
+
+    Auxiliary domains get kind lora, natural ones what `chosen` says; a domain that chose the backbone gets an adapter
+    whose LoRA is empty. The same run gives the same bytes.
+
+    Args:
+        run: the trained stages.
+        out: the run folder.
+        ablations: also write RUN/ablations/<mode>/<natural domain>.safetensors for every mode that was trained.
+
+    Returns:
+        The bundle's revision.
+
+    Raises:
+        ArtifactError: a tensor is not what an artifact may hold, such as a value that is not finite.
+        StoreUnavailable: a file cannot be written.
+    """
+    revision = export_bundle(run, out / "bundle")
+    export = _Export(run, read_bundle(out / "bundle").fingerprint)
+    fusion = export.fusion()
+    fusion_revision = None if fusion is None else digest(fusion)
+    if fusion is None:
+        (out / "fusion.safetensors").unlink(missing_ok=True)
+    else:
+        write_durably(out / "fusion.safetensors", fusion)
+    auxiliaries = export.auxiliaries()
+    pins = {name: digest(content) for name, content in auxiliaries.items()}
+    naturals = export.naturals(run.chosen, run.notes, pins, fusion_revision)
+    write_files(out / "adapters", {**auxiliaries, **naturals})
+    if ablations:
+        for mode in ABLATIONS:
+            if mode == "single" or mode in run.modes:
+                choice: dict[str, Choice] = dict.fromkeys(run.rows.divisions[0].domains, mode)
+                notes = run.ablation_notes.get(mode, {})
+                write_files(out / "ablations" / mode, export.naturals(choice, notes, pins, fusion_revision))
+    return revision
+
+
+@torch.no_grad()
+def export_bundle(run: TrainedRun, folder: Path) -> str:
+    """Write the bundle and return its revision."""
+    backbone, dataset = run.backbone, run.dataset
+    positions = spread(run.positions, BACKBONE_ROWS)
+    logits = exact_backbone(backbone)(run.rows.batch(torch.from_numpy(positions)))
+    golden = dataset.rows(positions).to_tensors("inputs") | {"logits": as_float64(logits)}
+    tensors = {
+        "weights": arrays(backbone.weights()),
+        "vocabulary": dataset.vocabulary.to_tensors(),
+        "users": dataset.users.tensors(),
+        "items": dataset.items.tensors(),
+        "golden": golden,
+    }
+    files = {f"{name}.safetensors": write_tensors(found, {"content": name}) for name, found in tensors.items()}
+    manifest = BackboneManifest(
+        fields=list(dataset.fields),
+        tower=list(backbone.shape.tower),
+        norm_eps=backbone.shape.norm_eps,
+        divisions=list(run.rows.divisions),
+        metrics=dict(run.backbone_notes.metrics),
+        training=dict(run.backbone_notes.training),
+        created_at=run.created_at,
+    )
+    return write_bundle(folder, manifest, files | {"scoring.onnx": export_scoring(backbone)})
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write one file a domain, each whole or not at all, and remove those of an earlier export."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        write_durably(folder / f"{name}.safetensors", content)
+    for path in folder.glob("*.safetensors"):
+        if path.name.removesuffix(".safetensors") not in contents:
+            path.unlink()
+
+
+class _Export:
+    """The adapters of one run.
+
+    Args:
+        run: the trained stages.
+        fingerprint: of the bundle.
+    """
+
+    def __init__(self, run: TrainedRun, fingerprint: str) -> None:
+        self._run = run
+        self._source = Source(
+            dataset=run.dataset,
+            rows=run.rows,
+            positions=run.positions,
+            backbone=exact_backbone(run.backbone),
+            fingerprint=fingerprint,
+            dtype=run.dtype,
+            created_at=run.created_at,
+        )
+
+    def fusion(self) -> bytes | None:
+        """Return the fusion's file, None where attention was not trained."""
+        fused = self._run.modes.get("attention")
+        return None if fused is None else fusion_artifact(self._source, fused.tower, self._run.fusion_notes)
+
+    def auxiliaries(self) -> dict[str, bytes]:
+        """Return the files of all auxiliary domains."""
+        return {
+            self._name(division, domain): self._lora(
+                division, domain, adapter, self._run.notes.get(self._name(division, domain), Notes())
+            )
+            for division, found in enumerate(self._run.adapters)
+            if division > 0
+            for domain, adapter in found.items()
+        }
+
+    def naturals(
+        self,
+        chosen: Mapping[str, Choice],
+        notes: Mapping[str, Notes],
+        pins: Mapping[str, str],
+        fusion: str | None,
+    ) -> dict[str, bytes]:
+        """Return the files of all natural domains.
+
+        Args:
+            chosen: natural domain to how it is served; fused modes become `single` where nothing is there to fuse.
+            notes: natural domain to what its manifest records; a domain that is not there has empty notes.
+            pins: auxiliary domain to revision.
+            fusion: revision of the fusion.
+        """
+        by_choice: dict[Choice, list[int]] = {}
+        for domain in self._run.adapters[0]:
+            choice = chosen[self._name(0, domain)]
+            by_choice.setdefault(choice if choice == "backbone" or pins else "single", []).append(domain)
+        files: dict[int, bytes] = {}
+        for choice, domains in by_choice.items():
+            noted = {domain: notes.get(self._name(0, domain), Notes()) for domain in domains}
+            files |= self._of_choice(choice, noted, pins, fusion)
+        return {self._name(0, domain): files[domain] for domain in sorted(files)}
+
+    def _of_choice(
+        self, choice: Choice, notes: Mapping[int, Notes], pins: Mapping[str, str], fusion: str | None
+    ) -> dict[int, bytes]:
+        if choice == "single":
+            return {
+                domain: self._lora(0, domain, self._run.adapters[0][domain], noted) for domain, noted in notes.items()
+            }
+        if choice == "backbone":
+            return {domain: self._lora(0, domain, self._empty(domain), noted) for domain, noted in notes.items()}
+        fused = FusedSource(
+            self._source, choice, self._run.modes[choice], pins, fusion if choice == "attention" else None
+        )
+        return fused.artifacts(notes)
+
+    def _lora(self, division: int, domain: int, adapter: DomainAdapter, notes: Notes) -> bytes:
+        return lora_artifact(self._source, adapter, division, domain, notes)
+
+    def _empty(self, domain: int) -> DomainAdapter:
+        """An adapter that is the backbone: up and shift are zero."""
+        ranks = [lora.down.shape[0] for lora in self._run.adapters[0][domain].lora_modules()]
+        return DomainAdapter.untrained(self._run.backbone, ranks, domain_generator(0, *self._place(domain))).eval()
+
+    def _place(self, domain: int) -> tuple[str, str]:
+        return self._run.rows.divisions[0].name, self._name(0, domain)
+
+    def _name(self, division: int, domain: int) -> str:
+        return self._run.rows.divisions[division].domains[domain]

@@ -1,0 +1,218 @@
+"""The one training loop of all stages: epochs of shuffled batches, early stopping, and a checkpoint after each epoch.
+
+Whatever an epoch draws comes from a stream named by the epoch, and the checkpoint holds weights, moments of Adam and
+the best weights so far. So a loop that was killed and started again ends with the weights of one that was not, bit for
+bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from training.batches import split_batches
+from training.checkpoint import Memory, Record, Saved
+from training.config import Schedule, Select
+from training.early_stopping import EarlyStopping
+from training.progress import Meter
+from training.seeds import Stream
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """What a stage trains.
+
+    Args:
+        layer: put into training and eval mode.
+        trained: holds every tensor that training changes.
+        prepare: brings `trained` to its start; not called when a checkpoint does.
+        loss: mean loss of the rows at some positions, in training mode.
+        auc: the validation AUC in eval mode; None where it is not defined.
+        start_counts: whether the untrained start is a candidate.
+    """
+
+    layer: nn.Module
+    trained: nn.Module
+    prepare: Callable[[], None]
+    loss: Callable[[Tensor], Tensor]
+    auc: Callable[[], float | None]
+    start_counts: bool
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How a training loop went.
+
+    Args:
+        history: a record for each epoch {epoch, loss, auc, seconds}; epoch 0, where it is there, is the start.
+        epoch: whose weights are in place now; 0 is the untrained start.
+    """
+
+    history: tuple[Record, ...]
+    epoch: int
+
+    @property
+    def auc(self) -> float | None:
+        """Validation AUC of the weights in place."""
+        return next((entry["auc"] for entry in self.history if entry["epoch"] == self.epoch), None)
+
+
+class Loop:
+    """Trains one trainee.
+
+    Args:
+        trainee: what is trained.
+        rows: (n,) training rows.
+        schedule: how long and how fast.
+        select: `best` restores the best epoch; `last_epoch` neither stops early nor restores.
+        stream: where its random numbers come from.
+        memory: where it keeps its checkpoint.
+        meter: where progress goes.
+        clock: seconds, for the speed shown.
+    """
+
+    def __init__(
+        self,
+        trainee: Trainee,
+        rows: Tensor,
+        schedule: Schedule,
+        select: Select,
+        stream: Stream,
+        memory: Memory,
+        meter: Meter,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._trainee = trainee
+        self._rows = rows
+        self._schedule = schedule
+        self._select = select
+        self._stream = stream
+        self._memory = memory
+        self._meter = meter
+        self._clock = clock
+        self._stopping = EarlyStopping(schedule.patience)
+        self._history: list[Record] = []
+        self._epoch = 0
+        self._best: dict[str, Tensor] = {}
+        learned = [p for p in trainee.trained.parameters() if p.requires_grad]
+        self._optimizer: torch.optim.Optimizer | None = (
+            None  # of a trainee that learns nothing, such as no pair's norms
+        )
+        if learned:
+            self._optimizer = torch.optim.Adam(learned, schedule.lr, weight_decay=schedule.weight_decay, fused=True)
+
+    def run(self) -> Fitted:
+        """Train to the end, from the checkpoint if there is one, and leave the selected weights in place."""
+        saved = self._memory.load()
+        if saved is None:
+            self._trainee.prepare()
+            self._start()
+        else:
+            self._restore(saved)
+        if saved is None or not saved.record["finished"]:
+            self._train()
+        if self._select == "best" and self._stopping.best_epoch is not None:
+            self._trainee.trained.load_state_dict(self._best)
+            self._epoch = self._stopping.best_epoch
+        self._trainee.layer.eval()
+        return Fitted(tuple(self._history), self._epoch)
+
+    def _start(self) -> None:
+        if self._trainee.start_counts:
+            self._judge(0, None, 0.0)
+
+    def _train(self) -> None:
+        if self._over():
+            self._keep(finished=True)
+            return
+        with self._meter.watch(self._memory.name, self._schedule.epochs * len(self._rows)) as advance:
+            advance(self._epoch * len(self._rows))
+            while self._optimizer is not None and not self._over():
+                self._pass(self._optimizer, advance)
+                self._keep(finished=self._over())
+
+    def _over(self) -> bool:
+        if self._optimizer is None or self._epoch >= self._schedule.epochs or len(self._rows) == 0:
+            return True
+        if self._select == "last_epoch":
+            return False
+        if self._trainee.start_counts and self._stopping.best_epoch is None:
+            return True  # the start has no AUC, so no epoch can be shown to be better
+        return self._epoch > 0 and self._stopping.exhausted(self._epoch)
+
+    def _pass(self, optimizer: torch.optim.Optimizer, advance: Callable[[int], None]) -> None:
+        """Train one epoch and judge it."""
+        self._epoch += 1
+        began = self._clock()
+        order = self._stream.of("order", self._epoch).generator()
+        batches = split_batches(self._rows, self._schedule.batch_rows, self._schedule.min_batches, order)
+        total = torch.zeros((), dtype=torch.float64)
+        self._trainee.layer.train()
+        with self._stream.of("dropout", self._epoch).ambient():
+            for batch in batches:
+                optimizer.zero_grad(set_to_none=True)
+                loss = self._trainee.loss(batch)
+                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                optimizer.step()
+                total += loss.detach() * len(batch)
+                advance(len(batch))
+        self._judge(self._epoch, float(total) / len(self._rows), self._clock() - began)
+
+    def _judge(self, epoch: int, loss: float | None, seconds: float) -> None:
+        self._trainee.layer.eval()
+        auc = self._trainee.auc()
+        self._history.append({"epoch": epoch, "loss": loss, "auc": auc, "seconds": round(seconds, 3)})
+        if self._stopping.observe(epoch, auc):
+            self._best = _copied(self._trainee.trained)
+        if epoch > 0:
+            shown = "undefined (one class)" if auc is None else f"{auc:.5f}"
+            speed = len(self._rows) / max(seconds, 1e-9)
+            self._meter.say(
+                f"{self._memory.name} epoch {epoch}: loss {loss:.4f}, validation AUC {shown}, {speed:,.0f} rows/s"
+            )
+
+    def _keep(self, finished: bool) -> None:
+        tensors = {f"trained.{name}": value for name, value in self._trainee.trained.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self._best.items()}
+        if self._optimizer is not None and not finished:
+            for i, entry in self._optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{i}.{key}": value for key, value in entry.items()}
+        record = {
+            "epoch": self._epoch,
+            "history": self._history,
+            "best_epoch": self._stopping.best_epoch,
+            "best_auc": self._stopping.best_score,
+            "finished": finished,
+        }
+        self._memory.save(tensors, record)
+
+    def _restore(self, saved: Saved) -> None:
+        parts = _by_prefix(saved.tensors)
+        self._trainee.trained.load_state_dict(parts.get("trained", {}))
+        self._best = parts.get("best", {})
+        self._history = list(saved.record["history"])
+        self._epoch = int(saved.record["epoch"])
+        self._stopping.observe(saved.record["best_epoch"], saved.record["best_auc"])
+        if self._optimizer is not None and "optimizer" in parts:
+            content = self._optimizer.state_dict()
+            content["state"] = {}
+            for name, value in parts["optimizer"].items():
+                i, key = name.split(".", 1)
+                content["state"].setdefault(int(i), {})[key] = value
+            self._optimizer.load_state_dict(content)
+
+
+def _copied(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def _by_prefix(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        prefix, rest = name.split(".", 1)
+        parts.setdefault(prefix, {})[rest] = value
+    return parts

@@ -1,0 +1,172 @@
+"""A whole training run, top to bottom: stages, selection, predictions, evaluation, export, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from network.fused import FusedTower
+from training.adapters import TrainedAdapter
+from training.artifacts_of import Choice, FusedMode
+from training.batches import logits_of
+from training.config import TrainingConfig
+from training.evaluation import evaluate
+from training.export import TrainedRun, export_run
+from training.figures import METHOD_OF, Evaluation
+from training.fusion import FusionTrainer, TrainedFusion
+from training.notes import adapter_notes, backbone_notes, count_lines, fusion_notes, training_record
+from training.predictions import Predictions, write_predictions
+from training.pretrain import Pretrained
+from training.progress import Meter, SilentMeter
+from training.report import write_report
+from training.selection import Selection, choose
+from training.stages import Run, by_division, refuse_existing
+
+Floats = NDArray[np.float64]
+Score = Callable[[Tensor], Floats]
+"""From positions (n,) int64 to logits (n,)."""
+
+
+def train_all(config: TrainingConfig, out: Path, resume: bool = False, meter: Meter | None = None) -> Path:
+    """Train all stages, then export, evaluate and report.
+
+    Args:
+        config: with `data` set.
+        out: the run folder, made if it is not there.
+        resume: go on where a run in `out` stopped.
+        meter: where progress goes; nowhere by default.
+
+    Returns:
+        The run folder, with bundle, fusion.safetensors, adapters, predictions and report in it.
+
+    Raises:
+        TrainingError: the folder holds another run, the data or the configuration cannot be used.
+    """
+    return train("all", config, out, resume=resume, meter=meter)
+
+
+def train(stage: str, config: TrainingConfig, out: Path, *, resume: bool = False, meter: Meter | None = None) -> Path:
+    """Train one stage (`pretrain`, `adapters` or `fuse`) or `all`; see `train_all`.
+
+    Raises:
+        StageMissing: the stage before this one is not finished in `out`.
+        StateMismatch: what is in `out` was trained with other settings.
+    """
+    refuse_existing(out, stage, resume)
+    with _threads(config.threads):
+        run = Run(config, out, meter or SilentMeter())
+        with run.state.locked():
+            return _train(stage, run)
+
+
+def _train(stage: str, run: Run) -> Path:
+    if stage in ("adapters", "fuse"):
+        run.require("pretrain")
+    if stage == "fuse":
+        run.require("adapters")
+    pretrained = run.pretrained()
+    for line in count_lines(pretrained.backbone.shape, run.config):
+        run.meter.say(line)
+    if stage == "pretrain":
+        return run.out
+    adapters = run.adapters(pretrained)
+    if stage == "adapters":
+        return run.out
+    return _finish(run, pretrained, adapters)
+
+
+def _finish(run: Run, pretrained: Pretrained, adapters: Sequence[TrainedAdapter]) -> Path:
+    """Stage 3, and everything that follows from the three stages."""
+    trainer, fusions = run.fusions(pretrained, adapters)
+    candidates = _candidates(trainer, fusions)
+    aucs = {name: run.rows.auc(run.positions.stop, score(run.positions.stop)) for name, score in candidates.items()}
+    selection = choose(run.config.fusion.mode, run.config.select, aucs)
+    run.meter.say(f"natural domains are served by: {selection.chosen}")
+    predictions = _predictions(run, {name: score(run.positions.test) for name, score in candidates.items()}, selection)
+    write_predictions(run.out, predictions)
+    evaluation = evaluate(predictions, run.config.seed, run.config.bootstrap_draws)
+    trained = _trained_run(run, pretrained, adapters, fusions, selection, evaluation)
+    revision = export_run(trained, run.out, ablations=run.config.export_ablations)
+    run.meter.say(f"bundle {revision[:12]} and {len(adapters)} adapters are in {run.out}")
+    write_report(run.out, evaluation, training_record(run.config, pretrained, adapters, fusions, selection))
+    run.meter.say(f"report: {run.out / 'report.md'}")
+    return run.out
+
+
+def _candidates(trainer: FusionTrainer, fusions: Sequence[TrainedFusion]) -> dict[Choice, Score]:
+    """How each candidate scores rows; all networks are frozen and in eval mode by now."""
+    backbone, rows = trainer.backbone, trainer.rows
+    towers: dict[Choice, FusedTower] = {"single": trainer.untrained("single").eval()}
+    towers |= {fusion.mode: fusion.tower for fusion in fusions}
+    scores: dict[Choice, Score] = {
+        "backbone": lambda positions: logits_of(positions, lambda part: backbone(rows.batch(part)))
+    }
+    return scores | {name: partial(trainer.logits, tower) for name, tower in towers.items()}
+
+
+def _predictions(run: Run, logits: Mapping[Choice, Floats], selection: Selection) -> Predictions:
+    """The test rows under each method's name in reports."""
+    test, dataset = run.split.test, run.dataset
+    natural = run.rows.divisions[0]
+    named = {
+        "backbone": logits["backbone"],
+        "single_lora": logits["single"],
+        "multi_lora": logits[selection.chosen],
+        "multi_lora_attention": logits["attention"],
+        "multi_lora_avg": logits["avg"],
+        "multi_lora_add": logits["add"],
+    }
+    probability = None if dataset.probability is None else dataset.probability[test]
+    domain = dataset.division[natural.name][test]
+    return Predictions(named, dataset.label[test], domain, natural.domains, dataset.user[test], probability)
+
+
+def _trained_run(
+    run: Run,
+    pretrained: Pretrained,
+    adapters: Sequence[TrainedAdapter],
+    fusions: Sequence[TrainedFusion],
+    selection: Selection,
+    evaluation: Evaluation,
+) -> TrainedRun:
+    """What the export needs."""
+    config, natural = run.config, run.rows.divisions[0]
+    return TrainedRun(
+        dataset=run.dataset,
+        rows=run.rows,
+        positions=run.split.test,
+        backbone=pretrained.backbone,
+        adapters=tuple(by_division(adapters, len(run.rows.divisions))),
+        modes={fusion.mode: FusedMode(fusion.tower, fusion.pair_rows) for fusion in fusions},
+        chosen=dict.fromkeys(natural.domains, selection.chosen),
+        notes={a.place.name: adapter_notes(config, a, selection, evaluation) for a in adapters},
+        ablation_notes={
+            mode: {
+                a.place.name: adapter_notes(config, a, selection, evaluation, method)
+                for a in adapters
+                if a.place.division == 0
+            }
+            for mode, method in METHOD_OF.items()
+        },
+        backbone_notes=backbone_notes(config, pretrained, evaluation),
+        fusion_notes=fusion_notes(config, fusions),
+        dtype=config.artifact_dtype,
+    )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch use this many cores inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

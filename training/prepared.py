@@ -1,0 +1,200 @@
+"""The prepared data folder: three parquet tables and the spec that says what they hold."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import Field as Key
+
+from adapters_store.validation import explain
+from features.fields import Division, FieldName
+from training.errors import PreparedError
+
+SPEC = "spec.json"
+TABLES = ("interactions", "users", "items")
+_KEYS = ("user_id", "item_id", "domain_id")
+
+
+class FieldSpec(BaseModel):
+    """A field before any vocabulary or constant is known.
+
+    Args:
+        name, kind, of, id: as in `features.fields.Field`.
+        column: its column in users.parquet, items.parquet or, for context, interactions.parquet; domain_id for domain.
+        normalization: how a dense field is to be scaled; the constants are fitted on training rows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: FieldName
+    kind: Literal["sparse", "multi_hot", "dense"]
+    of: Literal["user", "item", "context", "domain"]
+    column: str
+    id: bool = False
+    normalization: Literal["min_max", "standard"] | None = None
+
+
+class DatasetSpec(BaseModel):
+    """What spec.json holds.
+
+    Args:
+        schema_version: of this file; the key is `schema`.
+        name: of the data set.
+        fields: in the order in which the network reads them.
+        divisions: exactly one of them natural; domain ids are unique over all.
+        facts: counts and whatever else is known of the data, for reports.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    schema_version: Literal[1] = Key(default=1, alias="schema")
+    name: str
+    fields: tuple[FieldSpec, ...]
+    divisions: tuple[Division, ...]
+    facts: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [field.name for field in self.fields]
+        if len(set(names)) != len(names):
+            raise ValueError(f"fields must have different names, got {names}")
+        if [division.of for division in self.divisions if division.natural] != ["domain"]:
+            raise ValueError("exactly one division must be natural, and it must be of domain")
+        domains = [domain for division in self.divisions for domain in division.domains]
+        if len(set(domains)) != len(domains):
+            raise ValueError("a domain id stands in two divisions; ids must be unique over all divisions")
+        return self
+
+    @property
+    def natural(self) -> Division:
+        """The division that a request's domain_id names."""
+        return next(division for division in self.divisions if division.natural)
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """Rated or shown rows, and what is known of users and items.
+
+    Args:
+        spec: fields, divisions, facts.
+        interactions: user_id, item_id, domain_id, label (0 or 1), context columns, and for synthetic data probability.
+        users: user_id and one column per user field or division.
+        items: item_id and one column per item field or division.
+    """
+
+    spec: DatasetSpec
+    interactions: pl.DataFrame
+    users: pl.DataFrame
+    items: pl.DataFrame
+
+    @classmethod
+    def load(cls, folder: Path) -> PreparedDataset:
+        """Read a prepared folder and check it.
+
+        Raises:
+            PreparedError: a file is missing or unreadable, or does not hold what the spec says.
+        """
+        spec = _read_spec(folder / SPEC)
+        prepared = cls(spec, *(_read_table(folder / f"{name}.parquet") for name in TABLES))
+        prepared.check()
+        return prepared
+
+    def write(self, folder: Path) -> None:
+        """Write the folder; spec.json goes last, so a folder with a spec is a whole one.
+
+        Raises:
+            PreparedError: the folder cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / SPEC).unlink(missing_ok=True)
+            for name, table in zip(TABLES, (self.interactions, self.users, self.items), strict=True):
+                table.write_parquet(folder / f"{name}.parquet")
+            text = json.dumps(self.spec.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False)
+            (folder / SPEC).write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise PreparedError(f"cannot write {folder}: {error.strerror}") from None
+
+    def check(self) -> None:
+        """Raise PreparedError unless the tables hold what the spec says."""
+        for column in (*_KEYS, "label"):
+            _require(self.interactions, "interactions", column)
+        for side, table in (("user", self.users), ("item", self.items)):
+            _check_entities(side, table, self.interactions)
+        tables = {"user": self.users, "item": self.items}
+        for field in self.spec.fields:
+            table = tables.get(field.of, self.interactions)
+            _require(table, f"{field.of} table", field.column, nulls=field.column not in _KEYS)
+        odd = self.interactions.filter(~pl.col("label").is_in([0, 1]))
+        if len(odd):
+            raise PreparedError(f"interactions hold label {odd['label'][0]}; a label is 0 or 1")
+        self._check_domains()
+
+    def _check_domains(self) -> None:
+        unknown = self.interactions.filter(~pl.col("domain_id").is_in(list(self.spec.natural.domains)))
+        if len(unknown):
+            raise PreparedError(
+                f"interactions hold domain {unknown['domain_id'][0]!r}; the natural division "
+                f"{self.spec.natural.name!r} of {SPEC} does not list it"
+            )
+
+
+def _read_spec(path: Path) -> DatasetSpec:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PreparedError(f"cannot read {path}: {error.strerror}; run `espalier data prepare` first") from None
+    except ValueError as error:
+        raise PreparedError(f"{path} is no JSON: {error}") from None
+    try:
+        return DatasetSpec.model_validate(content)
+    except ValidationError as error:
+        raise PreparedError(f"{path}: {explain(error, DatasetSpec)}") from None
+
+
+def _read_table(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path)
+    except FileNotFoundError:
+        raise PreparedError(f"{path} is missing; run `espalier data prepare` again") from None
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise PreparedError(f"{path} cannot be read: {error}; run `espalier data prepare` again") from None
+
+
+def _require(table: pl.DataFrame, name: str, column: str, *, nulls: bool = False) -> None:
+    if column not in table.columns:
+        raise PreparedError(f"{name} has no column {column!r}; it has {table.columns}")
+    if not nulls and table[column].null_count():
+        raise PreparedError(f"{name} row {table[column].is_null().arg_max()}: {column} is empty")
+
+
+def _check_entities(side: str, table: pl.DataFrame, interactions: pl.DataFrame) -> None:
+    key = f"{side}_id"
+    _require(table, f"{side} table", key)
+    if table[key].n_unique() != len(table):
+        raise PreparedError(f"{side} table holds {key} {table[key].filter(table[key].is_duplicated())[0]!r} twice")
+    if table[key].dtype != interactions[key].dtype:
+        raise PreparedError(f"{key} is {table[key].dtype} in the {side} table and {interactions[key].dtype} elsewhere")
+    unknown = interactions.join(table, on=key, how="anti", maintain_order="left")
+    if len(unknown):
+        raise PreparedError(f"interactions name {key} {unknown[key][0]!r}, which the {side} table does not hold")
+
+
+def domain_facts(interactions: pl.DataFrame) -> list[dict[str, Any]]:
+    """Rows, users, items and share of positive labels of each natural domain, in the order of their ids."""
+    return (
+        interactions.group_by("domain_id")
+        .agg(
+            rows=pl.len(),
+            users=pl.col("user_id").n_unique(),
+            items=pl.col("item_id").n_unique(),
+            positive=pl.col("label").mean(),
+        )
+        .sort("domain_id")
+        .to_dicts()
+    )

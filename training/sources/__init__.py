@@ -1,0 +1,1 @@
+"""Where prepared data comes from; each source returns a `PreparedDataset`."""

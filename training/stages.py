@@ -1,0 +1,200 @@
+"""The three stages over one run folder: what each needs, where its state lies, and when it is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adapters_store.canonical import canonical_json, digest
+from network.fusion import Mode
+from network.lora import DomainAdapter
+from training.adapters import AdapterTrainer, Place, TrainedAdapter
+from training.batches import RowTensors, network_shape
+from training.checkpoint import Memory, StateFolder
+from training.config import TrainingConfig
+from training.dataset import EncodedDataset, Split, encode, split_rows
+from training.errors import ConfigError, RunExists, StageMissing
+from training.fusion import TRAINED_MODES, FusionTrainer, TrainedFusion
+from training.prepared import PreparedDataset
+from training.pretrain import Pretrained, pretrain
+from training.progress import Meter
+from training.seeds import Stream
+
+STAGES = ("pretrain", "adapters", "fuse")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Positions of the rows of each split, as tensors (n,) int64."""
+
+    train: Tensor
+    stop: Tensor
+    gate: Tensor
+    test: Tensor
+
+    @classmethod
+    def of(cls, split: Split) -> Rows:
+        """Take a split."""
+        return cls(*(torch.from_numpy(part) for part in (split.train, split.stop, split.gate, split.test)))
+
+
+class Run:
+    """One run: its configuration, its data, and its folder.
+
+    Args:
+        config: with `data` set.
+        out: the run folder.
+        meter: where progress goes.
+
+    Raises:
+        ConfigError: the configuration names no data.
+    """
+
+    def __init__(self, config: TrainingConfig, out: Path, meter: Meter) -> None:
+        if config.data is None:
+            raise ConfigError(
+                "no data: set `data` in the configuration, or give --data DIR (`espalier data prepare` makes it)"
+            )
+        self.config = config
+        self.out = out
+        self.meter = meter
+        self.state = StateFolder(out / "state")
+        prepared = PreparedDataset.load(config.data)
+        self.split = split_rows(len(prepared.interactions), config.seed)
+        self.dataset: EncodedDataset = encode(prepared, self.split.train, config.backbone.width)
+        self.rows = RowTensors(self.dataset)
+        self.positions = Rows.of(self.split)
+        self._data_digest = folder_digest(config.data)
+
+    def pretrained(self) -> Pretrained:
+        """Stage 1: train the backbone, or take the finished one."""
+        return pretrain(
+            self.rows,
+            self.positions.train,
+            self.positions.stop,
+            network_shape(self.dataset, self.config),
+            self.config.pretrain,
+            Stream(self.config.seed, ("pretrain",)),
+            self.memory("pretrain", "pretrain"),
+            self.meter,
+        )
+
+    def adapters(self, pretrained: Pretrained) -> list[TrainedAdapter]:
+        """Stage 2: train every domain's adapter, or take the finished ones."""
+        return self.adapter_trainer(pretrained).every(self._adapter_memory)
+
+    def adapter_trainer(self, pretrained: Pretrained) -> AdapterTrainer:
+        """What trains one domain's adapter, as the configuration says."""
+        return AdapterTrainer(
+            pretrained.backbone,
+            self.rows,
+            self.positions.train,
+            self.positions.stop,
+            self.config.adapter,
+            self.config.adapters,
+            self.config.select,
+            Stream(self.config.seed, ("adapters",)),
+            self.meter,
+        )
+
+    def fusions(
+        self, pretrained: Pretrained, adapters: Sequence[TrainedAdapter]
+    ) -> tuple[FusionTrainer, list[TrainedFusion]]:
+        """Stage 3: train every mode, or take the finished ones."""
+        trainer = FusionTrainer(
+            pretrained.backbone,
+            self.rows,
+            self.positions.train,
+            self.positions.stop,
+            by_division(adapters, len(self.rows.divisions)),
+            self.config.fusion,
+            self.config.fusion.ranks or self.config.adapter.ranks,
+            self.config.adapter.moments,
+            self.config.fuse,
+            self.config.select,
+            Stream(self.config.seed, ("fuse",)),
+            self.meter,
+        )
+        return trainer, [trainer.one(mode, self._fusion_memory(mode)) for mode in TRAINED_MODES]
+
+    def memory(self, stage: str, name: str) -> Memory:
+        """The place in the state of one piece of a stage."""
+        return Memory(self.state, name, self._identity(stage))
+
+    def require(self, stage: str) -> None:
+        """Check that a stage is finished here.
+
+        Raises:
+            StageMissing: it is not.
+            StateMismatch: it was trained with other settings.
+        """
+        names = {"pretrain": ["pretrain"], "adapters": [f"adapters/{name}" for name in self._domains()]}[stage]
+        for name in names:
+            saved = self.memory(stage, name).load()
+            if saved is None or not saved.record["finished"]:
+                raise StageMissing(
+                    f"{self.out} holds no finished {name}: run `espalier train {stage}` into it first, "
+                    "or `espalier train all`"
+                )
+
+    def _domains(self) -> list[str]:
+        return [name for division in self.rows.divisions for name in division.domains]
+
+    def _adapter_memory(self, place: Place) -> Memory:
+        return self.memory("adapters", f"adapters/{place.name}")
+
+    def _fusion_memory(self, mode: Mode) -> Memory:
+        return self.memory("fuse", f"fuse/{mode}")
+
+    def _identity(self, stage: str) -> dict[str, Any]:
+        """Every setting that decides a stage's result, those of the stages before it included."""
+        settings = self.config.model_dump(mode="json")
+        keys = ["seed", "threads", "backbone", "pretrain"]
+        if stage != "pretrain":
+            keys += ["adapter", "adapters", "select"]
+        if stage == "fuse":
+            keys += ["fusion", "fuse"]
+            settings["fusion"] = {k: v for k, v in settings["fusion"].items() if k != "mode"}  # all modes are trained
+        return {"data": self._data_digest, **{key: settings[key] for key in keys}}
+
+
+def by_division(adapters: Sequence[TrainedAdapter], divisions: int) -> list[dict[int, DomainAdapter]]:
+    """Sort adapters by division, then by domain position."""
+    return [{a.place.domain: a.adapter for a in adapters if a.place.division == i} for i in range(divisions)]
+
+
+def refuse_existing(out: Path, stage: str, resume: bool) -> None:
+    """Refuse to start what is already there.
+
+    Args:
+        out: the run folder.
+        stage: one of `STAGES`, or `all`.
+        resume: whether to go on where a run stopped.
+
+    Raises:
+        RunExists: the stage has state here and `resume` is not set, or `out` is something else than a run.
+    """
+    if resume:
+        return
+    hint = "--resume goes on with it; or choose another --out"
+    if stage in ("pretrain", "all"):
+        if out.exists() and (not out.is_dir() or not _unused(out)):
+            raise RunExists(f"{out} exists and is not empty: {hint}")
+    elif StateFolder(out / "state").holds(stage):
+        raise RunExists(f"{out} already holds stage {stage}: {hint}")
+
+
+def _unused(out: Path) -> bool:
+    """Whether a folder holds at most the lock of a training that was refused or stopped before it saved anything."""
+    return all(path.name == "state" and path.is_dir() and StateFolder(path).empty() for path in out.iterdir())
+
+
+def folder_digest(folder: Path) -> str:
+    """Name a prepared data set by its content."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".parquet"))
+    return digest(canonical_json({path.name: digest(path.read_bytes()) for path in files}))

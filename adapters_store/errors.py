@@ -5,11 +5,15 @@
     StoreError
     ├── BadId                     a domain, division, revision or store URL that is not one
     ├── StoreUnavailable          the store cannot be reached, read or written
+    ├── StoreRefused              a store that does not keep the promises that writing needs
     ├── BlobMissing               no blob of this digest
     ├── RecordError
     │   ├── RecordConflict        a condition on a record does not hold (any longer)
     │   ├── DomainUnknown         no record of this domain
     │   ├── NothingToRollBack     no earlier revision that has not been rolled back from
+    │   ├── Frozen                changes are stopped, for this domain or for all
+    │   ├── NotStaged             a release that too few replicas have prepared
+    │   ├── NewerSchema           a record that a newer build wrote in a form that this one must not read
     │   └── MalformedRecord       a stored record that this build cannot read
     └── ArtifactError             an artifact is refused
         ├── MalformedArtifact     not in the form that its kind prescribes
@@ -39,6 +43,10 @@ class StoreUnavailable(StoreError):
     """The store cannot be reached, read or written."""
 
 
+class StoreRefused(StoreError):
+    """A store that does not keep the promises that writing needs: it may evict, is not durable, ignores conditions."""
+
+
 class BlobMissing(StoreError):
     """No blob of this digest is in the store."""
 
@@ -57,6 +65,18 @@ class DomainUnknown(RecordError):
 
 class NothingToRollBack(RecordError):
     """No earlier revision is left that has not been rolled back from."""
+
+
+class Frozen(RecordError):
+    """Changes are stopped, for this domain or for all; the message says by whom and why."""
+
+
+class NotStaged(RecordError):
+    """A release that too few replicas have prepared."""
+
+
+class NewerSchema(RecordError):
+    """A record that a newer build wrote in a form that this one must not read; the message names the schema."""
 
 
 class MalformedRecord(RecordError):

@@ -5,21 +5,26 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import os
+import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
+from adapters_store.errors import BadId
+from adapters_store.ids import check_domain
 from adapters_store.validation import explain
+from service.redaction import redacted
 from service.refusals import SettingsInvalid
 from service.replica import ReplicaConfig
 from service.spelling import near
 
 PREFIX = "ESPALIER_"
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_:=.-]{0,127}$"
 # read by the command line and the tests, not by the server; they may stand beside the server's own
 FOREIGN_VARIABLES = frozenset({"ESPALIER_DATA_DIR", "ESPALIER_TOKEN", "ESPALIER_URL"})
 
@@ -29,11 +34,20 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    store: str = Field(repr=False, description="where adapters live: file:///folder")
+    store: str = Field(
+        repr=False, description="URL of the adapter store: file:///folder, redis://, s3://, gs://, az://, redis+s3://"
+    )
     host: str = Field("127.0.0.1", description="address to listen on; anything but loopback needs tokens")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     tokens: Path | None = Field(None, description="file of bearer tokens, written by `espalier token new`")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    workers: int = Field(1, ge=1, le=64, description="serving processes on one listening socket")
+    replica_id: str = Field(
+        default_factory=lambda: own_id(),
+        pattern=ID_PATTERN,
+        description="names this replica's report in the store; host name and process id by default",
+    )
 
     engine_threads: int = Field(1, ge=1, le=256, description="threads inside one run of the engine")
     rows_per_run: int = Field(1024, ge=1, description="rows that one run of the engine scores")
@@ -59,6 +73,33 @@ class Settings(BaseSettings):
 
     reconcile_s: float = Field(30.0, gt=0, description="how often the replica compares itself with the store")
     unknown_domains: int = Field(10_000, ge=0, le=10_000, description="unknown domains remembered between reconciles")
+
+    feed: bool = Field(True, description="follow the store's change feed; false: changes come by reconciling alone")
+    store_timeout_s: float = Field(2.0, gt=0, le=60, description="longest one call to the store may take, retries too")
+    cache_dir: Path | None = Field(None, description="folder of the disk cache, shared by workers; none without it")
+    cache_bytes: int = Field(10 << 30, ge=1 << 20, description="what the disk cache may hold")
+
+    memory_bytes: int = Field(2 << 30, ge=1 << 20, description="what prepared adapters may hold, in each worker")
+    pinned: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="domains that are never evicted; in a variable separated by commas"
+    )
+    prewarm_s: float = Field(20.0, ge=0, description="longest that loading the busiest domains may delay the start")
+    prewarm_every_s: float = Field(300.0, gt=0, description="how often the busiest domains are written to the store")
+    prewarm_domains: int = Field(1000, ge=0, le=10_000, description="domains in that list")
+    stage_in_flight: int = Field(8, ge=1, le=256, description="adapters of a staged release prepared at once")
+
+    @field_validator("pinned", mode="before")
+    @classmethod
+    def _split(cls, given: object) -> object:
+        return [name.strip() for name in given.split(",") if name.strip()] if isinstance(given, str) else given
+
+    @field_validator("pinned")
+    @classmethod
+    def _are_domains(cls, domains: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(dict.fromkeys(check_domain(domain) for domain in domains))
+        except BadId as error:
+            raise ValueError(str(error)) from None
 
     @field_validator("store")
     @classmethod
@@ -109,12 +150,10 @@ def load_settings(
         raise SettingsInvalid(f"the service cannot start: {explain(error, Settings)}") from error
 
 
-def redacted(url: str) -> str:
-    """The URL as it may stand in a log: user and password replaced by ***, query left out."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    shown = f"***@{host}" if "@" in parts.netloc else host
-    return urlunsplit((parts.scheme, shown, parts.path, "", "")) if parts.netloc else url.partition("?")[0]
+def own_id() -> str:
+    """A name for this process among all replicas of a store: host name and process id, in id characters."""
+    host = re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()).lstrip("_.-")[:100]
+    return f"{host or 'host'}-{os.getpid()}"
 
 
 def is_loopback(host: str) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from adapters_store.ids import check_domain
+from service.redaction import redacted, without_secrets
 from service.refusals import SettingsInvalid
 from service.server import tokens_of
-from service.settings import is_loopback, load_settings, redacted
+from service.settings import is_loopback, load_settings
 
 STORE = {"store": "memory://"}
 
@@ -55,6 +58,14 @@ def test_variables_of_other_commands_may_stand_beside() -> None:
         ({"store": "/var/lib/espalier"}, "file:///var/lib/espalier"),
         ({"max_items": "many"}, "max_items"),
         ({"store": None}, "store is missing"),
+        ({"workers": 0}, "workers"),
+        ({"workers": 65}, "workers"),
+        ({"prewarm_domains": 10_001}, "prewarm_domains"),
+        ({"store_timeout_s": 0}, "store_timeout_s"),
+        ({"cache_bytes": 1}, "cache_bytes"),
+        ({"memory_bytes": 1}, "memory_bytes"),
+        ({"pinned": ["a b"]}, "pinned.*'a b' is no domain id"),
+        ({"replica_id": "a/b"}, "replica_id"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(given: dict[str, object], named: str) -> None:
@@ -84,11 +95,30 @@ def test_a_broken_settings_file_is_not_quoted(tmp_path: Path) -> None:
     assert "hunter2" not in str(refusal.value)
 
 
+def test_pinned_domains_in_a_variable_are_separated_by_commas() -> None:
+    """Law: a list in a variable needs no JSON, in the file it is a YAML list, and a domain named twice counts once."""
+    given = {**STORE, "pinned": "women, men,women"}
+    assert load_settings(given, environ={}).pinned == ("women", "men")
+    assert load_settings({**STORE, "pinned": ["women"]}, environ={}).pinned == ("women",)
+    assert load_settings(STORE, environ={}).pinned == ()
+
+
+def test_a_replica_names_itself_in_id_characters() -> None:
+    """Law: without a name of its own a replica is called after host and process, which the store takes as an id."""
+    named = load_settings(STORE, environ={}).replica_id
+    assert check_domain(named).endswith(f"-{os.getpid()}")
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
         ("redis://user:hunter2@host:6379/0", "redis://***@host:6379/0"),
         ("s3://key@bucket/prefix?secret=hunter2", "s3://***@bucket/prefix"),
+        ("rediss+sentinel://u:hunter2@a:1,b:2/name/0", "rediss+sentinel://***@a:1,b:2/name/0"),
+        ("redis://[::1]:6379/0", "redis://[::1]:6379/0"),
+        ("redis+s3://bucket/prefix?redis=redis://u:hunter2@host:1/0", "redis+s3://bucket/prefix"),
+        ("redis://user:hunter2/tail@host:6379/0", "redis://***"),
+        ("redis://user:hunter2?tail@host:6379/0", "redis://***"),
         ("file:///var/lib/espalier", "file:///var/lib/espalier"),
         ("memory://", "memory://"),
     ],
@@ -99,6 +129,25 @@ def test_a_store_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
     settings = load_settings({"store": url}, environ={})
     assert settings.shown_store == shown
     assert "hunter2" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("url", "secret"),
+    [
+        ("redis://user:hunter2@host:6379/0", "hunter2"),
+        ("redis://:hunter2@host:6379/0", "hunter2"),
+        ("redis://user:hunter%402@host:6379/0", "hunter@2"),
+        ("s3://bucket/prefix?secret_access_key=hunter2", "hunter2"),
+        ("redis+s3://bucket/p?redis=redis%3A%2F%2Fuser%3Ahunter2%40host%3A6379&region=eu", "hunter2"),
+        ("redis+s3://bucket/p?redis=redis://user:hunter2@host:6379", "hunter2"),
+    ],
+)
+def test_a_message_is_shown_without_the_secrets_of_its_url(url: str, secret: str) -> None:
+    """Law: whatever a library quotes, the URL whole or only its password, neither is printed."""
+    for message in (f"cannot reach {url}: refused", f"wrong password {secret!r}"):
+        shown = without_secrets(message, url)
+        assert secret not in shown
+        assert shown.startswith(message[:10])
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "::1", "[::1]"])

@@ -1,0 +1,51 @@
+"""Store URLs as they may be shown: without user, password and query, even where the URL is malformed."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+HIDDEN = "***"
+# a host, or several with commas between them as Sentinel and Cluster take them; a bracketed IPv6 address is one too
+_HOSTS = re.compile(r"(?:(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?,?)*")
+_LOCAL = ("file", "memory")
+
+
+def redacted(url: str) -> str:
+    """The URL as it may stand in a log: user and password replaced by ***, query left out."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return HIDDEN if "@" in url else url.partition("?")[0]
+    shown = rest.partition("#")[0].partition("?")[0]
+    if scheme in _LOCAL:
+        return f"{scheme}://{shown}"
+    authority, slash, path = shown.partition("/")
+    _user, at, hosts = authority.rpartition("@")
+    # a password with an unquoted slash or question mark ends the authority too early, and its rest looks like a path
+    if not _HOSTS.fullmatch(hosts) or "@" in path:
+        return f"{scheme}://{HIDDEN}"
+    return f"{scheme}://{HIDDEN + at if at else ''}{hosts}{slash}{path}"
+
+
+def without_secrets(message: str, url: str) -> str:
+    """A message in which a URL, and each secret in it, is replaced by what may be shown.
+
+    Args:
+        message: what an error says.
+        url: the URL that the failing call was given.
+    """
+    message = message.replace(url, redacted(url))
+    for secret in _secrets(url):
+        message = message.replace(secret, HIDDEN)
+    return message
+
+
+def _secrets(url: str) -> list[str]:
+    scheme, _, rest = url.partition("://")
+    if scheme in _LOCAL:
+        return []
+    named = re.findall(r"(?:secret|password|token|key)[^=&]*=([^&#]+)", rest, re.IGNORECASE)
+    users = re.findall(r"(?:^|//|%2F%2F)[^/@?#:]*(?::|%3A)([^@/?#]+)(?:@|%40)", rest, re.IGNORECASE)
+    found = {form for secret in [*named, *users] for form in (secret, unquote(secret))}
+    # a shorter one would blank out words; the longest first, so that none leaves the tail of another
+    return sorted((secret for secret in found if len(secret) >= 4), key=len, reverse=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector, generate_latest
+from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
+from service.lifecycle import LifecycleMetrics
 from service.observer import LoadOutcome
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -13,7 +17,7 @@ SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 ROWS = (1, 10, 32, 100, 320, 1000, 3200, 10_000, 32_000)
 
 
-class Metrics:
+class Metrics(LifecycleMetrics):
     """What `/metrics` shows; the `service.observer.Observer` of the core, and the HTTP edge's own counts.
 
     Args:
@@ -21,10 +25,10 @@ class Metrics:
     """
 
     def __init__(self, log: FilteringBoundLogger) -> None:
-        self._log = log
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-        registry = self._registry
+        registry = CollectorRegistry()
+        super().__init__(log, registry)
+        ProcessCollector(registry=registry)
+        self._shown = _WithoutCreated(registry)
         self._requests = Counter("espalier_requests", "HTTP requests answered.", ["route", "status"], registry=registry)
         self._rows = Counter("espalier_rows", "Rows (user, item) scored.", registry=registry)
         stage = Histogram(
@@ -50,7 +54,7 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """Every metric in Prometheus' text format (`CONTENT_TYPE`)."""
-        return generate_latest(self._registry)
+        return generate_latest(self._shown)
 
     def request(self, route: str, status: int) -> None:
         """A request was answered; `route` is the route's template, never a path."""
@@ -93,3 +97,18 @@ class Metrics:
     def rejected(self, domain: str, revision: str, reason: str) -> None:
         """This replica refuses the revision; the reason names the fault."""
         self._log.warning("rejected", domain=domain, revision=revision, reason=reason)
+
+
+class _WithoutCreated(Collector):
+    """A registry's metrics without the time at which each series began, which is one more series for each.
+
+    The library's own switch is global: it would act on whatever else lives in the process.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [sample for sample in metric.samples if sample.name != f"{metric.name}_created"]
+            yield metric

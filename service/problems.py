@@ -48,11 +48,15 @@ STATUS: dict[type[Exception], int] = {
     store.BlobMissing: 404,
     store.RecordConflict: 409,
     store.NothingToRollBack: 409,
+    store.NotStaged: 409,
+    store.Frozen: 423,  # Locked (RFC 4918 11.3): someone stopped changes, and only they or an admin can thaw
     store.LimitExceeded: 413,
     store.BadId: 422,
     store.ArtifactError: 422,
     store.DigestMismatch: 503,  # only the store's own bytes can be that; an upload's are a BodyMismatch
     store.MalformedRecord: 500,
+    store.NewerSchema: 503,  # while builds roll, another replica or a later one can read it
+    store.StoreRefused: 503,
     store.StoreUnavailable: 503,
 }
 # what an error carries besides its message, repeated as members of the problem

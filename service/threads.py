@@ -18,6 +18,9 @@ LOADER_NICENESS = 10
 class WorkerThread:
     """One thread that runs one call after the other.
 
+    A call, and with it the artifact that it works on, is let go before its caller hears of the end: the thread's
+    priority may be so low that it would otherwise hold the call long after.
+
     Args:
         name: of the thread, for whoever looks at the process.
         niceness: added to the process's own; on Linux priority is per thread, elsewhere it is left alone.
@@ -28,8 +31,16 @@ class WorkerThread:
         self._executor = ThreadPoolExecutor(1, name, initializer=self._lower_priority)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Run a call on the thread; its result or exception comes back to the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        """Run a call on the thread; its result or exception comes back to the event loop.
+
+        A call that is cancelled before its turn is never run, and let go at once.
+        """
+        given = [work]
+        del work
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, _run, given)
+        finally:
+            given.clear()
 
     def close(self) -> None:
         """Finish what was given and end the thread."""
@@ -39,3 +50,9 @@ class WorkerThread:
         if self._niceness and sys.platform == "linux":
             own = threading.get_native_id()
             os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + self._niceness)
+
+
+def _run(given: list[Callable[[], T]]) -> T:
+    # taken out, because the executor keeps its arguments until the thread's next turn;
+    # nothing left to take was cancelled in this very moment, and nobody hears of the IndexError
+    return given.pop()()

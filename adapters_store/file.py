@@ -16,16 +16,17 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
-from adapters_store.backend import Backend, Record
+from adapters_store.backend import Backend, Changes, Record, Versioned
 from adapters_store.canonical import canonical_json, digest, parse_json
 from adapters_store.durable import TEMPORARY, sync_folder, write_durably
 from adapters_store.errors import BlobMissing, MalformedRecord, StoreUnavailable
+from adapters_store.polling import PollingFeed
 
 T = TypeVar("T")
 
@@ -41,14 +42,16 @@ class FileBackend(Backend):
     Args:
         folder: Absolute path.
         create: Make the folder if it is not there.
+        poll_s: How often `changes` looks, seconds.
 
     Raises:
         StoreUnavailable: It is not there, or cannot be made.
     """
 
-    def __init__(self, folder: Path, create: bool = False) -> None:
+    def __init__(self, folder: Path, create: bool = False, poll_s: float = 10.0) -> None:
         self._blobs, self._records, self._locks = (folder / name for name in ("blobs", "records", "locks"))
-        self._seen: dict[str, tuple[tuple[int, int, int], int]] = {}
+        self._seen: dict[str, tuple[tuple[int, int, int], str]] = {}
+        self._feed = PollingFeed(lambda: self.versions(""), poll_s)
         if create:
             with _reported(f"cannot create a store in {folder}"):
                 for part in (self._blobs, self._records, self._locks):
@@ -64,17 +67,48 @@ class FileBackend(Backend):
         """See Backend."""
         return await _in_thread(self._get_blob, digest)
 
+    async def blob_path(self, digest: str) -> Path:
+        """See Backend."""
+        path = self._blob_path(digest)
+        if not await _in_thread(path.is_file):
+            raise BlobMissing(f"no blob {digest} in the store")
+        return path
+
     async def has_blob(self, digest: str) -> bool:
         """See Backend."""
         return await _in_thread(self._blob_path(digest).is_file)
+
+    async def has_blobs(self, digests: Sequence[str]) -> set[str]:
+        """See Backend; one thread looks for all."""
+        return await _in_thread(lambda: {digest for digest in digests if self._blob_path(digest).is_file()})
 
     async def list_blobs(self) -> list[str]:
         """See Backend."""
         return await _in_thread(self._list_blobs)
 
-    async def read_record(self, key: str) -> Record | None:
+    async def delete_blob(self, digest: str) -> None:
+        """See Backend."""
+        await _in_thread(self._delete_blob, digest)
+
+    async def sweep_temporary(self, older_s: float, now: float) -> int:
+        """Remove what killed writers left half-written.
+
+        Args:
+            older_s: Only files that nobody touched for so many seconds; a writer at work must be quicker.
+            now: Clock time in seconds since the epoch.
+
+        Returns:
+            How many were removed.
+        """
+        return await _in_thread(self._sweep_temporary, now - older_s)
+
+    async def read_record(self, key: str) -> Versioned | None:
         """See Backend."""
         return await _in_thread(self._read_record, key)
+
+    async def read_records(self, keys: Sequence[str]) -> dict[str, Versioned]:
+        """See Backend; one thread reads them all."""
+        return await _in_thread(lambda: {key: held for key in keys if (held := self._read_record(key)) is not None})
 
     async def compare_and_set(self, key: str, expected: int, record: Mapping[str, Any]) -> bool:
         """See Backend."""
@@ -85,9 +119,17 @@ class FileBackend(Backend):
         keys = await _in_thread(self._keys)
         return sorted(key for key in keys if key.startswith(prefix) and key > after)[:limit]
 
-    async def generations(self, prefix: str) -> dict[str, int]:
+    async def delete_record(self, key: str, expected: int) -> bool:
+        """See Backend."""
+        return await _in_thread(self._delete_record, key, expected)
+
+    async def versions(self, prefix: str) -> dict[str, str]:
         """See Backend; a record whose file did not change is not read again."""
-        return await _in_thread(self._generations, prefix)
+        return await _in_thread(self._versions, prefix)
+
+    async def changes(self, position: str | None, wait_s: float) -> Changes:
+        """See Backend; the folder is listed every `poll_s`."""
+        return await self._feed.changes(position, wait_s)
 
     def _blob_path(self, name: str) -> Path:
         return self._blobs / name[:2] / name
@@ -113,49 +155,76 @@ class FileBackend(Backend):
     def _record_path(self, key: str) -> Path:
         return self._records / f"{quote(key, safe=_SAFE)}{_SUFFIX}"
 
-    def _read_record(self, key: str) -> Record | None:
+    def _read_record(self, key: str) -> Versioned | None:
+        content = self._content(key)
+        return None if content is None else Versioned(_parsed(key, content), digest(content))
+
+    def _content(self, key: str) -> bytes | None:
         try:
-            content = self._record_path(key).read_bytes()
+            return self._record_path(key).read_bytes()
         except FileNotFoundError:
             return None
-        return _parsed(key, content)
+
+    def _is_at(self, key: str, expected: int) -> bool:
+        held = self._read_record(key)
+        return (held.record["generation"] if held else 0) == expected
 
     def _compare_and_set(self, key: str, expected: int, record: Mapping[str, Any]) -> bool:
         with self._locked(key):
-            held = self._read_record(key)
-            if (held["generation"] if held else 0) != expected:
+            if not self._is_at(key, expected):
                 return False
             write_durably(self._record_path(key), canonical_json(dict(record)))
             return True
 
+    def _delete_record(self, key: str, expected: int) -> bool:
+        with self._locked(key):
+            path = self._record_path(key)
+            if not path.exists() or not self._is_at(key, expected):
+                return False
+            path.unlink()
+            sync_folder(path.parent)
+            return True
+
+    def _delete_blob(self, name: str) -> None:
+        path = self._blob_path(name)
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return
+        sync_folder(path.parent)
+
+    def _sweep_temporary(self, before: float) -> int:
+        removed = 0
+        for path in (*self._blobs.glob(f"??/{TEMPORARY}*"), *self._records.glob(f"{TEMPORARY}*")):
+            with suppress(FileNotFoundError):  # its writer has just finished
+                if path.stat().st_mtime < before:
+                    path.unlink()
+                    removed += 1
+        return removed
+
     def _keys(self) -> list[str]:
         return [_key_of(name) for name in os.listdir(self._records) if _is_record(name)]
 
-    def _generations(self, prefix: str) -> dict[str, int]:
-        found: dict[str, int] = {}
+    def _versions(self, prefix: str) -> dict[str, str]:
+        found: dict[str, str] = {}
         now = time.time_ns()
         with os.scandir(self._records) as entries:
             for entry in entries:
                 key = _key_of(entry.name) if _is_record(entry.name) else ""
-                if not key or not key.startswith(prefix):
-                    continue
-                state = entry.stat()
-                signature = (state.st_ino, state.st_mtime_ns, state.st_size)
-                seen = self._seen.get(key)
-                if seen is None or seen[0] != signature:
-                    seen = (signature, self._generation(key))
-                    if now - state.st_mtime_ns > _SETTLED_NS:
-                        self._seen[key] = seen
-                found[key] = seen[1]
+                if key and key.startswith(prefix):
+                    with suppress(FileNotFoundError):  # deleted since it was listed
+                        found[key] = self._version(key, entry.stat(), now)
         return found
 
-    def _generation(self, key: str) -> int:
-        """0 for an unreadable record: it must not blind a watcher for all others. Reading it says what is wrong."""
-        try:
-            record = self._read_record(key)
-        except MalformedRecord:
-            return 0
-        return record["generation"] if record else 0
+    def _version(self, key: str, state: os.stat_result, now: int) -> str:
+        """The digest of a record's bytes, whatever they are."""
+        signature = (state.st_ino, state.st_mtime_ns, state.st_size)
+        seen = self._seen.get(key)
+        if seen is None or seen[0] != signature:
+            seen = (signature, digest(self._record_path(key).read_bytes()))
+            if now - state.st_mtime_ns > _SETTLED_NS:
+                self._seen[key] = seen
+        return seen[1]
 
     @contextmanager
     def _locked(self, key: str) -> Iterator[None]:

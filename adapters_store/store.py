@@ -94,7 +94,7 @@ class AdapterStore:
         """
         key = _DOMAIN + check_domain(domain)
         stored = await self._backend.read_record(key)
-        return None if stored is None else parse_record(stored, DomainRecord, key)
+        return None if stored is None else parse_record(stored.record, DomainRecord, key)
 
     async def domains(self, after: str = "", limit: int = 100) -> list[DomainRecord]:
         """Records in order of domain id, tombstones included.
@@ -117,8 +117,8 @@ class AdapterStore:
         Raises:
             StoreUnavailable: The store cannot be read.
         """
-        found = await self._backend.generations(_DOMAIN)
-        return {key.removeprefix(_DOMAIN): generation for key, generation in found.items()}
+        found = await self._backend.read_records(await self._backend.list_records(_DOMAIN))
+        return {key.removeprefix(_DOMAIN): held.record["generation"] for key, held in found.items()}
 
     async def set_live(
         self,
@@ -236,7 +236,7 @@ class AdapterStore:
             StoreUnavailable: The store cannot be read.
         """
         stored = await self._backend.read_record(_BACKBONE)
-        return BackboneRecord() if stored is None else parse_record(stored, BackboneRecord, _BACKBONE)
+        return BackboneRecord() if stored is None else parse_record(stored.record, BackboneRecord, _BACKBONE)
 
     async def set_default_backbone(self, revision: str, by: str = "") -> BackboneRecord:
         """Make a stored bundle the default; if it already is, nothing changes.

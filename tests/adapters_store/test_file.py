@@ -16,7 +16,7 @@ from adapters_store.canonical import digest
 from adapters_store.errors import DigestMismatch, MalformedRecord, StoreUnavailable
 from adapters_store.file import FileBackend
 from adapters_store.store import AdapterStore
-from tests.adapters_store.contract import BackendContract, Open, record
+from tests.adapters_store.contract import BackendContract, Open, content_of, record, version_of
 from tests.adapters_store.writers import DOMAIN, blob
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +48,7 @@ class TestFile(BackendContract):
     @pytest.fixture
     def open_backend(self, tmp_path: Path) -> Open:
         """A new client of one folder."""
-        return lambda: FileBackend(tmp_path / "store", create=True)
+        return lambda: FileBackend(tmp_path / "store", create=True, poll_s=0.02)
 
 
 @pytest.mark.timeout(300)
@@ -74,8 +74,9 @@ async def test_kill_in_the_middle_leaves_nothing_half_written(tmp_path: Path, st
             promised = int(writer.stdout.readline())
         writer.kill()
         promised = max([promised, *map(int, writer.communicate()[0].split())])
-        held = await backend.read_record("domain/crash")
-        assert held is not None
+        read = await backend.read_record("domain/crash")
+        assert read is not None
+        held = read.record
         assert held["generation"] >= promised
         assert held["p"] == f"{held['generation']} " * 4000
         for name in await backend.list_blobs():
@@ -94,7 +95,7 @@ async def test_leftover_of_a_killed_writer_is_seen_by_no_reader(tmp_path: Path) 
     (tmp_path / "records" / ".tmp-1-bb.json").write_bytes(b"{")
     assert await backend.list_blobs() == [digest(b"x")]
     assert await backend.list_records("") == ["domain/a"]
-    assert await backend.generations("") == {"domain/a": 1}
+    assert set(await backend.versions("")) == {"domain/a"}
 
 
 async def test_lock_of_a_killed_writer_is_free(tmp_path: Path, start: Start) -> None:
@@ -105,7 +106,7 @@ async def test_lock_of_a_killed_writer_is_free(tmp_path: Path, start: Start) -> 
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     waiting = asyncio.create_task(backend.compare_and_set("domain/a", 1, record(2)))
-    assert await backend.read_record("domain/a") == record(1)
+    assert await content_of(backend, "domain/a") == record(1)
     assert not waiting.done()
     holder.kill()
     assert await waiting
@@ -133,11 +134,14 @@ async def test_record_that_is_none_is_named(tmp_path: Path, content: bytes) -> N
 
 
 async def test_an_unreadable_record_hides_no_other(tmp_path: Path) -> None:
-    """Law: listing generations shows every readable record; one that is none counts as 0."""
+    """Law: listing versions shows every record, one that is none too: whoever reads it is told."""
     backend = FileBackend(tmp_path, create=True)
     await backend.compare_and_set("domain/a", 0, record(1))
     (tmp_path / "records" / "domain%2Fb.json").write_bytes(b"{")
-    assert await backend.generations("domain/") == {"domain/a": 1, "domain/b": 0}
+    assert await backend.versions("domain/") == {
+        "domain/a": await version_of(backend, "domain/a"),
+        "domain/b": digest(b"{"),
+    }
 
 
 async def test_settled_records_are_not_read_again(tmp_path: Path) -> None:
@@ -147,14 +151,14 @@ async def test_settled_records_are_not_read_again(tmp_path: Path) -> None:
     path = tmp_path / "records" / "domain%2Fa.json"
     long_ago = time.time_ns() - 10**10
     os.utime(path, ns=(long_ago, long_ago))
-    assert await backend.generations("domain/") == {"domain/a": 1}
+    first = await backend.versions("domain/")
     content = path.read_bytes()
     path.write_bytes(b"!" * len(content))  # in place and dated back, as no writer of ours would: not looked at
     os.utime(path, ns=(long_ago, long_ago))
-    assert await backend.generations("domain/") == {"domain/a": 1}
+    assert await backend.versions("domain/") == first
     path.write_bytes(content)
     assert await backend.compare_and_set("domain/a", 1, record(2))
-    assert await backend.generations("domain/") == {"domain/a": 2}
+    assert await backend.versions("domain/") == {"domain/a": await version_of(backend, "domain/a")} != first
 
 
 async def test_change_within_one_tick_of_the_file_systems_clock_is_seen(tmp_path: Path) -> None:
@@ -163,10 +167,10 @@ async def test_change_within_one_tick_of_the_file_systems_clock_is_seen(tmp_path
     await backend.compare_and_set("domain/a", 0, record(1))
     path = tmp_path / "records" / "domain%2Fa.json"
     state = path.stat()
-    assert await backend.generations("domain/") == {"domain/a": 1}
+    assert await backend.versions("domain/") == {"domain/a": digest(b'{"generation":1}')}
     path.write_bytes(b'{"generation":2}')  # in place: the kernel may give a renamed file the inode that was freed
     os.utime(path, ns=(state.st_mtime_ns, state.st_mtime_ns))
-    assert await backend.generations("domain/") == {"domain/a": 2}
+    assert await backend.versions("domain/") == {"domain/a": digest(b'{"generation":2}')}
 
 
 async def test_thousand_domains_are_polled_within_a_tenth_of_a_second(tmp_path: Path) -> None:
@@ -180,7 +184,7 @@ async def test_thousand_domains_are_polled_within_a_tenth_of_a_second(tmp_path: 
     seconds = []
     for _ in range(8):
         began = time.perf_counter()
-        assert len(await backend.generations("domain/")) == 1000
+        assert len(await backend.versions("domain/")) == 1000
         seconds.append(time.perf_counter() - began)
     assert min(seconds) < 0.1
 

@@ -36,7 +36,7 @@ async def write_for_ever(folder: Path) -> None:
     backend = FileBackend(folder)
     while True:
         held = await backend.read_record("domain/crash")
-        generation = held["generation"] if held else 0
+        generation = held.record["generation"] if held else 0
         await backend.put_blob(digest(blob(generation)), blob(generation))
         padding = f"{generation + 1} " * 4000
         assert await backend.compare_and_set("domain/crash", generation, {"generation": generation + 1, "p": padding})

@@ -1,8 +1,9 @@
-"""What the subcommands that work on a store share: the option, opening and closing, and how a refusal is shown."""
+"""What the subcommands that work on a store share: the option, opening and closing, how a refusal is shown."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, TypeVar
@@ -13,17 +14,24 @@ from rich.console import Console
 from adapters_store.errors import BadId, StoreError
 from adapters_store.store import AdapterStore
 from adapters_store.urls import open_backend
+from service.redaction import without_secrets
 
 T = TypeVar("T")
 
+SCHEMES = "file:///absolute/folder, redis://, rediss://, redis+sentinel://, redis+cluster://, s3://, gs://, az:// or \
+redis+s3:// (docs/store.md has their options)"
 StoreUrl = Annotated[
     str,
-    typer.Option("--store", envvar="ESPALIER_STORE", help="URL of the adapter store: file:///absolute/folder."),
+    # shown as a variable's name only: its value may hold a password
+    typer.Option("--store", envvar="ESPALIER_STORE", help=f"URL of the adapter store: {SCHEMES}.", show_default=False),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def with_store(url: str, work: Callable[[AdapterStore], Awaitable[T]], create: bool = False) -> T:
     """Run `work` on the store of a URL; an error of the store ends the command with its message and status 1.
+
+    The message is shown without the URL's secrets, whatever a library put into it.
 
     Args:
         url: Of the store.
@@ -35,9 +43,7 @@ def with_store(url: str, work: Callable[[AdapterStore], Awaitable[T]], create: b
     """
 
     async def run() -> T:
-        if url.startswith("memory:"):
-            raise BadId("memory:// lives in one process, and this one ends: name a store like file:///absolute/folder")
-        store = AdapterStore(open_backend(url, create), time.time)
+        store = open_store(url, create)
         try:
             return await work(store)
         finally:
@@ -46,12 +52,37 @@ def with_store(url: str, work: Callable[[AdapterStore], Awaitable[T]], create: b
     try:
         return asyncio.run(run())
     except StoreError as error:
-        raise refused(error) from error
+        raise refused(error, url) from error
 
 
-def refused(error: Exception) -> typer.Exit:
-    """Print an error for a person; the caller raises what this returns."""
+def open_store(url: str, create: bool = False) -> AdapterStore:
+    """Open the store of a URL; the caller closes it.
+
+    Raises:
+        BadId: the URL names no store that outlives this process.
+        StoreUnavailable: it is not there.
+    """
+    if url.startswith("memory:"):
+        raise BadId("memory:// lives in one process, and this one ends: name a store like file:///absolute/folder")
+    return AdapterStore(open_backend(url, create), time.time)
+
+
+def refused(error: Exception, *urls: str) -> typer.Exit:
+    """Print an error for a person; the caller raises what this returns.
+
+    Args:
+        error: what went wrong.
+        urls: store URLs that took part, whose secrets are not shown.
+    """
+    message = str(error)
+    for url in urls:
+        message = without_secrets(message, url)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print("[red]error:[/red]", end=" ")
-    console.print(str(error), markup=False)
+    console.print(message, markup=False)
     return typer.Exit(1)
+
+
+def print_json(content: object) -> None:
+    """Print one JSON document for programs."""
+    typer.echo(json.dumps(content, indent=2, sort_keys=True))

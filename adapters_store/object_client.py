@@ -8,14 +8,20 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, PreconditionError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotSupportedError,
+    PermissionDeniedError,
+    PreconditionError,
+)
 from obstore.exceptions import UnauthenticatedError as Unauthenticated
 
-from adapters_store.errors import StoreUnavailable
+from adapters_store.errors import StoreRefused, StoreUnavailable
 from adapters_store.object_urls import SLOWEST_BYTES_S, ObjectUrl, connect
 
 if TYPE_CHECKING:
-    from obstore import UpdateVersion
+    from obstore import UpdateVersion  # not there at run time
 
 _PAGE = 1000
 _STATUS = re.compile(r"status code: (\d{3})")
@@ -187,6 +193,8 @@ class ObjectClient:
         except TimeoutError:
             raise StoreUnavailable(f"{self._url} did not answer {verb} {path} within {self._timeout_s:g} s") from None
         except (BaseError, FileNotFoundError, ValueError, OSError) as error:
+            if isinstance(error, NotSupportedError) or "status code: 501" in str(error):
+                raise StoreRefused(f"{self._url} does not know how to {verb} {path} as asked (status 501)") from None
             # The library's own text may quote the request and the server's reply, signatures with them.
             raise StoreUnavailable(f"{self._url}: {verb} {path} failed: {_reason(error)}") from None
 

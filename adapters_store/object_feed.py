@@ -57,7 +57,8 @@ class ListingFeed:
             if looks and now >= end:
                 return Changes(frozenset(), self._position())
             await asyncio.sleep(max(min(self._due, end) - now, 0))
-            await self._looked()
+            if self._count == behind:  # nobody else's look has found anything meanwhile
+                await self._looked()
             looks += 1
 
     async def close(self) -> None:

@@ -6,13 +6,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from obstore.exceptions import BaseError
-from obstore.store import AzureStore, ClientConfig, GCSStore, ObjectStore, RetryConfig, S3Store
+from obstore.store import AzureStore, GCSStore, ObjectStore, S3Store
 
 from adapters_store.errors import BadId
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig  # not there at run time
 
 POLL_S = 10.0
 

@@ -1,8 +1,9 @@
 """Does an object store keep the promises that writing needs? It is asked, not believed."""
 
 import secrets
+from contextlib import suppress
 
-from adapters_store.errors import StoreRefused
+from adapters_store.errors import StoreRefused, StoreUnavailable
 from adapters_store.object_client import ObjectClient, Stored, TagForm
 
 _HINT = "writing here could lose other writers' changes; take a store with conditional writes. Reading works"
@@ -25,8 +26,16 @@ async def probe(client: ObjectClient, folder: str, name: str) -> TagForm:
     """
     path = f"{folder}/{secrets.token_hex(16)}"
     try:
-        return await _asked(client, path, name)
-    finally:
+        form = await _asked(client, path, name)
+    except StoreRefused:
+        await _removed(client, path)
+        raise
+    await _removed(client, path)
+    return form
+
+
+async def _removed(client: ObjectClient, path: str) -> None:
+    with suppress(StoreUnavailable):  # what was found out stands; what stays behind is a few bytes that nobody reads
         await client.delete(path)
 
 

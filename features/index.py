@@ -9,7 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import MalformedTensors
+from features.hashed import HashedIntegers, HashedTexts
 from features.keys import Ids, IntegerKeys, Keys, Tensors, TextKeys, as_integer, as_texts, integer_array
+from features.texts import PackedTexts
+
+HASHED_FROM = 65_536
 
 
 class RawIndex:
@@ -48,14 +52,35 @@ class RawIndex:
         Raises:
             MalformedTensors: a tensor is missing, of a wrong type or shape, or not sorted.
         """
+        is_hashed = f"{prefix}.slots" in tensors
         if f"{prefix}.values" in tensors:
-            return cls(IntegerKeys.from_tensors(tensors, prefix))
+            return cls((HashedIntegers if is_hashed else IntegerKeys).from_tensors(tensors, prefix))
         if f"{prefix}.bytes" not in tensors:
             raise MalformedTensors(f"neither {prefix}.values nor {prefix}.bytes is there")
-        return cls(TextKeys.from_tensors(tensors, prefix))
+        return cls((HashedTexts if is_hashed else TextKeys).from_tensors(tensors, prefix))
+
+    def hashed(self, least: int = HASHED_FROM, hash_bits: int = 64) -> RawIndex:
+        """The same index, found by hash if it has `least` values or more.
+
+        A search over millions of keys misses the cache at every step; a hash costs two misses. A small index stays as
+        it is, and so do the bytes of its file.
+
+        Args:
+            least: fewer values are searched.
+            hash_bits: how many bits of a hash count; fewer only to force collisions.
+        """
+        if isinstance(self._keys, (HashedIntegers, HashedTexts)) or len(self) < max(least, 1):
+            return self
+        tensors = self.to_tensors("")
+        if ".values" in tensors:
+            return RawIndex(HashedIntegers.build(tensors[".values"], hash_bits))
+        return RawIndex(HashedTexts.build(PackedTexts(tensors[".bytes"], tensors[".offsets"]), hash_bits))
 
     def to_tensors(self, prefix: str) -> dict[str, NDArray[Any]]:
-        """The tensors of this index: `<prefix>.values`, or `<prefix>.bytes` and `<prefix>.offsets`."""
+        """The tensors of this index: `<prefix>.values`, or `<prefix>.bytes` and `<prefix>.offsets`.
+
+        A hashed index has `<prefix>.pilots`, `<prefix>.slots` and `<prefix>.left_over` besides.
+        """
         return self._keys.to_tensors(prefix)
 
     def __len__(self) -> int:
@@ -64,6 +89,10 @@ class RawIndex:
     def find(self, ids: Ids) -> NDArray[np.int64]:
         """Positions of `ids`, -1 where unknown; int64 (n,)."""
         return self._keys.search(ids)
+
+    def values(self) -> Ids:
+        """All raw values in order: int64 (n,) if all are integers, else strings."""
+        return self._keys.values()
 
     def raw(self, position: int) -> str:
         """The raw value at `position`, as a string."""

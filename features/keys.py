@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import InvalidValue, MalformedTensors
+from features.texts import LONGEST_BYTES, PackedTexts
 
 Ids = Sequence[str | int] | NDArray[Any]
 Tensors = Mapping[str, NDArray[Any]]
 
-LONGEST_BYTES = 255
 _CANONICAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _SAFE_DIGITS = 18  # so many decimal digits always fit int64
 _INT64 = np.iinfo(np.int64)
@@ -29,6 +29,9 @@ class Keys(Protocol):
         """Positions of `ids`, -1 where unknown."""
 
     def raw(self, position: int) -> str: ...
+    def values(self) -> Ids:
+        """All keys, in order."""
+
     def to_tensors(self, prefix: str) -> dict[str, NDArray[Any]]: ...
 
 
@@ -75,7 +78,7 @@ class IntegerKeys:
         wanted = integer_array(ids)
         if wanted is not None:
             return _positions(self._values, wanted)
-        numbers, canonical = _parsed(as_texts(ids))
+        numbers, canonical = parsed_integers(as_texts(ids))
         found = _positions(self._values, numbers)
         found[~canonical] = -1
         return found
@@ -83,6 +86,10 @@ class IntegerKeys:
     def raw(self, position: int) -> str:
         """The value at `position`, as a decimal string."""
         return str(int(self._values[position]))
+
+    def values(self) -> NDArray[np.int64]:
+        """All values, in order."""
+        return self._values
 
     def to_tensors(self, prefix: str) -> dict[str, NDArray[Any]]:
         """The tensors of this column, named after `prefix`."""
@@ -131,6 +138,10 @@ class TextKeys:
         """The value at `position`."""
         return bytes(self._values[position]).decode()
 
+    def values(self) -> list[str]:
+        """All values, in order."""
+        return [value.decode() for value in self._values.tolist()]
+
     def to_tensors(self, prefix: str) -> dict[str, NDArray[Any]]:
         """The tensors of this column, named after `prefix`."""
         lengths = np.strings.str_len(self._values)
@@ -155,6 +166,15 @@ class TextKeys:
     @classmethod
     def from_tensors(cls, tensors: Tensors, prefix: str) -> TextKeys:
         """Read `<prefix>.bytes` and `<prefix>.offsets`; raises MalformedTensors."""
+        texts = cls.packed_from_tensors(tensors, prefix)
+        values = _padded(texts.joined, texts.offsets, np.diff(texts.offsets))
+        if not bool(np.all(values[1:] > values[:-1])):
+            raise MalformedTensors(f"{prefix}.bytes must be sorted by bytes, without repetition")
+        return cls(values)
+
+    @staticmethod
+    def packed_from_tensors(tensors: Tensors, prefix: str) -> PackedTexts:
+        """Read `<prefix>.bytes` and `<prefix>.offsets` as views, in any order; raises MalformedTensors."""
         try:
             joined, offsets = tensors[f"{prefix}.bytes"], tensors[f"{prefix}.offsets"]
         except KeyError as missing:
@@ -162,17 +182,13 @@ class TextKeys:
         if joined.dtype != np.uint8 or joined.ndim != 1:
             raise MalformedTensors(f"{prefix}.bytes must be uint8 (n,), is {joined.dtype} {joined.shape}")
         check_offsets(f"{prefix}.offsets", offsets, len(joined))
-        lengths = np.diff(offsets)
-        if int(lengths.max(initial=0)) > LONGEST_BYTES or bool(np.any(joined == 0)):
+        if int(np.diff(offsets).max(initial=0)) > LONGEST_BYTES or bool(np.any(joined == 0)):
             raise MalformedTensors(f"{prefix}.bytes holds a NUL or a value of more than {LONGEST_BYTES} bytes")
         _check_utf8(prefix, joined, offsets)
-        values = _padded(joined, offsets, lengths)
-        if not bool(np.all(values[1:] > values[:-1])):
-            raise MalformedTensors(f"{prefix}.bytes must be sorted by bytes, without repetition")
-        return cls(values)
+        return PackedTexts(joined, offsets)
 
 
-def _parsed(texts: list[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def parsed_integers(texts: list[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """The integers of `texts`, and which of them are canonical; the others' numbers mean nothing."""
     joined = "".join(texts)
     if joined.isascii() and joined.isdecimal() and min(map(len, texts)) > 0 and max(map(len, texts)) <= _SAFE_DIGITS:

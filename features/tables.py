@@ -77,7 +77,7 @@ class FeatureTable:
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The tensors of `users.safetensors` or `items.safetensors`."""
         divisions = {f"division.{name}": domains for name, domains in self._divisions.items()}
-        return self.index.to_tensors("index") | self._columns.to_tensors("column") | divisions
+        return self.index.hashed().to_tensors("index") | self._columns.to_tensors("column") | divisions
 
     @classmethod
     def from_tensors(cls, tensors: Tensors, fields: Iterable[Field], divisions: Iterable[Division]) -> FeatureTable:

@@ -1,0 +1,144 @@
+"""Sorted key columns found by hash: for tables so large that every step of a search would miss the cache."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.errors import MalformedTensors
+from features.hashing import Hashes, PerfectHash, hash_integers
+from features.keys import Ids, IntegerKeys, Tensors, TextKeys, as_texts, integer_array, parsed_integers
+from features.texts import PackedTexts, pack_question
+
+_HASH_BITS = 64
+
+
+class HashedIntegers:
+    """Raw values that are all canonical decimal integers, with their perfect hash.
+
+    Args:
+        values: int64 (n,), strictly increasing.
+        hashed: the rows of `values` by their hashes.
+        hash_bits: how many bits of a hash count; fewer only to force collisions.
+    """
+
+    def __init__(self, values: NDArray[np.int64], hashed: PerfectHash, hash_bits: int = _HASH_BITS) -> None:
+        self._values = values
+        self._hashed = hashed
+        self._drop = np.uint64(_HASH_BITS - hash_bits)
+        self._left_over = IntegerKeys(values[hashed.left_over])
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def search(self, ids: Ids) -> NDArray[np.int64]:
+        """Positions of `ids`, -1 where unknown; (n,)."""
+        wanted, canonical = integer_array(ids), None
+        if wanted is None:
+            wanted, canonical = parsed_integers(as_texts(ids))
+        candidates = self._hashed.candidates(_hashes_of(wanted, self._drop))
+        found = self._values.take(candidates) == wanted
+        if canonical is not None:
+            found &= canonical
+        positions = np.where(found, candidates, -1)
+        return _with_left_over(positions, self._left_over, self._hashed, ids)
+
+    def raw(self, position: int) -> str:
+        """The value at `position`, as a decimal string."""
+        return str(int(self._values[position]))
+
+    def values(self) -> NDArray[np.int64]:
+        """All values, in order."""
+        return self._values
+
+    def to_tensors(self, prefix: str) -> dict[str, NDArray[Any]]:
+        """The tensors of this column, named after `prefix`."""
+        return {f"{prefix}.values": self._values, **self._hashed.to_tensors(prefix)}
+
+    @classmethod
+    def build(cls, values: NDArray[np.int64], hash_bits: int = _HASH_BITS) -> HashedIntegers:
+        """Hash sorted distinct values, of which there is one at least."""
+        return cls(values, PerfectHash.build(_hashes_of(values, np.uint64(_HASH_BITS - hash_bits))), hash_bits)
+
+    @classmethod
+    def from_tensors(cls, tensors: Tensors, prefix: str) -> HashedIntegers:
+        """Read what `to_tensors` wrote, as views; raises MalformedTensors."""
+        values = IntegerKeys.from_tensors(tensors, prefix).values()
+        hashed = PerfectHash.from_tensors(tensors, prefix, len(values))
+        hashed.check(hash_integers(values))
+        return cls(values, hashed)
+
+
+class HashedTexts:
+    """Any raw values, as UTF-8, with their perfect hash; the bytes are compared where they lie, in the mapped file.
+
+    Args:
+        texts: strictly increasing by bytes.
+        hashed: the rows of `texts` by their hashes.
+        hash_bits: how many bits of a hash count; fewer only to force collisions.
+    """
+
+    def __init__(self, texts: PackedTexts, hashed: PerfectHash, hash_bits: int = _HASH_BITS) -> None:
+        self._texts = texts
+        self._hashed = hashed
+        self._drop = np.uint64(_HASH_BITS - hash_bits)
+        self._left_over = TextKeys.from_texts([texts.text(row) for row in hashed.left_over.tolist()])
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def search(self, ids: Ids) -> NDArray[np.int64]:
+        """Positions of `ids`, -1 where unknown; (n,)."""
+        if not len(ids):
+            return np.zeros(0, np.int64)
+        try:
+            asked = pack_question(ids)  # type: ignore[arg-type] # not all strings: TypeError says so for nothing
+        except TypeError:
+            asked = pack_question(as_texts(ids))
+        candidates = self._hashed.candidates(asked.hashes() >> self._drop << self._drop)
+        positions = np.where(self._texts.equal(candidates, asked), candidates, -1)
+        return _with_left_over(positions, self._left_over, self._hashed, ids)
+
+    def raw(self, position: int) -> str:
+        """The value at `position`."""
+        return self._texts.text(position)
+
+    def values(self) -> list[str]:
+        """All values, in order."""
+        return [self._texts.text(row) for row in range(len(self._texts))]
+
+    def to_tensors(self, prefix: str) -> dict[str, NDArray[Any]]:
+        """The tensors of this column, named after `prefix`."""
+        return {**self._texts.to_tensors(prefix), **self._hashed.to_tensors(prefix)}
+
+    @classmethod
+    def build(cls, texts: PackedTexts, hash_bits: int = _HASH_BITS) -> HashedTexts:
+        """Hash sorted distinct texts, of which there is one at least."""
+        drop = np.uint64(_HASH_BITS - hash_bits)
+        return cls(texts, PerfectHash.build(texts.hashes() >> drop << drop), hash_bits)
+
+    @classmethod
+    def from_tensors(cls, tensors: Tensors, prefix: str) -> HashedTexts:
+        """Read what `to_tensors` wrote, as views; raises MalformedTensors."""
+        texts = TextKeys.packed_from_tensors(tensors, prefix)
+        if not texts.is_sorted():
+            raise MalformedTensors(f"{prefix}.bytes must be sorted by bytes, without repetition")
+        hashed = PerfectHash.from_tensors(tensors, prefix, len(texts))
+        hashed.check(texts.hashes())
+        return cls(texts, hashed)
+
+
+def _hashes_of(values: NDArray[np.int64], drop: np.uint64) -> Hashes:
+    return hash_integers(values) >> drop << drop
+
+
+def _with_left_over(
+    positions: NDArray[np.int64], keys: IntegerKeys | TextKeys, hashed: PerfectHash, ids: Ids
+) -> NDArray[np.int64]:
+    """Search the rows that the hash could not place, which are hardly ever any."""
+    if len(keys):
+        found = keys.search(ids)
+        positions = np.where(found >= 0, hashed.left_over.take(np.maximum(found, 0)), positions)
+    return positions

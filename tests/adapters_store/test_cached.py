@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from adapters_store.backend import Versioned
+from adapters_store.backend import Backend, Versioned
 from adapters_store.cached import CachedBackend
 from adapters_store.canonical import digest
 from adapters_store.disk import DiskCache
@@ -63,7 +63,20 @@ class Distant(MemoryBackend):
         return await super().compare_and_set(key, expected, record)
 
 
-class TestCachedFile(BackendContract):
+class CachedContract(BackendContract):
+    """The contract, but for the one thing that a cache of immutable bytes does otherwise."""
+
+    async def test_deleted_blob_is_gone(self, one: Backend, other: Backend) -> None:
+        """Law: the truth's copy is gone for all who ask the truth; who has kept a copy may still read it."""
+        await one.put_blobs({digest(content): content for content in (b"x", b"y")})
+        await other.delete_blob(digest(b"x"))
+        await other.delete_blob(digest(b"x"))
+        assert not await one.has_blob(digest(b"x"))
+        assert await one.list_blobs() == [digest(b"y")]
+        assert await one.get_blob(digest(b"x")) == b"x"
+
+
+class TestCachedFile(CachedContract):
     """Two replicas, each with its own cache, over one folder."""
 
     @pytest.fixture
@@ -73,12 +86,12 @@ class TestCachedFile(BackendContract):
 
         def open_one() -> CachedBackend:
             cache = DiskCache(tmp_path / f"cache-{next(numbers)}", 64 * MIB)
-            return CachedBackend(FileBackend(tmp_path / "store", create=True), cache)
+            return CachedBackend(FileBackend(tmp_path / "store", create=True, poll_s=0.02), cache)
 
         return open_one
 
 
-class TestCachedMemory(BackendContract):
+class TestCachedMemory(CachedContract):
     """Two workers of one replica: one cache for both."""
 
     @pytest.fixture

@@ -1,0 +1,393 @@
+"""`redis://`, `redis+sentinel://`, `redis+cluster://`: blobs, records and their feed in Redis or Valkey.
+
+::
+
+    <prefix>:blob:<digest>             the bytes, or for a large one a hash {parts, bytes}, written after its parts
+    <prefix>:part:<digest>:<number>    of a large blob
+    <prefix>:{<tag>}:record:<key>      <version> LF <canonical JSON>; version = <generation>-<sha1 of the JSON>
+    <prefix>:{<tag>}:versions          hash: key -> version
+    <prefix>:{<tag>}:feed              stream of events, the newest 10,000
+    <prefix>:{<tag>}:last              id of the newest event
+
+The tag of a record, 00 to 63, follows from its key: the four keys of a tag share a slot of a cluster, so one script
+changes them together, and the tags spread over its shards. A record's version is checked whenever it is read.
+
+As the truth it must be append-only and must not evict; see `RedisBackend.prepare_writing`. Redis by itself may lose
+acknowledged writes with the primary's machine: `appendfsync` and `min_replicas` say how many, `redis+s3://` loses none.
+"""
+
+import asyncio
+import secrets
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from adapters_store.backend import Backend, Change, Changes, Versioned, in_flight
+from adapters_store.errors import BlobMissing, StoreRefused, StoreUnavailable
+from adapters_store.redis_cluster import ClusterLink
+from adapters_store.redis_feed import (
+    MARK_BITS,
+    Event,
+    Id,
+    follow,
+    format_id,
+    keys_of,
+    pack,
+    parse_event,
+    parse_id,
+    unpack,
+)
+from adapters_store.redis_links import Command, Link, script_command
+from adapters_store.redis_records import fits, form_stored, parse_stored
+from adapters_store.redis_scripts import HINT, KEPT_EVENTS, REMOVE, REPLACE
+from adapters_store.redis_single import SingleLink
+from adapters_store.redis_urls import parse_redis_url
+
+TAGS = 64
+PART_BYTES = 16 << 20
+
+# One pipeline: what a server has to buffer for it, and what another client waits behind it.
+_BATCH_BYTES = 4 << 20
+_BATCH_COMMANDS = 256
+_BATCHES = 4  # in flight
+# Tags whose versions are asked for in one go: parsing all of a large store's at once would hold up the event loop.
+_SWEPT = 8
+_EVENTS = 1000
+
+
+class RedisBackend(Backend):
+    """A store in Redis; it belongs to one event loop.
+
+    Args:
+        link: The way to it.
+        prefix: Of every key.
+        as_cache: Nothing here has to last: neither eviction nor a missing append-only file is refused.
+        part_bytes: Blobs above this are kept in parts.
+        kept_events: Events that a tag's stream keeps.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        prefix: str,
+        *,
+        as_cache: bool = False,
+        part_bytes: int = PART_BYTES,
+        kept_events: int = KEPT_EVENTS,
+    ) -> None:
+        self._link = link
+        self._prefix = prefix
+        self._as_cache = as_cache
+        self._part_bytes = part_bytes
+        self._kept_events = kept_events
+        self._versions = [f"{prefix}:{{{tag:02d}}}:versions" for tag in range(TAGS)]
+        self._feeds = [f"{prefix}:{{{tag:02d}}}:feed" for tag in range(TAGS)]
+        self._lasts = [f"{prefix}:{{{tag:02d}}}:last" for tag in range(TAGS)]
+
+    async def prepare_writing(self) -> None:
+        """See Backend; asks INFO of every primary.
+
+        Raises:
+            StoreRefused: One may evict, keeps no append-only file, or forbids INFO; what to change is named.
+        """
+        if self._as_cache:
+            return
+        for section in ("memory", "persistence"):
+            for server, reply in (await self._link.on_primaries("INFO", section)).items():
+                if self._link.is_forbidden(reply):
+                    raise StoreRefused(
+                        f"{server} forbids INFO, which tells whether it may evict: grant +info to the user"
+                    )
+                _check_promises(server, section, self._link.answer(reply))
+
+    async def put_blob(self, digest: str, content: bytes) -> None:
+        """See Backend."""
+        await self.put_blobs({digest: content})
+
+    async def put_blobs(self, blobs: Mapping[str, bytes]) -> None:
+        """See Backend."""
+        small = (item for item in blobs.items() if len(item[1]) <= self._part_bytes)
+        commands = (Command(key := self._blob(name), ("SET", key, content), writes=True) for name, content in small)
+        await self._send_all(commands, lambda command: len(command.args[2]))
+        for name, content in blobs.items():
+            if len(content) > self._part_bytes:
+                await self._put_large(name, content)
+
+    async def get_blob(self, digest: str) -> bytes:
+        """See Backend."""
+        key = self._blob(digest)
+        (found,) = await self._link.send([Command(key, ("GET", key))])
+        if self._link.is_other_type(found):
+            return await self._get_large(digest)
+        if self._link.answer(found) is None:
+            raise BlobMissing(f"no blob {digest} in the store")
+        return bytes(found)
+
+    async def has_blob(self, digest: str) -> bool:
+        """See Backend."""
+        return digest in await self.has_blobs([digest])
+
+    async def has_blobs(self, digests: Sequence[str]) -> set[str]:
+        """See Backend."""
+        commands = (Command(key := self._blob(name), ("EXISTS", key)) for name in digests)
+        found = await self._send_all(commands)
+        return {name for name, there in zip(digests, found, strict=True) if there}
+
+    async def list_blobs(self) -> list[str]:
+        """See Backend; parts that an interrupted upload left are not listed, storing the same again takes them over."""
+        start = self._blob("")
+        found: set[str] = set()
+        async for keys in self._link.scan(f"{start}*"):
+            found.update(key.decode()[len(start) :] for key in keys)
+        return sorted(found)
+
+    async def delete_blob(self, digest: str) -> None:
+        """See Backend; a large one's header goes first, so no reader sees half of it."""
+        key = self._blob(digest)
+        (header,) = await self._link.send([Command(key, ("HGET", key, "parts"))])
+        parts = 0 if self._link.is_other_type(header) else int(self._link.answer(header) or 0)
+        await self._send_all([Command(key, ("DEL", key), writes=True)])
+        names = (self._part(digest, number) for number in range(parts))
+        await self._send_all(Command(name, ("UNLINK", name), writes=True) for name in names)
+
+    async def read_record(self, key: str) -> Versioned | None:
+        """See Backend."""
+        return (await self.read_records([key])).get(key)
+
+    async def read_records(self, keys: Sequence[str]) -> dict[str, Versioned]:
+        """See Backend; one that does not fit its version is read once more, the connection may have bent it."""
+        found = await self._values(keys)
+        bent = [key for key, value in found.items() if not fits(value)]
+        found |= await self._values(bent)
+        return {key: parse_stored(key, value) for key, value in found.items()}
+
+    async def compare_and_set(self, key: str, expected: int, record: Mapping[str, Any]) -> bool:
+        """See Backend."""
+        (done,) = await self.compare_and_set_many([Change(key, expected, record)])
+        return done
+
+    async def compare_and_set_many(self, changes: Sequence[Change]) -> list[bool]:
+        """See Backend; those of one pipeline are carried out in their order."""
+        commands = (self._replace(change) for change in changes)
+        return [_done(reply) for reply in await self._send_all(commands, lambda command: len(command.args[11]))]
+
+    async def delete_record(self, key: str, expected: int) -> bool:
+        """See Backend."""
+        order = script_command(REMOVE, self._keys(key), key, _mark(), self._kept_events, expected)
+        return _done((await self._send_all([order]))[0])
+
+    async def list_records(self, prefix: str, after: str = "", limit: int | None = None) -> list[str]:
+        """See Backend."""
+        found = [name.decode() for names in await self._sweep("HKEYS") for name in names]
+        return sorted(key for key in found if key.startswith(prefix) and key > after)[:limit]
+
+    async def versions(self, prefix: str) -> dict[str, str]:
+        """See Backend."""
+        start = prefix.encode()
+        found: dict[str, str] = {}
+        for versions in await self._sweep("HGETALL"):
+            found |= {key.decode(): held.decode() for key, held in versions.items() if key.startswith(start)}
+        return found
+
+    async def changes(self, position: str | None, wait_s: float) -> Changes:
+        """See Backend; a broken connection is StoreUnavailable, and the same position may be asked for again."""
+        at = unpack(position, TAGS)
+        if at is None:
+            return Changes(frozenset(), pack(await self._newest()), resync=True)
+        until = asyncio.get_running_loop().time() + wait_s
+        while True:
+            newest = await self._newest()
+            moved = [tag for tag in range(TAGS) if newest[tag] != at[tag]]
+            if moved:
+                return await self._told(at, newest, moved)
+            left = until - asyncio.get_running_loop().time()
+            if left <= 0:
+                return Changes(frozenset(), pack(at))
+            await self._link.wait_for_event(dict(zip(self._feeds, map(format_id, at), strict=True)), left)
+
+    async def hint(self, key: str) -> None:
+        """Tell the feed's readers that a record changed which is kept elsewhere.
+
+        Args:
+            key: Of the record.
+
+        Raises:
+            StoreUnavailable: Unknown whether they will hear of it.
+        """
+        await self._send_all([script_command(HINT, self._keys(key), key, _mark(), self._kept_events)])
+
+    async def close(self) -> None:
+        """See Backend."""
+        await self._link.close()
+
+    async def _send_all(
+        self, commands: Iterable[Command], size_bytes: Callable[[Command], int] = lambda command: 0
+    ) -> list[Any]:
+        batches = _batched(commands, size_bytes)
+        replies = await in_flight(batches, self._link.send, limit=_BATCHES)
+        return [self._link.answer(reply) for batch in replies for reply in batch]
+
+    async def _put_large(self, name: str, content: bytes) -> None:
+        starts = range(0, len(content), self._part_bytes)
+        view = memoryview(content)
+        for number, start in enumerate(starts):
+            key = self._part(name, number)
+            part = view[start : start + self._part_bytes]
+            await self._send_all([Command(key, ("SET", key, part), writes=True)])
+        key = self._blob(name)
+        header = ("HSET", key, "parts", len(starts), "bytes", len(content))
+        (reply,) = await self._link.send([Command(key, header, writes=True)])
+        if not self._link.is_other_type(reply):  # else a build that kept it whole was here before
+            self._link.answer(reply)
+
+    async def _get_large(self, name: str) -> bytes:
+        key = self._blob(name)
+        (reply,) = await self._link.send([Command(key, ("HGETALL", key))])
+        header = self._link.answer(reply)
+        found = []
+        for number in range(int(header.get(b"parts", 0))):
+            part = self._part(name, number)
+            (reply,) = await self._link.send([Command(part, ("GET", part))])
+            found.append(self._link.answer(reply) or b"")
+        content = b"".join(found)
+        if not header or len(content) != int(header.get(b"bytes", -1)):
+            raise BlobMissing(f"no blob {name} in the store: a part of it is gone")
+        return content
+
+    async def _values(self, keys: Sequence[str]) -> dict[str, bytes]:
+        tagged: dict[int, list[str]] = {}
+        for key in dict.fromkeys(keys):
+            tagged.setdefault(_tag(key), []).append(key)
+        groups = [
+            mine[i : i + _BATCH_COMMANDS] for mine in tagged.values() for i in range(0, len(mine), _BATCH_COMMANDS)
+        ]
+        orders = []
+        for group in groups:
+            names = [self._keys(key)[0] for key in group]
+            orders.append(Command(names[0], ("MGET", *names)))
+        replies = await self._send_all(orders, lambda command: 512 * len(command.args))
+        return {
+            key: value
+            for group, values in zip(groups, replies, strict=True)
+            for key, value in zip(group, values, strict=True)
+            if value is not None
+        }
+
+    async def _sweep(self, order: str) -> list[Any]:
+        commands = [Command(key, (order, key)) for key in self._versions]
+        found = []
+        for start in range(0, TAGS, _SWEPT):
+            found += [self._link.answer(reply) for reply in await self._link.send(commands[start : start + _SWEPT])]
+            await asyncio.sleep(0)
+        return found
+
+    async def _newest(self) -> list[Id]:
+        try:
+            return [parse_id(last) for last in await self._link.get_all(self._lasts)]
+        except ValueError:
+            raise StoreUnavailable(f"the feed of the store {self._prefix!r} holds no id where one must be") from None
+
+    async def _told(self, at: Sequence[Id], newest: Sequence[Id], moved: Sequence[int]) -> Changes:
+        events = await self._events(at, moved)
+        reached = list(at)
+        for tag in moved:
+            followed = follow(at[tag], newest[tag], events[tag], whole=len(events[tag]) < _EVENTS)
+            if followed is None:
+                return Changes(keys_of(events), pack(newest), resync=True)
+            reached[tag] = followed
+        return Changes(keys_of(events), pack(reached))
+
+    async def _events(self, at: Sequence[Id], moved: Sequence[int]) -> dict[int, list[Event]]:
+        commands = []
+        for tag in moved:
+            feed = self._feeds[tag]
+            commands.append(Command(feed, ("XREAD", "COUNT", _EVENTS, "STREAMS", feed, format_id(at[tag]))))
+        try:
+            replies = [self._link.answer(reply) for reply in await self._link.send(commands)]
+            return {
+                tag: [parse_event(entry) for _, entries in reply or () for entry in entries]
+                for tag, reply in zip(moved, replies, strict=True)
+            }
+        except ValueError as error:
+            raise StoreUnavailable(str(error)) from None
+
+    def _replace(self, change: Change) -> Command:
+        value, held = form_stored(change.record)
+        return script_command(
+            REPLACE, self._keys(change.key), change.key, _mark(), self._kept_events, change.expected, value, held
+        )
+
+    def _keys(self, key: str) -> tuple[str, str, str, str]:
+        tag = _tag(key)
+        record = f"{self._prefix}:{{{tag:02d}}}:record:{key}"
+        return record, self._versions[tag], self._feeds[tag], self._lasts[tag]
+
+    def _blob(self, name: str) -> str:
+        return f"{self._prefix}:blob:{name}"
+
+    def _part(self, name: str, number: int) -> str:
+        return f"{self._prefix}:part:{name}:{number}"
+
+
+def open_redis(url: str, *, timeout_s: float, as_cache: bool = False) -> RedisBackend:
+    """Open the store that a Redis URL names; nothing is connected before the first call.
+
+    Args:
+        url: See `redis_urls`.
+        timeout_s: Longest wait for a connection, and for each answer.
+        as_cache: Nothing here has to last: eviction is allowed, and replicas are not waited for.
+
+    Returns:
+        The backend; the caller closes it.
+
+    Raises:
+        BadId: The URL is not of a form that Redis stores have.
+    """
+    target = parse_redis_url(url)
+    if as_cache:
+        target = replace(target, min_replicas=0)
+    link = ClusterLink(target, timeout_s) if target.topology == "cluster" else SingleLink(target, timeout_s)
+    return RedisBackend(link, target.prefix, as_cache=as_cache)
+
+
+def _tag(key: str) -> int:
+    return zlib.crc32(key.encode()) % TAGS
+
+
+def _mark() -> int:
+    return secrets.randbits(MARK_BITS)
+
+
+def _done(reply: Any) -> bool:
+    if type(reply) is not int or reply not in (0, 1):
+        raise StoreUnavailable(f"outcome unknown: a script answered {reply!r} instead of 0 or 1")
+    return reply == 1
+
+
+def _batched(commands: Iterable[Command], size_bytes: Callable[[Command], int]) -> Iterator[list[Command]]:
+    batch: list[Command] = []
+    held_bytes = 0
+    for command in commands:
+        size = size_bytes(command)
+        if batch and (len(batch) == _BATCH_COMMANDS or held_bytes + size > _BATCH_BYTES):
+            yield batch
+            batch, held_bytes = [], 0
+        batch.append(command)
+        held_bytes += size
+    if batch:
+        yield batch
+
+
+def _check_promises(server: str, section: str, told: Mapping[str, Any]) -> None:
+    policy = told.get("maxmemory_policy", "noeviction")
+    if section == "memory" and told.get("maxmemory") and policy != "noeviction":
+        raise StoreRefused(
+            f"{server} may evict what is stored (maxmemory-policy {policy}): CONFIG SET maxmemory-policy noeviction, "
+            "or use redis+s3://, where Redis is only a cache"
+        )
+    if section == "persistence" and not told.get("aof_enabled"):
+        raise StoreRefused(
+            f"{server} keeps no append-only file and would lose the store with its process: CONFIG SET appendonly yes, "
+            "or use redis+s3://, where Redis is only a cache"
+        )

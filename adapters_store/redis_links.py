@@ -1,0 +1,194 @@
+"""How commands reach Redis: one server or the primary that Sentinels name, or the shards of a cluster.
+
+A link sends batches. A batch is one pipeline per server, on one connection, with WAIT behind its writes, so that WAIT
+speaks of them. redis-py would by default send a command again when the connection breaks; a conditional write that was
+carried out and sent again would report that it lost, so here the library retries nothing. Its exceptions end here.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    RedisError,
+    ResponseError,
+)
+
+from adapters_store.errors import StoreUnavailable
+from adapters_store.redis_scripts import Script
+from adapters_store.redis_urls import Target
+
+# Connections to a server at most; callers beyond wait for one instead of failing.
+CONNECTIONS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command.
+
+    Args:
+        key: What tells a cluster where it goes.
+        args: Name and arguments.
+        writes: Whether its effect has to reach the replicas.
+        script: For EVALSHA: what to send where the script is not known.
+    """
+
+    key: str
+    args: tuple[Any, ...]
+    writes: bool = False
+    script: Script | None = None
+
+
+def script_command(script: Script, keys: Sequence[str], *args: Any) -> Command:
+    """A call of a writing script on the keys of one tag."""
+    return Command(keys[0], ("EVALSHA", script.sha, len(keys), *keys, *args), writes=True, script=script)
+
+
+class Link(ABC):
+    """A way to a Redis.
+
+    Args:
+        target: Where it is, and how many replicas a write must have reached.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    async def send(self, commands: Sequence[Command]) -> list[Any]:
+        """Carry out commands, in order for each key.
+
+        Args:
+            commands: Not more than one pipeline should hold.
+
+        Returns:
+            One reply a command; a reply that is a `ResponseError` is for `answer` to judge.
+
+        Raises:
+            StoreUnavailable: No answer from the server, or too few replicas; what was sent may have been carried out.
+        """
+        with self.reported():
+            replies = await self._exchange(commands)
+            unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+            if unknown:
+                for i, reply in zip(unknown, await self._exchange([_whole(commands[i]) for i in unknown]), strict=True):
+                    replies[i] = reply
+        return replies
+
+    def answer(self, reply: Any) -> Any:
+        """A reply that is no error.
+
+        Raises:
+            StoreUnavailable: It is one; the message says what to do about it.
+        """
+        if isinstance(reply, Exception):
+            raise StoreUnavailable(_explained(self._target, reply)) from None
+        return reply
+
+    @staticmethod
+    def is_other_type(reply: Any) -> bool:
+        """Whether the reply says that the key holds a value of another type."""
+        return isinstance(reply, ResponseError) and str(reply).startswith("WRONGTYPE")
+
+    @staticmethod
+    def is_forbidden(reply: Any) -> bool:
+        """Whether the reply says that this user may not do that."""
+        return isinstance(reply, NoPermissionError)
+
+    @abstractmethod
+    async def get_all(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The strings under keys, each of which may be anywhere."""
+
+    @abstractmethod
+    async def on_primaries(self, *args: Any) -> dict[str, Any]:
+        """Server (host:port) to its reply to one command."""
+
+    @abstractmethod
+    async def scan(self, pattern: str) -> AsyncIterator[list[bytes]]:
+        """Keys like the pattern, of all servers, some perhaps twice."""
+        yield []
+
+    @abstractmethod
+    async def wait_for_event(self, positions: Mapping[str, str], longest_s: float) -> None:
+        """Return when a stream may have gone on behind its position, or a while later; `longest_s` at most."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close all connections."""
+
+    @abstractmethod
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """One reply a command, errors in place."""
+
+    def check_replicas(self, reached: Any) -> None:
+        needed = self._target.min_replicas
+        if isinstance(reached, Exception):
+            self.answer(reached)
+        if not isinstance(reached, int) or reached < needed:
+            raise StoreUnavailable(
+                f"outcome unknown: {reached} of {needed} replicas of {self._target.shown} have confirmed the write "
+                f"within {self._target.wait_ms} ms; it may be lost if the primary fails now. Read before writing again"
+            )
+
+    @contextmanager
+    def reported(self) -> Iterator[None]:
+        try:
+            yield
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreUnavailable(_explained(self._target, error)) from None
+
+
+def client_options(target: Target, timeout_s: float) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "db": target.database,
+        "username": target.user,
+        "password": target.password,
+        "socket_connect_timeout": timeout_s,
+        # WAIT answers only after wait_ms when replicas are missing.
+        "socket_timeout": timeout_s + (target.wait_ms / 1000 if target.min_replicas else 0),
+        "retry": Retry(NoBackoff(), 0),
+        "max_connections": CONNECTIONS + 4,
+        "protocol": 2,  # the third asks for push messages, which a plain batch has no use for
+    }
+    if target.tls:
+        options |= {
+            "ssl": True,
+            "ssl_ca_certs": target.ca,
+            "ssl_certfile": target.cert,
+            "ssl_keyfile": target.key,
+        }
+    return options
+
+
+def _whole(command: Command) -> Command:
+    """The same command with the script's source, where the server does not know it by name."""
+    if command.script is None:
+        return command
+    return Command(command.key, ("EVAL", command.script.source, *command.args[2:]), command.writes)
+
+
+def changed(commands: Sequence[Command], replies: Sequence[Any]) -> bool:
+    return any(
+        command.writes and not isinstance(reply, Exception) and reply != 0
+        for command, reply in zip(commands, replies, strict=True)
+    )
+
+
+def _explained(target: Target, error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    for secret in (target.password, target.sentinel_password):
+        text = text.replace(secret, "***") if secret else text
+    if isinstance(error, AuthenticationError):
+        return f"{target.shown} refuses this user and password: check the store's URL ({text})"
+    if isinstance(error, NoPermissionError):
+        return f"{target.shown} forbids a command to this user: grant it with ACL SETUSER ({text})"
+    if isinstance(error, OutOfMemoryError):
+        return f"{target.shown} is full: raise maxmemory ({text})"
+    return f"{target.shown} does not answer as it should: {text}"

@@ -23,8 +23,8 @@ from adapters_store.backend import Backend, Change, Changes, Record, Versioned, 
 from adapters_store.canonical import canonical_json, parse_json
 from adapters_store.errors import BlobMissing, MalformedRecord
 from adapters_store.object_client import Listed, ObjectClient, Stored, TagForm
-from adapters_store.object_feed import ListingFeed
 from adapters_store.object_urls import ObjectUrl, parse_object_url
+from adapters_store.polling import PollingFeed
 from adapters_store.probing import probe
 
 # Requests in flight of one bulk call: a request takes a round trip of tens of milliseconds and next to no work.
@@ -66,7 +66,8 @@ class ObjectBackend(Backend):
         self._blobs, self._records, self._probes = (f"{root}{name}" for name in ("blobs", "records", "probe"))
         self._form: TagForm | None = None
         self._probing = asyncio.Lock()
-        self._feed = ListingFeed(lambda: self.versions(""), url.poll_s)
+        self._look: asyncio.Task[dict[str, str]] | None = None
+        self._feed = PollingFeed(self._looked, url.poll_s)
 
     async def prepare_writing(self) -> None:
         """See Backend; the probe runs once, however many ask."""
@@ -172,13 +173,22 @@ class ObjectBackend(Backend):
 
     async def close(self) -> None:
         """See Backend."""
-        await self._feed.close()
+        if self._look is not None:
+            self._look.cancel()
 
     def _blob_path(self, digest: str) -> str:
         return f"{self._blobs}/{digest[:2]}/{digest}"
 
     def _record_path(self, key: str) -> str:
         return f"{self._records}/{quote(key, safe=_SAFE)}"
+
+    async def _looked(self) -> dict[str, str]:
+        # A listing goes on when the one who waits for it gives up, and serves the next: asked for short times only, or
+        # cut short by hints (LayeredBackend), a feed would otherwise never finish that of a large store.
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(self.versions(""))
+            self._look.add_done_callback(lambda look: look.cancelled() or look.exception())
+        return await asyncio.shield(self._look)
 
     async def _tag_form(self) -> TagForm:
         if self._form is None:

@@ -13,7 +13,6 @@ import pytest
 from adapters_store.backend import Backend
 from adapters_store.canonical import digest
 from adapters_store.errors import BadId, MalformedRecord, StoreRefused, StoreUnavailable
-from adapters_store.object_feed import ListingFeed
 from adapters_store.object_urls import parse_object_url
 from adapters_store.objects import ObjectBackend, open_objects
 from tests.adapters_store.contract import BackendContract, Open, content_of, record
@@ -340,92 +339,29 @@ def test_other_providers_are_opened(scheme: str, monkeypatch: pytest.MonkeyPatch
     assert isinstance(open_objects(f"{scheme}://bucket/x?skip_signature=true", timeout_s=1), ObjectBackend)
 
 
-class Shelf:
-    """Something to list: versions, how often it was listed, and a gate that a listing may have to wait at."""
-
-    def __init__(self) -> None:
-        self.versions = {"domain/a": "1"}
-        self.listed = 0
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    async def list(self) -> dict[str, str]:
-        self.listed += 1
-        found = dict(self.versions)
-        await self.gate.wait()
-        return found
-
-
-async def test_one_look_serves_all_who_wait() -> None:
-    """Law: many who ask at once cost one listing."""
-    shelf = Shelf()
-    feed = ListingFeed(shelf.list, poll_s=60)
-    answers = await asyncio.gather(*(feed.changes(None, 1) for _ in range(20)))
-    assert shelf.listed == 1
-    assert len({answer.position for answer in answers}) == 1
+async def test_listing_goes_on_when_one_who_waits_gives_up(s3: S3Server) -> None:
+    """Law: a feed that is only asked for moments shorter than a listing takes still tells what changed."""
+    store = open_objects(s3.url("moments", poll_s=0.001), timeout_s=TIMEOUT_S)
+    began = await store.changes(None, 0)
+    assert await store.compare_and_set("domain/a", 0, record(1))
+    told: set[str] = set()
+    for _ in range(2000):
+        asking = asyncio.create_task(store.changes(began.position, 1))
+        done, _ = await asyncio.wait((asking,), timeout=0.0005)
+        if done:
+            told |= asking.result().keys
+            break
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    assert told == {"domain/a"}
+    await store.close()
 
 
-async def test_look_goes_on_when_one_who_waits_gives_up() -> None:
-    """Law: a listing that takes longer than its caller waits still tells the next caller."""
-    shelf = Shelf()
-    feed = ListingFeed(shelf.list, poll_s=60)
-    position = (await feed.changes(None, 0)).position
-    shelf.versions["domain/a"] = "2"
-    shelf.gate.clear()
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(feed.changes(position, 0), 0.01)
-    shelf.gate.set()
-    assert (await feed.changes(position, 0)).keys == {"domain/a"}
-    assert shelf.listed == 2
-
-
-async def test_feed_keeps_its_pace_however_often_something_changes() -> None:
-    """Law: one who is willing to wait sees no more looks than `poll_s` allows, though each finds something."""
-    shelf = Shelf()
-    feed = ListingFeed(shelf.list, poll_s=0.1)
-    began = time.monotonic()
-    position = (await feed.changes(None, 60)).position
-    for version in range(2, 6):
-        shelf.versions["domain/a"] = str(version)
-        answer = await feed.changes(position, 60)
-        assert answer.keys == {"domain/a"}
-        position = answer.position
-    assert time.monotonic() - began >= 4 * 0.08
-    assert shelf.listed == 5
-
-
-async def test_positions_of_another_feed_are_foreign() -> None:
-    """Law: a position of another process or of before a restart leads to a re-sync; an old one of its own does not."""
-    shelf = Shelf()
-    one, other = (ListingFeed(shelf.list, poll_s=0.01) for _ in range(2))
-    first = (await one.changes(None, 0)).position
-    assert (await other.changes(first, 60)).resync
-    for key in ("domain/b", "domain/c"):
-        shelf.versions[key] = "1"
-        await one.changes(first, 1)
-    del shelf.versions["domain/a"]
-    await one.changes((await one.changes(first, 1)).position, 1)
-    assert (await one.changes(first, 1)).keys == {"domain/a", "domain/b", "domain/c"}
-
-
-async def test_feed_tells_of_a_store_that_cannot_be_listed_and_goes_on() -> None:
-    """Law: a look that fails is the caller's to know; the next one is not spoilt by it, and names what changed."""
-    shelf = Shelf()
-    broken = True
-
-    async def listing() -> dict[str, str]:
-        if broken:
-            raise StoreUnavailable("away")
-        return await shelf.list()
-
-    feed = ListingFeed(listing, poll_s=0.01)
-    with pytest.raises(StoreUnavailable):
-        await feed.changes(None, 0)
-    broken = False
-    position = (await feed.changes(None, 0)).position
-    broken = True
-    shelf.versions["domain/b"] = "1"
-    with pytest.raises(StoreUnavailable):
-        await feed.changes(position, 0)
-    broken = False
-    assert (await feed.changes(position, 0)).keys == {"domain/b"}
+async def test_listing_that_fails_is_told_and_spoils_nothing(peer: tuple[S3Server, Peculiar]) -> None:
+    """Law: a store that cannot be listed is unavailable for the feed as well, each time it is asked."""
+    server, _ = peer  # it lists nothing
+    store = opened(server)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await store.changes(None, 0)
+    await store.close()

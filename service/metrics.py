@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector, generate_latest
 from prometheus_client.registry import Collector
@@ -22,13 +22,15 @@ class Metrics(LifecycleMetrics):
 
     Args:
         log: where activations and rejections are written, which name a domain and so are no label.
+        labels: that every series carries, such as which worker's it is: a scrape meets any worker of a socket, and
+            without them the counters of one would look like a restart of another.
     """
 
-    def __init__(self, log: FilteringBoundLogger) -> None:
+    def __init__(self, log: FilteringBoundLogger, labels: Mapping[str, str] | None = None) -> None:
         registry = CollectorRegistry()
         super().__init__(log, registry)
         ProcessCollector(registry=registry)
-        self._shown = _WithoutCreated(registry)
+        self._shown = _Shown(registry, labels or {})
         self._requests = Counter("espalier_requests", "HTTP requests answered.", ["route", "status"], registry=registry)
         self._rows = Counter("espalier_rows", "Rows (user, item) scored.", registry=registry)
         stage = Histogram(
@@ -99,16 +101,21 @@ class Metrics(LifecycleMetrics):
         self._log.warning("rejected", domain=domain, revision=revision, reason=reason)
 
 
-class _WithoutCreated(Collector):
-    """A registry's metrics without the time at which each series began, which is one more series for each.
+class _Shown(Collector):
+    """A registry's metrics with labels added, and without the time at which each series began.
 
-    The library's own switch is global: it would act on whatever else lives in the process.
+    The library's own switch for that time is global: it would act on whatever else lives in the process.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, labels: Mapping[str, str]) -> None:
         self._registry = registry
+        self._labels = labels
 
     def collect(self) -> Iterable[Metric]:
         for metric in self._registry.collect():
-            metric.samples = [sample for sample in metric.samples if sample.name != f"{metric.name}_created"]
+            metric.samples = [
+                sample._replace(labels={**sample.labels, **self._labels})
+                for sample in metric.samples
+                if sample.name != f"{metric.name}_created"
+            ]
             yield metric

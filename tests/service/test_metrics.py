@@ -145,3 +145,13 @@ def test_two_replicas_in_one_process_share_nothing() -> None:
     first, second = (Metrics(open_log(stream=io.StringIO())) for _ in range(2))
     first.rows(3)
     assert told(second)["espalier_rows_total", ()] == 0
+
+
+def test_a_worker_marks_every_series_as_its_own() -> None:
+    """Law: given labels stand on each sample, beside its own; a scrape of another worker then moves other series."""
+    metrics = Metrics(open_log(stream=io.StringIO()), labels={"worker": "2"})
+    metrics.request("/score", 200)
+    metrics.shadow_scored(np.array([0.1]), 0.5)
+    samples = told(metrics)
+    assert all(dict(labels)["worker"] == "2" for _, labels in samples)
+    assert samples["espalier_requests_total", (("route", "/score"), ("status", "200"), ("worker", "2"))] == 1

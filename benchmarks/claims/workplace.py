@@ -32,10 +32,12 @@ class Workplace:
     Args:
         folder: everything the claims write.
         reuse: take finished training runs found in `folder` (for work on the claims themselves; printed when used).
+        quick: sizes and times so small that the groups show only that they run.
     """
 
     folder: Path
     reuse: bool = False
+    quick: bool = False
 
     @property
     def data(self) -> Path:

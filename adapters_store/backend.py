@@ -199,8 +199,9 @@ async def in_flight(
     Raises:
         Exception: What `work` raised first; what was in flight then is cancelled.
     """
+    listed = list(items)
     results: dict[int, Result] = {}
-    numbered = enumerate(items)
+    numbered = enumerate(listed)
 
     async def take() -> None:
         for number, item in numbered:
@@ -208,8 +209,8 @@ async def in_flight(
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(limit):
+            for _ in range(min(limit, len(listed))):
                 group.create_task(take())
     except BaseExceptionGroup as raised:
         raise raised.exceptions[0] from None
-    return [results[number] for number in range(len(results))]
+    return [results[number] for number in range(len(listed))]

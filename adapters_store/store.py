@@ -1,35 +1,32 @@
 """The adapter store: revisions by digest, and the records that say which of them serves."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
+import secrets
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
-from adapters_store.backbone import MANIFEST, Backbone, read_bundle, read_bundle_from_store
 from adapters_store.backend import Backend
-from adapters_store.canonical import digest
-from adapters_store.errors import BlobMissing, DigestMismatch, DomainUnknown, RecordConflict, StoreUnavailable
-from adapters_store.ids import check_division, check_domain, check_revision
-from adapters_store.records import (
-    BackboneRecord,
-    DomainRecord,
+from adapters_store.blobs import Clock
+from adapters_store.domain_changes import DomainChanges, Intent, Outcome
+from adapters_store.errors import RecordConflict, RecordError
+from adapters_store.fleet import DOMAIN, FleetStore
+from adapters_store.ids import check_domain, check_revision
+from adapters_store.records import Condition, DomainRecord, Stamped, parse_record
+from adapters_store.releases import Standing
+from adapters_store.transitions import (
     activated,
-    defaulted,
+    canaried,
     deleted,
-    parse_record,
+    frozen,
     rolled_back,
+    shadowed,
+    thawed,
+    without,
 )
 
-Clock = Callable[[], float]
-RecordT = TypeVar("RecordT", DomainRecord, BackboneRecord)
-
-_DOMAIN = "domain/"
-_BACKBONE = "backbone"
-# Each lost race means that someone else won it, so this many in a row mean a fault, not contention.
-_ATTEMPTS = 1000
+_FUSED: Mapping[str, str] = {}
 
 
-class AdapterStore:
+class AdapterStore(FleetStore):
     """What training publishes to and the service reads from.
 
     Args:
@@ -38,63 +35,58 @@ class AdapterStore:
     """
 
     def __init__(self, backend: Backend, clock: Clock) -> None:
-        self._backend = backend
-        self._clock = clock
-
-    async def close(self) -> None:
-        """Close the backend."""
-        await self._backend.close()
-
-    async def put(self, content: bytes) -> str:
-        """Store an artifact's bytes; storing the same again changes nothing.
-
-        Args:
-            content: The bytes; what they are is the caller's to verify.
-
-        Returns:
-            Their revision.
-
-        Raises:
-            StoreUnavailable: They may not have been stored.
-        """
-        revision = await asyncio.to_thread(digest, content)
-        await self._backend.put_blob(revision, content)
-        return revision
-
-    async def get(self, revision: str) -> bytes:
-        """Fetch an artifact's bytes.
-
-        Raises:
-            BadId: `revision` is none.
-            BlobMissing: The store has no such bytes.
-            DigestMismatch: The bytes in the store are not those that were put there.
-            StoreUnavailable: The store cannot be read.
-        """
-        content = await self._backend.get_blob(check_revision(revision))
-        if await asyncio.to_thread(digest, content) != revision:
-            raise DigestMismatch(f"blob {revision} is damaged in the store: publish it again")
-        return content
-
-    async def has(self, revision: str) -> bool:
-        """Whether the store has these bytes.
-
-        Raises:
-            BadId: `revision` is none.
-            StoreUnavailable: The store cannot be read.
-        """
-        return await self._backend.has_blob(check_revision(revision))
+        super().__init__(backend, clock)
+        self._changes = DomainChanges(self)
 
     async def domain(self, domain: str) -> DomainRecord | None:
         """The record of a domain, a tombstone too, or None.
 
         Raises:
             BadId: `domain` is none.
+            NewerSchema: A newer build wrote it.
             MalformedRecord: What is stored is no such record.
             StoreUnavailable: The store cannot be read.
         """
-        key = _DOMAIN + check_domain(domain)
-        stored = await self._backend.read_record(key)
-        return None if stored is None else parse_record(stored.record, DomainRecord, key)
+        stamped = await self.stamped_domain(domain)
+        return None if stamped is None else stamped.record
+
+    async def stamped_domain(self, domain: str) -> Stamped[DomainRecord] | None:
+        """The record of a domain with its version; errors as `domain`."""
+        key = DOMAIN + check_domain(domain)
+        held = await self._backend.read_record(key)
+        return None if held is None else Stamped(parse_record(held.record, DomainRecord, key), held.version)
+
+    async def stamped_domains(self, domains: Sequence[str]) -> tuple[dict[str, Stamped[DomainRecord]], dict[str, str]]:
+        """The records of many domains.
+
+        Returns:
+            Domain to record with its version, absent ones left out; and domain to what is wrong with its record.
+
+        Raises:
+            BadId: One is no domain id.
+            StoreUnavailable: The store cannot be read.
+        """
+        keys = {DOMAIN + check_domain(domain): domain for domain in domains}
+        found: dict[str, Stamped[DomainRecord]] = {}
+        faults: dict[str, str] = {}
+        try:
+            held = await self._backend.read_records(list(keys))
+        except RecordError:  # one of them is no JSON: find out which
+            held = {}
+            for key, domain in keys.items():
+                try:
+                    one = await self._backend.read_record(key)
+                except RecordError as error:
+                    faults[domain] = str(error)
+                    continue
+                if one is not None:
+                    held[key] = one
+        for key, one in held.items():
+            try:
+                found[keys[key]] = Stamped(parse_record(one.record, DomainRecord, key), one.version)
+            except RecordError as error:
+                faults[keys[key]] = str(error)
+        return found, faults
 
     async def domains(self, after: str = "", limit: int = 100) -> list[DomainRecord]:
         """Records in order of domain id, tombstones included.
@@ -104,21 +96,21 @@ class AdapterStore:
             limit: At most so many.
 
         Raises:
-            MalformedRecord: What is stored is no such record.
+            RecordError: What is stored is no such record.
             StoreUnavailable: The store cannot be read.
         """
-        keys = await self._backend.list_records(_DOMAIN, _DOMAIN + after, limit)
-        records = [await self.domain(key.removeprefix(_DOMAIN)) for key in keys]
-        return [record for record in records if record is not None]
+        keys = await self._backend.list_records(DOMAIN, DOMAIN + after, limit)
+        held = await self._backend.read_records(keys)
+        return [parse_record(held[key].record, DomainRecord, key) for key in keys if key in held]
 
     async def generations(self) -> dict[str, int]:
-        """Domain to generation of its record, tombstones included: cheap, for a watcher to poll.
+        """Domain to generation of its record, tombstones included.
 
         Raises:
             StoreUnavailable: The store cannot be read.
         """
-        found = await self._backend.read_records(await self._backend.list_records(_DOMAIN))
-        return {key.removeprefix(_DOMAIN): held.record["generation"] for key, held in found.items()}
+        found = await self._backend.read_records(await self._backend.list_records(DOMAIN))
+        return {key.removeprefix(DOMAIN): held.record["generation"] for key, held in found.items()}
 
     async def set_live(
         self,
@@ -126,48 +118,132 @@ class AdapterStore:
         division: str,
         revision: str,
         by: str,
-        if_generation: int | None = None,
+        if_generation: int | Condition | None = None,
         create_only: bool = False,
+        pins: Mapping[str, str] = _FUSED,
+        fusion: str | None = None,
     ) -> DomainRecord:
-        """Make a stored revision live. If it already is, nothing changes and no condition is looked at.
+        """Make a stored revision live. If it effectively is, nothing changes and no condition is looked at.
 
         Args:
             domain: Whose.
             division: The revision's division.
             revision: What becomes live.
             by: Who asks.
-            if_generation: Only if the record still has this generation (0: there is none).
+            if_generation: Only if the record still has this generation (0: there is none), and the release pointer its.
             create_only: Only if nothing is live.
+            pins: Auxiliary domain to revision that the revision pins; they must be in the store, too.
+            fusion: That the revision pins, or None.
 
         Returns:
             The record as it is now.
 
         Raises:
             BadId: An id is none.
-            BlobMissing: The store does not have the revision.
+            BlobMissing: The store does not have a revision, or is deleting it.
             RecordConflict: A condition does not hold.
+            Frozen: Changes are stopped.
             WrongDomain: The domain is of another division.
             StoreUnavailable: Unknown whether it happened.
         """
-        check_division(division)
-        if not await self.has(revision):
-            raise BlobMissing(f"revision {revision} is not in the store: put it there before it becomes live")
+        return await self._changes.one(
+            self.activation(domain, division, revision, by, if_generation, create_only, pins, fusion)
+        )
 
-        def change(record: DomainRecord) -> DomainRecord:
-            if create_only and record.live is not None and record.live.revision != revision:
-                raise RecordConflict(f"domain {domain!r} already serves {record.live.revision}")
-            return activated(record, division, revision, by, self._clock())
+    def activation(
+        self,
+        domain: str,
+        division: str,
+        revision: str,
+        by: str,
+        if_generation: int | Condition | None = None,
+        create_only: bool = False,
+        pins: Mapping[str, str] = _FUSED,
+        fusion: str | None = None,
+    ) -> Intent:
+        """What `set_live` does, to be carried out with others by `change_many`; arguments and errors as there."""
 
-        return await self._change_domain(domain, division, change, if_generation)
+        def transition(record: DomainRecord, standing: Standing, again: bool) -> DomainRecord:
+            serving = standing.effective(record)
+            if create_only and not again and serving is not None and serving != revision:
+                raise RecordConflict(f"domain {domain!r} already serves {serving}")
+            return activated(record, division, revision, by, self._clock(), standing)
 
-    async def rollback(self, domain: str, from_: str, by: str, if_generation: int | None = None) -> DomainRecord:
+        return Intent(domain, transition, by, division, _condition(if_generation), revision, pins, fusion)
+
+    async def change_many(self, intents: Sequence[Intent]) -> list[Outcome]:
+        """Carry out intents of different domains, each for itself.
+
+        Returns:
+            What became of each, in order; a refusal is an outcome.
+
+        Raises:
+            StoreUnavailable: The store failed; unknown which of them happened. Repeating is safe.
+        """
+        return await self._changes.many(intents)
+
+    async def set_canary(
+        self, domain: str, revision: str, percent: float, by: str, if_generation: int | Condition | None = None
+    ) -> DomainRecord:
+        """Serve a stored revision to some users; its salt is kept while only percent moves.
+
+        Args:
+            domain: Whose.
+            revision: Which.
+            percent: Of the users, 0 < percent <= 100.
+            by: Who asks.
+            if_generation: As for `set_live`.
+
+        Returns:
+            The record as it is now.
+
+        Raises:
+            BadId: An id is none.
+            BlobMissing: The store does not have the revision, or is deleting it.
+            DomainUnknown: There is no such record.
+            RecordConflict: Nothing is live, or this revision is, or a condition does not hold.
+            Frozen: Changes are stopped.
+            StoreUnavailable: Unknown whether it happened.
+        """
+        salt = secrets.token_hex(16)
+
+        def transition(record: DomainRecord, standing: Standing, again: bool) -> DomainRecord:
+            return record if again else canaried(record, revision, percent, salt, by, self._clock(), standing)
+
+        return await self._changes.one(
+            Intent(domain, transition, by, condition=_condition(if_generation), revision=revision)
+        )
+
+    async def set_shadow(
+        self, domain: str, revision: str, percent: float, by: str, if_generation: int | Condition | None = None
+    ) -> DomainRecord:
+        """Score a stored revision beside the live one; arguments, returns and errors as `set_canary`."""
+
+        def transition(record: DomainRecord, standing: Standing, again: bool) -> DomainRecord:
+            return record if again else shadowed(record, revision, percent, by, self._clock(), standing)
+
+        return await self._changes.one(
+            Intent(domain, transition, by, condition=_condition(if_generation), revision=revision)
+        )
+
+    async def clear_canary(self, domain: str, by: str, if_generation: int | Condition | None = None) -> DomainRecord:
+        """End the canary; if there is none, nothing changes. Errors as `set_canary`."""
+        return await self._clear("canary", domain, by, if_generation)
+
+    async def clear_shadow(self, domain: str, by: str, if_generation: int | Condition | None = None) -> DomainRecord:
+        """End the shadow; if there is none, nothing changes. Errors as `set_canary`."""
+        return await self._clear("shadow", domain, by, if_generation)
+
+    async def rollback(
+        self, domain: str, from_: str, by: str, if_generation: int | Condition | None = None
+    ) -> DomainRecord:
         """Walk a domain back from `from_` to the newest earlier revision that nobody rolled back from.
 
         Args:
             domain: Whose.
-            from_: The live revision, as the caller saw it.
+            from_: The effective live revision, as the caller saw it.
             by: Who asks.
-            if_generation: Only if the record still has this generation.
+            if_generation: As for `set_live`.
 
         Returns:
             The record as it is now.
@@ -180,17 +256,21 @@ class AdapterStore:
             StoreUnavailable: Unknown whether it happened.
         """
         check_revision(from_)
-        return await self._change_domain(
-            domain, None, lambda record: rolled_back(record, from_, by, self._clock()), if_generation
-        )
 
-    async def delete(self, domain: str, by: str, if_generation: int | None = None) -> DomainRecord:
+        def transition(record: DomainRecord, standing: Standing, again: bool) -> DomainRecord:
+            if again and standing.effective(record) != from_:
+                return record
+            return rolled_back(record, from_, by, self._clock(), standing)
+
+        return await self._changes.one(Intent(domain, transition, by, condition=_condition(if_generation), always=True))
+
+    async def delete(self, domain: str, by: str, if_generation: int | Condition | None = None) -> DomainRecord:
         """Write a tombstone: the domain serves nothing until something is activated again.
 
         Args:
             domain: Whose.
             by: Who asks.
-            if_generation: Only if the record still has this generation.
+            if_generation: As for `set_live`.
 
         Returns:
             The record as it is now.
@@ -201,7 +281,44 @@ class AdapterStore:
             RecordConflict: The condition does not hold.
             StoreUnavailable: Unknown whether it happened.
         """
-        return await self._change_domain(domain, None, lambda record: deleted(record, by, self._clock()), if_generation)
+
+        def transition(record: DomainRecord, standing: Standing, again: bool) -> DomainRecord:
+            return deleted(record, by, self._clock(), standing)
+
+        return await self._changes.one(Intent(domain, transition, by, condition=_condition(if_generation), always=True))
+
+    async def freeze(self, domain: str | None, by: str, reason: str) -> None:
+        """Stop changes of a domain, or of all; rolling back, deleting and thawing stay possible.
+
+        Args:
+            domain: Whose; None: all.
+            by: Who asks.
+            reason: Why; shown to whoever is refused.
+
+        Raises:
+            BadId: `domain` is none.
+            DomainUnknown: There is no such record.
+            StoreUnavailable: Unknown whether it happened.
+        """
+        if domain is None:
+            await self.freeze_all(by, reason)
+            return
+
+        def transition(record: DomainRecord, standing: Standing, again: bool) -> DomainRecord:
+            return frozen(record, by, self._clock(), reason)
+
+        await self._changes.one(Intent(domain, transition, by, always=True))
+
+    async def thaw(self, domain: str | None, by: str) -> None:
+        """Allow changes of a domain, or of all, again; arguments and errors as `freeze`."""
+        if domain is None:
+            await self.thaw_all(by)
+            return
+
+        def transition(record: DomainRecord, standing: Standing, again: bool) -> DomainRecord:
+            return thawed(record, by, self._clock())
+
+        await self._changes.one(Intent(domain, transition, by, always=True))
 
     async def publish_backbone(self, folder: Path, by: str = "") -> str:
         """Store a bundle folder and make it the default.
@@ -221,95 +338,12 @@ class AdapterStore:
         await self.set_default_backbone(revision, by)
         return revision
 
-    async def put_bundle(self, folder: Path) -> str:
-        """Store a bundle folder without making it the default; arguments and errors as `publish_backbone`."""
-        backbone = await asyncio.to_thread(read_bundle, folder)
-        for entry in backbone.manifest.files:
-            await self._put_as(entry.sha256, await asyncio.to_thread(backbone.file, entry.name))
-        return await self._put_as(backbone.revision, await asyncio.to_thread((folder / MANIFEST).read_bytes))
+    async def _clear(self, alias: str, domain: str, by: str, if_generation: int | Condition | None) -> DomainRecord:
+        def transition(record: DomainRecord, standing: Standing, again: bool) -> DomainRecord:
+            return record if again else without(record, alias, by, self._clock())
 
-    async def backbone_record(self) -> BackboneRecord:
-        """Which bundle is the default; generation 0 and default None before the first publish.
+        return await self._changes.one(Intent(domain, transition, by, condition=_condition(if_generation)))
 
-        Raises:
-            MalformedRecord: What is stored is no such record.
-            StoreUnavailable: The store cannot be read.
-        """
-        stored = await self._backend.read_record(_BACKBONE)
-        return BackboneRecord() if stored is None else parse_record(stored.record, BackboneRecord, _BACKBONE)
 
-    async def set_default_backbone(self, revision: str, by: str = "") -> BackboneRecord:
-        """Make a stored bundle the default; if it already is, nothing changes.
-
-        Args:
-            revision: Of the bundle.
-            by: Who asks.
-
-        Returns:
-            The record as it is now.
-
-        Raises:
-            BadId: `revision` is none.
-            BlobMissing: The store does not have it.
-            StoreUnavailable: Unknown whether it happened.
-        """
-        if not await self.has(revision):
-            raise BlobMissing(f"bundle {revision} is not in the store: publish it first")
-        return await self._change(
-            _BACKBONE, self.backbone_record, lambda record: defaulted(record, revision, by, self._clock()), None
-        )
-
-    async def bundle(self, revision: str) -> Backbone:
-        """Fetch a bundle.
-
-        Raises:
-            BadId: `revision` is none.
-            BlobMissing: The manifest or a file is not in the store.
-            ArtifactError: The bundle is refused.
-            StoreUnavailable: The store cannot be read.
-        """
-        return await read_bundle_from_store(self, revision)
-
-    async def _put_as(self, revision: str, content: bytes) -> str:
-        """Store bytes that were checked when they were read before; a file that changed since is refused."""
-        if await self.put(content) != revision:
-            raise DigestMismatch(f"a file of the bundle changed while it was published; expected {revision}")
-        return revision
-
-    async def _change_domain(
-        self,
-        domain: str,
-        division: str | None,
-        change: Callable[[DomainRecord], DomainRecord],
-        if_generation: int | None,
-    ) -> DomainRecord:
-        """Change one domain's record; `division` lets a new domain begin."""
-
-        async def read() -> DomainRecord:
-            record = await self.domain(domain)
-            if record is not None:
-                return record
-            if division is None:
-                raise DomainUnknown(f"the store has no domain {domain!r}")
-            return DomainRecord(domain=domain, division=division)
-
-        return await self._change(_DOMAIN + check_domain(domain), read, change, if_generation)
-
-    async def _change(
-        self,
-        key: str,
-        read: Callable[[], Awaitable[RecordT]],
-        change: Callable[[RecordT], RecordT],
-        if_generation: int | None,
-    ) -> RecordT:
-        """Read, change, compare and set; a lost race is tried again unless the caller named a generation."""
-        for _ in range(_ATTEMPTS):
-            record = await read()
-            after = change(record)
-            if after is record:
-                return record
-            if if_generation is not None and record.generation != if_generation:
-                raise RecordConflict(f"record {key!r} has generation {record.generation}, not {if_generation}")
-            if await self._backend.compare_and_set(key, record.generation, after.model_dump(mode="json")):
-                return after
-        raise StoreUnavailable(f"record {key!r}: {_ATTEMPTS} attempts in a row lost to other writers")
+def _condition(if_generation: int | Condition | None) -> Condition | None:
+    return Condition(if_generation) if isinstance(if_generation, int) else if_generation

@@ -8,16 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from adapters_store.errors import MalformedRecord, NothingToRollBack, RecordConflict, WrongDomain
-from adapters_store.records import (
-    HISTORY,
-    BackboneRecord,
-    DomainRecord,
-    activated,
-    defaulted,
-    deleted,
-    parse_record,
-    rolled_back,
-)
+from adapters_store.records import HISTORY, BackboneRecord, DomainRecord, parse_record
+from adapters_store.transitions import activated, defaulted, deleted, rolled_back
 
 REVISIONS = [f"{i:064x}" for i in range(24)]
 REVISION = st.sampled_from(REVISIONS)
@@ -150,12 +142,12 @@ def test_change_says_when_and_who() -> None:
 def test_keys_of_newer_writers_survive_a_change() -> None:
     """Law: an older build that changes a record drops nothing that a newer one put there."""
     stored = activated(new(), "theme", REVISIONS[0], "test", 0.0).model_dump(mode="json")
-    stored |= {"canary": {"revision": REVISIONS[5], "percent": 3}}
+    stored |= {"novel": {"of": "a newer build"}}
     stored["live"]["note"] = "kept"
     record = parse_record(stored, DomainRecord, "domain/theme-1")
     back = rolled_back(activated(record, "theme", REVISIONS[1], "test", 0.0), REVISIONS[1], "test", 0.0)
     dumped = back.model_dump(mode="json")
-    assert dumped["canary"] == stored["canary"]
+    assert dumped["novel"] == stored["novel"]
     assert dumped["live"] == stored["live"]
 
 

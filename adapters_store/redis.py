@@ -61,7 +61,7 @@ class RedisBackend(Backend):
 
     Args:
         link: The way to it.
-        prefix: Of every key.
+        prefix: Of every key; kept as an attribute.
         as_cache: Nothing here has to last: neither eviction nor a missing append-only file is refused.
         part_bytes: Blobs above this are kept in parts.
         kept_events: Events that a tag's stream keeps.
@@ -77,7 +77,7 @@ class RedisBackend(Backend):
         kept_events: int = KEPT_EVENTS,
     ) -> None:
         self._link = link
-        self._prefix = prefix
+        self.prefix = prefix
         self._as_cache = as_cache
         self._part_bytes = part_bytes
         self._kept_events = kept_events
@@ -286,7 +286,7 @@ class RedisBackend(Backend):
         try:
             return [parse_id(last) for last in await self._link.get_all(self._lasts)]
         except ValueError:
-            raise StoreUnavailable(f"the feed of the store {self._prefix!r} holds no id where one must be") from None
+            raise StoreUnavailable(f"the feed of the store {self.prefix!r} holds no id where one must be") from None
 
     async def _told(self, at: Sequence[Id], newest: Sequence[Id], moved: Sequence[int]) -> Changes:
         events = await self._events(at, moved)
@@ -320,14 +320,14 @@ class RedisBackend(Backend):
 
     def _keys(self, key: str) -> tuple[str, str, str, str]:
         tag = _tag(key)
-        record = f"{self._prefix}:{{{tag:02d}}}:record:{key}"
+        record = f"{self.prefix}:{{{tag:02d}}}:record:{key}"
         return record, self._versions[tag], self._feeds[tag], self._lasts[tag]
 
     def _blob(self, name: str) -> str:
-        return f"{self._prefix}:blob:{name}"
+        return f"{self.prefix}:blob:{name}"
 
     def _part(self, name: str, number: int) -> str:
-        return f"{self._prefix}:part:{name}:{number}"
+        return f"{self.prefix}:part:{name}:{number}"
 
 
 def open_redis(url: str, *, timeout_s: float, as_cache: bool = False) -> RedisBackend:

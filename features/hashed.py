@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from features.errors import MalformedTensors
 from features.hashing import Hashes, PerfectHash, hash_integers
-from features.keys import Ids, IntegerKeys, Tensors, TextKeys, as_texts, integer_array, parsed_integers
+from features.keys import Ids, IntegerKeys, Tensors, TextKeys, as_texts, integer_array, integers_of_texts
 from features.texts import PackedTexts, pack_question
 
 _HASH_BITS = 64
@@ -37,7 +37,7 @@ class HashedIntegers:
         """Positions of `ids`, -1 where unknown; (n,)."""
         wanted, canonical = integer_array(ids), None
         if wanted is None:
-            wanted, canonical = parsed_integers(as_texts(ids))
+            wanted, canonical = integers_of_texts(ids)
         candidates = self._hashed.candidates(_hashes_of(wanted, self._drop))
         found = self._values.take(candidates) == wanted
         if canonical is not None:

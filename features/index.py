@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from features.decimals import as_integers
 from features.errors import MalformedTensors
 from features.hashed import HashedIntegers, HashedTexts
-from features.keys import Ids, IntegerKeys, Keys, Tensors, TextKeys, as_integer, as_texts, integer_array
+from features.keys import Ids, IntegerKeys, Keys, Tensors, TextKeys, as_texts, integer_array
 from features.texts import PackedTexts
 
 HASHED_FROM = 65_536
+_FIRST = 1000
 
 
 class RawIndex:
@@ -40,9 +42,10 @@ class RawIndex:
         if integers is not None:
             return cls(IntegerKeys(np.unique(integers)))
         texts = as_texts(listed)
-        parsed = [value for value in map(as_integer, texts) if value is not None]
-        if len(parsed) == len(texts):
-            return cls(IntegerKeys(np.unique(np.array(parsed, np.int64))))
+        if bool(as_integers(texts[:_FIRST])[1].all()):  # a column of words is told by its first ones
+            numbers, canonical = as_integers(texts)
+            if bool(canonical.all()):
+                return cls(IntegerKeys(np.unique(numbers)))
         return cls(TextKeys.from_texts(texts))
 
     @classmethod

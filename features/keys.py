@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import re
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features.decimals import as_integers
 from features.errors import InvalidValue, MalformedTensors
 from features.texts import LONGEST_BYTES, PackedTexts
 
 Ids = Sequence[str | int] | NDArray[Any]
 Tensors = Mapping[str, NDArray[Any]]
 
-_CANONICAL = re.compile(r"0|-?[1-9][0-9]{0,18}")
-_SAFE_DIGITS = 18  # so many decimal digits always fit int64
-_INT64 = np.iinfo(np.int64)
 _NEVER = b"\xff"  # no UTF-8 text holds this byte, so it is found nowhere
 
 
@@ -35,29 +33,37 @@ class Keys(Protocol):
     def to_tensors(self, prefix: str) -> dict[str, NDArray[Any]]: ...
 
 
-def as_integer(text: str) -> int | None:
-    """The int64 that `text` is the canonical decimal of, or None ("007", "+7", "7 " and 2**63 are none)."""
-    if _CANONICAL.fullmatch(text) is None:
-        return None
-    value = int(text)
-    return value if _INT64.min <= value <= _INT64.max else None
-
-
 def integer_array(ids: Ids) -> NDArray[np.int64] | None:
     """`ids` as int64 if every one is an integer by type, else None."""
-    if not isinstance(ids, np.ndarray) and len(ids) and not isinstance(ids[0], (int, np.integer)):
-        return None  # spares the common list of strings a needless conversion
-    array = np.asarray(ids)
-    if array.size == 0:
+    if not isinstance(ids, np.ndarray):
+        return _integers_of(ids)
+    if ids.size == 0:
         return np.zeros(0, np.int64)
     # unsigned 64-bit could wrap; it takes the exact path by text instead
-    narrow = array.dtype.kind == "i" or (array.dtype.kind == "u" and array.dtype.itemsize < 8)
-    return array.astype(np.int64, copy=False) if narrow else None
+    narrow = ids.dtype.kind == "i" or (ids.dtype.kind == "u" and ids.dtype.itemsize < 8)
+    return ids.astype(np.int64, copy=False) if narrow else None
+
+
+def _integers_of(ids: Sequence[str | int]) -> NDArray[np.int64] | None:
+    if len(ids) and (not isinstance(ids[0], (int, np.integer)) or isinstance(ids[0], bool)):
+        return None  # spares the common list of strings the attempt
+    try:
+        return np.frombuffer(array("q", ids), np.int64)  # type: ignore[type-var] # a text is told by TypeError
+    except (TypeError, OverflowError):
+        return None  # beyond 64 bits, or texts too: the exact path by text
 
 
 def as_texts(ids: Ids) -> list[str]:
     """`ids` as strings; numpy scalars become their Python equivalents first."""
     return list(map(str, ids.tolist() if isinstance(ids, np.ndarray) else ids))
+
+
+def integers_of_texts(ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The integers of ids that are not all integers by type, and which of them are canonical; (n,) each."""
+    try:
+        return as_integers(ids)  # type: ignore[arg-type] # whatever is no string is told by TypeError
+    except TypeError:
+        return as_integers(as_texts(ids))
 
 
 class IntegerKeys:
@@ -78,7 +84,7 @@ class IntegerKeys:
         wanted = integer_array(ids)
         if wanted is not None:
             return _positions(self._values, wanted)
-        numbers, canonical = parsed_integers(as_texts(ids))
+        numbers, canonical = integers_of_texts(ids)
         found = _positions(self._values, numbers)
         found[~canonical] = -1
         return found
@@ -186,19 +192,6 @@ class TextKeys:
             raise MalformedTensors(f"{prefix}.bytes holds a NUL or a value of more than {LONGEST_BYTES} bytes")
         _check_utf8(prefix, joined, offsets)
         return PackedTexts(joined, offsets)
-
-
-def parsed_integers(texts: list[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The integers of `texts`, and which of them are canonical; the others' numbers mean nothing."""
-    joined = "".join(texts)
-    if joined.isascii() and joined.isdecimal() and min(map(len, texts)) > 0 and max(map(len, texts)) <= _SAFE_DIGITS:
-        digits = np.array(texts, dtype=f"S{_SAFE_DIGITS}")
-        bytewise = digits.view(np.uint8).reshape(-1, _SAFE_DIGITS)
-        leading_zero = (bytewise[:, 0] == ord("0")) & (bytewise[:, 1] != 0)
-        return digits.astype(np.int64), ~leading_zero
-    parsed = [as_integer(text) for text in texts]
-    numbers = np.array([0 if value is None else value for value in parsed], np.int64)
-    return numbers, np.array([value is not None for value in parsed], bool)
 
 
 def check_offsets(name: str, offsets: NDArray[Any], total: int) -> None:

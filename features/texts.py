@@ -14,6 +14,7 @@ from features.hashing import Hashes, hash_words
 
 LONGEST_BYTES = 255
 _WORD = 8
+_LEAD, _TRAIL = b"\0" * 24, b"\0" * 256
 _TAIL = 512  # a word may be read behind the last text, so the end is kept a second time with zeros behind it
 
 
@@ -56,11 +57,6 @@ class PackedTexts:
     def text(self, position: int) -> str:
         """The text at `position`."""
         return self.joined[self.offsets[position] : self.offsets[position + 1]].tobytes().decode()
-
-    def words(self, positions: NDArray[np.int64]) -> Words:
-        """The texts at `positions`, int64 (n,)."""
-        starts, ends = self._bounds(positions)
-        return self._words(starts, ends - starts)
 
     def equal(self, positions: NDArray[np.int64], asked: Words) -> NDArray[np.bool_]:
         """Whether the text at each of `positions` is the one asked for in its place, (n,)."""
@@ -118,12 +114,12 @@ class PackedTexts:
     def _gathered(self, starts: NDArray[np.int64], count: int) -> Hashes:
         limit = len(self.joined) - count * _WORD
         if limit >= 0 and not (len(starts) and int(starts.max()) > limit):
-            return _gather(self.joined, starts, count)
+            return gather_words(self.joined, starts, count)
         at_end = starts > limit
         words = np.empty((len(starts), count), np.uint64)
-        words[at_end] = _gather(self._tail, starts[at_end] - self._tail_start, count)
+        words[at_end] = gather_words(self._tail, starts[at_end] - self._tail_start, count)
         if limit >= 0:
-            words[~at_end] = _gather(self.joined, starts[~at_end], count)
+            words[~at_end] = gather_words(self.joined, starts[~at_end], count)
         return words
 
 
@@ -133,28 +129,34 @@ def pack_question(texts: Sequence[str]) -> Words:
     Raises:
         TypeError: one of them is not a string.
     """
-    joined = "\0".join(texts)
-    encoded = joined.encode("utf-8", "surrogatepass")
-    if joined.count("\0") == len(texts) - 1:
-        buffer = np.frombuffer(encoded + b"\0" * _TAIL, np.uint8)
-        ends = np.flatnonzero(buffer[: len(encoded) + 1] == 0)
-        starts = np.empty_like(ends)
-        starts[0] = 0
-        starts[1:] = ends[:-1] + 1
-    else:  # a text with a NUL itself: only then are the ends worth a loop
-        sizes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts])
-        buffer = np.frombuffer(encoded + b"\0" * _TAIL, np.uint8)
-        starts = np.cumsum(sizes + 1) - sizes - 1
-        ends = starts + sizes
+    buffer, starts, ends = lay_out(texts)
     lengths = ends - starts
     masks = _masks_of(lengths)
-    words = _gather(buffer, starts, masks.shape[1])
+    words = gather_words(buffer, starts, masks.shape[1])
     words &= masks
     return Words(words, lengths, masks)
 
 
-def _gather(buffer: NDArray[np.uint8], starts: NDArray[np.int64], count: int) -> Hashes:
-    """`count` words from each of `starts`, at any alignment; they must lie inside `buffer`."""
+def lay_out(texts: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]:
+    """The UTF-8 of all texts in one buffer with zeros at both ends, and where each begins and ends; n > 0.
+
+    Raises:
+        TypeError: one of them is not a string.
+    """
+    joined = "\0".join(texts)
+    encoded = joined.encode("utf-8", "surrogatepass")
+    buffer = np.frombuffer(b"".join([_LEAD, encoded, _TRAIL]), np.uint8)
+    if joined.count("\0") == len(texts) - 1:
+        zeros = np.flatnonzero(buffer[len(_LEAD) - 1 : len(_LEAD) + len(encoded) + 1] == 0) + (len(_LEAD) - 1)
+        return buffer, zeros[:-1] + 1, zeros[1:]
+    # a text with a NUL itself: only then are the ends worth a loop
+    sizes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts])
+    ends = np.cumsum(sizes + 1) - 1 + len(_LEAD)
+    return buffer, ends - sizes, ends
+
+
+def gather_words(buffer: NDArray[np.uint8], starts: NDArray[np.int64], count: int) -> Hashes:
+    """`count` little-endian words (n, count) from each of `starts`, at any alignment; they must lie inside `buffer`."""
     width = count * _WORD
     # one element is all the bytes of a text, so numpy copies each in one step
     windows = np.ndarray((len(buffer) - width + 1,), np.dtype(f"V{width}"), buffer, 0, (1,))

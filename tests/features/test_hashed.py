@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from features.decimals import as_integer, as_integers
 from features.errors import MalformedTensors
 from features.hashing import PerfectHash, hash_integers
 from features.index import HASHED_FROM, RawIndex
@@ -125,3 +126,18 @@ def test_rows_left_over_are_found() -> None:
     """Law: a file may leave any row over; it is searched instead."""
     tensors = _moved("left_over", lambda a: np.array([1, 3], np.int32))
     assert RawIndex.from_tensors(tensors, "i").find(["d", "c", "b", "a", "e"]).tolist() == [3, 2, 1, 0, -1]
+
+
+DECIMALS = st.one_of(
+    st.integers(-(2**65), 2**65).map(str),
+    st.text("0123456789-+ 7.é\0", max_size=22),
+    st.sampled_from(["0", "-0", "00", "007", "9" * 18, "9" * 19, str(2**63 - 1), str(-(2**63)), str(2**63), "\uff17"]),
+)
+
+
+@given(st.lists(DECIMALS, min_size=40, max_size=60))
+def test_many_decimals_are_parsed_as_each_by_itself(texts: list[str]) -> None:
+    """Law: parsing eight digits a step gives what the regular expression and `int` give one by one."""
+    numbers, canonical = as_integers(texts)
+    alone = [as_integer(text) for text in texts]
+    assert [int(n) if ok else None for n, ok in zip(numbers, canonical, strict=True)] == alone

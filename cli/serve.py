@@ -1,7 +1,8 @@
-"""`espalier serve`: one serving process."""
+"""`espalier serve`: one serving process, or several on one socket."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,29 +11,37 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from service.server import Started
+    from service.settings import Settings
 
 # every option may also stand in the settings file or in a variable, so none has a default of its own here
 Store = Annotated[str | None, typer.Option(help="URL of the adapter store: file:///folder (or ESPALIER_STORE).")]
 Host = Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 by default, any other needs tokens.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 8000, and 0 takes a free one.", min=0, max=65535)]
+Workers = Annotated[int | None, typer.Option(help="Serving processes on one socket; 1 by default.", min=1, max=64)]
 Tokens = Annotated[Path | None, typer.Option(help="File of bearer tokens, made by `espalier token new`.")]
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings; ESPALIER_ variables and options go first.")]
 
 
 def serve(
-    store: Store = None, host: Host = None, port: Port = None, tokens: Tokens = None, config: Config = None
+    store: Store = None,
+    host: Host = None,
+    port: Port = None,
+    workers: Workers = None,
+    tokens: Tokens = None,
+    config: Config = None,
 ) -> None:
     """Serve scores and take adapters over HTTP until Ctrl-C."""
     from adapters_store.errors import StoreError
     from service.errors import ServiceError
     from service.logs import open_log
-    from service.server import run
     from service.settings import load_settings
 
     console = Console(highlight=False, soft_wrap=True)
     try:
-        settings = load_settings({"store": store, "host": host, "port": port, "tokens": tokens}, config)
+        options = {"store": store, "host": host, "port": port, "workers": workers, "tokens": tokens}
+        settings = load_settings(options, config)
         log = open_log(settings.log_level)
+        run = runner_of(settings)
         run(settings, log=log, announce=lambda started: announce(console, started, settings.shown_store))
     except (ServiceError, StoreError) as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), style="red", markup=False)
@@ -42,10 +51,21 @@ def serve(
         raise typer.Exit(0) from None
 
 
+def runner_of(settings: Settings) -> Callable[..., None]:
+    """What runs the service: one process needs no supervisor."""
+    if settings.workers > 1:
+        from service.workers import run
+    else:
+        from service.server import run
+    return run
+
+
 def announce(console: Console, started: Started, store: str) -> None:
     """Say where the server listens and what it scores with."""
     console.print(f"Espalier scores on [bold]{started.url}[/bold]  (docs: {started.url}/docs, Ctrl-C stops)")
-    console.print(f"backbone {started.backbone[:12]}, {started.domains} domains in {store}")
+    known = "the store is away" if started.domains is None else f"{started.domains} domains"
+    shared = f", {started.workers} workers" if started.workers > 1 else ""
+    console.print(f"backbone {started.backbone[:12]}, {known} in {store}{shared}")
     if started.scoring_open:
         console.print(
             "[dim]No token is configured: scoring is open on this machine, publishing is closed (--tokens)[/dim]"

@@ -15,13 +15,14 @@ LINE_BYTES = 65_536
 # a peer that leaves this much unread is stuck: some ten thousand messages
 UNREAD_BYTES = 1 << 20
 _REASON_CHARACTERS = 8192
+_CLOSE_S = 1.0
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
     """A worker takes requests; what it says of itself is for the announcement."""
 
     backbone: str
-    domains: int
+    domains: int | None
     scoring_open: bool
 
 
@@ -122,6 +123,9 @@ class Channel:
         """Send what is left, as far as the other end takes it, and close."""
         self._writer.close()
         try:
-            await self._writer.wait_closed()
+            async with asyncio.timeout(_CLOSE_S):
+                await self._writer.wait_closed()
+        except TimeoutError:
+            self._writer.transport.abort()
         except OSError:
             return

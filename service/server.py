@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -16,19 +15,21 @@ from fastapi import FastAPI
 from structlog.typing import FilteringBoundLogger
 from uvicorn.loops.auto import auto_loop_factory
 
-from adapters_store.errors import StoreError
+from adapters_store.errors import StoreError, StoreUnavailable
 from adapters_store.store import AdapterStore
-from adapters_store.urls import open_backend
 from service.app import create_app
 from service.auth import TokenBook, read_tokens
 from service.clock import LoopClock
 from service.errors import StartError
 from service.http import bounded_http
+from service.listening import bound_socket, url_of
 from service.logs import Forward
 from service.metrics import Metrics
+from service.peers import NoPeers, Peers
 from service.refusals import SettingsInvalid
 from service.replica import Replica
 from service.settings import Settings
+from service.stores import Stores, open_stores
 
 BACKLOG = 2048
 
@@ -40,14 +41,16 @@ class Started:
     Args:
         url: where.
         backbone: revision of the bundle that it scores with.
-        domains: domains that the store has a record of.
+        domains: domains that the store has a record of; None when the store is away and the disk cache serves.
         scoring_open: whether anyone on this machine may score (no token is configured).
+        workers: that share the socket.
     """
 
     url: str
     backbone: str
-    domains: int
+    domains: int | None
     scoring_open: bool
+    workers: int = 1
 
 
 class QuietServer(uvicorn.Server):
@@ -75,7 +78,7 @@ class QuietServer(uvicorn.Server):
 
 
 async def serve(settings: Settings, *, log: FilteringBoundLogger, announce: Callable[[Started], None]) -> None:
-    """Serve until a signal comes.
+    """Serve alone until a signal comes.
 
     Args:
         settings: of this process.
@@ -88,10 +91,38 @@ async def serve(settings: Settings, *, log: FilteringBoundLogger, announce: Call
         adapters_store.errors.StoreError: the store went away in between.
     """
     tokens = tokens_of(settings)
-    metrics = Metrics(log)
-    with forwarded_logs(log), bound_socket(settings.host, settings.port) as listener:
-        async with open_replica(settings, metrics) as replica:
-            domains = len(await replica.store.generations())
+    with bound_socket(settings.host, settings.port) as listener:
+        await serve_on(listener, settings, tokens, log=log, metrics=Metrics(log), peers=NoPeers(), announce=announce)
+
+
+async def serve_on(
+    listener: socket.socket,
+    settings: Settings,
+    tokens: TokenBook,
+    *,
+    log: FilteringBoundLogger,
+    metrics: Metrics,
+    peers: Peers,
+    announce: Callable[[Started], None],
+) -> None:
+    """Serve on a bound socket, which others may share, until a signal comes; it is closed then.
+
+    Args:
+        listener: bound and not blocking.
+        settings: of this process.
+        tokens: accepted by it.
+        log: its log.
+        metrics: what its /metrics shows.
+        peers: the workers that share the socket.
+        announce: told once this process listens.
+
+    Raises:
+        StartError: the store cannot be opened or read, or has no backbone that this replica can score with.
+        adapters_store.errors.StoreError: the store went away in between.
+    """
+    with forwarded_logs(log):
+        async with open_stores(settings, log) as stores, open_replica(stores, settings, metrics, peers) as replica:
+            domains = await _recorded(stores.store)
             started = Started(url_of(listener, settings.host), replica.backbone_revision, domains, not len(tokens))
 
             def serving() -> bool:
@@ -131,66 +162,33 @@ def tokens_of(settings: Settings) -> TokenBook:
 
 
 @asynccontextmanager
-async def open_replica(settings: Settings, metrics: Metrics) -> AsyncIterator[Replica]:
-    """A started replica over the store of the settings; stopped, and its store closed, at the end.
+async def open_replica(stores: Stores, settings: Settings, metrics: Metrics, peers: Peers) -> AsyncIterator[Replica]:
+    """A started replica over the stores; stopped at the end.
 
     Raises:
-        StartError: the store cannot be opened or read, or has no backbone that this replica can score with.
-    """
-    store = opened_store(settings)
-    try:
-        try:
-            replica = await Replica.open(store, config=settings.replica, observer=metrics, clock=LoopClock())
-        except StoreError as error:
-            raise StartError(f"the store {settings.shown_store} cannot be read: {error}") from error
-        await replica.start()
-        try:
-            yield replica
-        finally:
-            await replica.stop()
-    finally:
-        await store.close()
-
-
-def opened_store(settings: Settings) -> AdapterStore:
-    """The store of the settings; the caller closes it.
-
-    Raises:
-        StartError: it cannot be opened.
+        StartError: the store cannot be read, or has no backbone that this replica can score with.
     """
     try:
-        return AdapterStore(open_backend(settings.store), time.time)
+        replica = await Replica.open(
+            stores.store,
+            config=settings.replica,
+            observer=metrics,
+            clock=LoopClock(),
+        )
     except StoreError as error:
-        raise StartError(f"the store {settings.shown_store} cannot be opened: {error}") from error
-
-
-def bound_socket(host: str, port: int) -> socket.socket:
-    """A socket bound to the address, which nobody can reach until the server listens on it.
-
-    Raises:
-        SettingsInvalid: the address is taken, or not of this machine.
-    """
+        raise StartError(f"the store {settings.shown_store} cannot be read: {error}") from error
+    await replica.start()
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        raise SettingsInvalid(
-            f"the service cannot listen on {host}:{port}: {error.strerror}; choose another --host or --port"
-        ) from error
-    listener.setblocking(False)
-    return listener
+        yield replica
+    finally:
+        await replica.stop()
 
 
-def url_of(listener: socket.socket, host: str) -> str:
-    """Where a bound socket is reached, with the port that it really has."""
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{listener.getsockname()[1]}"
+async def _recorded(store: AdapterStore) -> int | None:
+    try:
+        return len(await store.generations())
+    except StoreUnavailable:
+        return None
 
 
 def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:

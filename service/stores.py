@@ -1,0 +1,77 @@
+"""The store of a service, twice: the truth for what publishes, and as read through the local disk cache."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from structlog.typing import FilteringBoundLogger
+
+from adapters_store.backend import Backend
+from adapters_store.cached import CachedBackend
+from adapters_store.disk import DiskCache
+from adapters_store.errors import StoreError
+from adapters_store.store import AdapterStore
+from adapters_store.urls import open_backend
+from service.errors import StartError
+from service.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Two views of one truth.
+
+    Args:
+        store: reads and writes the truth itself.
+        reader: reads what the disk cache has from there, also while the truth is away; without a cache, `store`.
+    """
+
+    store: AdapterStore
+    reader: AdapterStore
+
+
+@asynccontextmanager
+async def open_stores(settings: Settings, log: FilteringBoundLogger) -> AsyncIterator[Stores]:
+    """The stores of the settings; closed at the end.
+
+    Args:
+        settings: the store's URL and time bound, the cache's folder and size.
+        log: told what the disk cache had to skip.
+
+    Raises:
+        StartError: the store cannot be opened, or the cache's folder cannot be used.
+    """
+    truth = _opened(settings)
+    try:
+        store = AdapterStore(truth, time.time)
+        yield Stores(store, _reader(truth, settings, log) or store)
+    finally:
+        await truth.close()
+
+
+def _opened(settings: Settings) -> Backend:
+    if settings.store.startswith("memory:"):
+        raise StartError(
+            "memory:// is a store inside one process: nothing can be published to it before it starts, and nothing "
+            "outlives it; publish with `espalier publish RUN --store file:///folder`, then serve that store"
+        )
+    try:
+        return open_backend(settings.store)
+    except StoreError as error:
+        raise StartError(f"the store {settings.shown_store} cannot be opened: {error}") from error
+
+
+def _reader(truth: Backend, settings: Settings, log: FilteringBoundLogger) -> AdapterStore | None:
+    if settings.cache_dir is None:
+        return None
+    try:
+        cache = DiskCache(
+            settings.cache_dir.absolute(),
+            settings.cache_bytes,
+            on_fault=lambda fault: log.warning("disk_cache", reason=fault),
+        )
+    except StoreError as error:
+        raise StartError(f"the disk cache cannot be used: {error}; choose another --cache-dir") from error
+    return AdapterStore(CachedBackend(truth, cache), time.time)

@@ -1,0 +1,97 @@
+"""One worker of several, as `service.workers` starts it: `python -m service.worker NUMBER LISTENER_FD CHANNEL_FD`.
+
+Its settings come over stdin, because they may hold a password, which neither the command line nor the environment may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+
+from structlog.typing import FilteringBoundLogger
+from uvicorn.loops.auto import auto_loop_factory
+
+from adapters_store.errors import StoreError
+from service.channel import Channel, Failed, Ready
+from service.clock import LoopClock
+from service.errors import ServiceError
+from service.logs import open_log
+from service.metrics import Metrics
+from service.server import Started, serve_on, tokens_of
+from service.settings import Settings
+from service.socket_peers import PeersOverSocket
+
+_INFO = """\
+# HELP espalier_worker_info Each worker has metrics of its own, and a scrape meets any of them: this one.
+# TYPE espalier_worker_info gauge
+espalier_worker_info{{pid="{pid}",worker="{number}",workers="{workers}"}} 1.0
+"""
+
+
+class WorkerMetrics(Metrics):
+    """Metrics that say whose they are.
+
+    Args:
+        log: as for Metrics.
+        number: of this worker, from 1.
+        workers: how many there are.
+    """
+
+    def __init__(self, log: FilteringBoundLogger, number: int, workers: int) -> None:
+        super().__init__(log)
+        self._own = _INFO.format(pid=os.getpid(), number=number, workers=workers).encode()
+
+    def exposition(self) -> bytes:
+        """Every metric in Prometheus' text format, and which worker's they are."""
+        return super().exposition() + self._own
+
+
+async def work(settings: Settings, number: int, listener: socket.socket, connected: socket.socket) -> int:
+    """Serve until the supervisor says stop or is gone.
+
+    Args:
+        settings: of this worker.
+        number: of this worker, from 1.
+        listener: the socket that all workers accept from.
+        connected: to the supervisor.
+
+    Returns:
+        The exit status: 1 when it could not start, for a reason that the supervisor was told.
+    """
+    log = open_log(settings.log_level).bind(worker=number)
+    channel = await Channel.over(connected)
+    # as if it had been stopped from outside: before the server listens it ends at once, afterwards it drains
+    peers = PeersOverSocket(channel, LoopClock(), on_lost=lambda: signal.raise_signal(signal.SIGTERM))
+    peers.hear()
+
+    def ready(started: Started) -> None:
+        channel.send(Ready(started.backbone, started.domains, started.scoring_open))
+
+    try:
+        metrics = WorkerMetrics(log, number, settings.workers)
+        await serve_on(listener, settings, tokens_of(settings), log=log, metrics=metrics, peers=peers, announce=ready)
+    except (ServiceError, StoreError) as error:
+        channel.send(Failed.of(error))
+        return 1
+    finally:
+        await peers.stop_hearing()
+        await channel.close()
+    return 0
+
+
+def main() -> None:
+    """Take over what the supervisor hands down, and serve."""
+    number, listener_fd, channel_fd = (int(each) for each in sys.argv[1:])
+    settings = Settings.model_validate_json(sys.stdin.buffer.read())
+    listener, connected = socket.socket(fileno=listener_fd), socket.socket(fileno=channel_fd)
+    for inherited in (listener, connected):
+        inherited.set_inheritable(False)
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+        sys.exit(runner.run(work(settings, number, listener, connected)))
+
+
+if __name__ == "__main__":
+    main()

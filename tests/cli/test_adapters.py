@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from adapters_store.file import FileBackend
+from adapters_store.releases import Release
 from adapters_store.store import AdapterStore
 from cli.adapters import app
 from tests.adapters_store.world import World
@@ -73,6 +75,86 @@ def test_activate_takes_only_that_domains_adapters(call: Any, revisions: list[st
     assert call("activate", "theme-2", revisions[3])["generation"] == 1
 
 
+def test_canary_and_shadow_stand_beside_live(call: Any, revisions: list[str]) -> None:
+    """Law: both name a share and end by clear; raising a canary's share keeps its salt; live ends its own canary."""
+    first = call("canary", "theme-1", revisions[0], "--percent", "5")["canary"]
+    second = call("canary", "theme-1", revisions[0], "--percent", "10")["canary"]
+    assert (second["percent"], second["salt"]) == (10, first["salt"])
+    both = call("shadow", "theme-1", revisions[1], "--percent", "50")
+    assert (both["shadow"]["revision"], both["live"]["revision"]) == (revisions[1], revisions[2])
+    assert call("clear", "theme-1", "shadow")["shadow"] is None
+    assert call("activate", "theme-1", revisions[0])["canary"] is None
+
+
+def test_canary_and_shadow_take_only_that_domains_adapters(call: Any, revisions: list[str]) -> None:
+    """Law: another domain's revision, one that is absent, or the live one stands beside nothing."""
+    for alias in ("canary", "shadow"):
+        assert "is of domain 'theme-2'" in call(alias, "theme-1", revisions[3], "--percent", "5")
+        assert "no blob" in call(alias, "theme-1", "0" * 64, "--percent", "5")
+        assert "is live" in call(alias, "theme-1", revisions[2], "--percent", "5")
+        for share in ("0", "101", "-1", "nan"):
+            assert "above 0 and up to 100" in call(alias, "theme-1", revisions[0], "--percent", share)
+        assert "percent" in call(alias, "theme-1", revisions[0])
+    assert call("show", "theme-1")["record"]["generation"] == 3
+
+
+def test_a_frozen_domain_takes_no_change_but_a_rollback(call: Any, revisions: list[str]) -> None:
+    """Law: whoever is refused reads who froze it and why; thawing takes changes again, for one domain or for all."""
+    stopped = call("freeze", "theme-1", "--reason", "incident 7")
+    assert (stopped["frozen"]["by"], stopped["frozen"]["reason"]) == ("espalier adapters", "incident 7")
+    assert "incident 7" in call("activate", "theme-1", revisions[0])
+    assert call("rollback", "theme-1", "--from", revisions[2])["live"]["revision"] == revisions[1]
+    assert call("thaw", "theme-1")["frozen"] is None
+    assert call("freeze", "--reason", "release week")["frozen"]["reason"] == "release week"
+    assert "release week" in call("activate", "theme-1", revisions[0])
+    assert call("thaw")["frozen"] is None
+    assert call("activate", "theme-1", revisions[0])["live"]["revision"] == revisions[0]
+
+
+def test_backbone_only_is_a_switch_for_all(call: Any, revisions: list[str]) -> None:
+    """Law: on and off, shown beside every domain; no record changes."""
+    assert call("backbone-only", "on")["adapters_only_backbone"] is True
+    shown = call("show", "theme-1")
+    assert (shown["switches"]["adapters_only_backbone"], shown["record"]["generation"]) == (True, 3)
+    assert call("backbone-only", "off")["adapters_only_backbone"] is False
+
+
+def test_show_tells_what_a_release_makes_live(call: Any, tmp_path: Path, revisions: list[str]) -> None:
+    """Law: the effective live revision is told apart from the record's own."""
+
+    async def flip() -> None:
+        store = AdapterStore(FileBackend(tmp_path / "store"), time.time)
+        release = await store.put_release(Release(divisions={"theme": {"theme-1": revisions[0]}}))
+        await store.flip(release, "test", min_staged=0)
+
+    asyncio.run(flip())
+    shown = call("show", "theme-1")
+    assert (shown["effective_live"], shown["record"]["live"]["revision"]) == (revisions[0], revisions[2])
+    text = runner.invoke(app, ["show", "theme-1"], env={"ESPALIER_STORE": (tmp_path / "store").as_uri()}).stdout
+    assert f"the release's {revisions[0]} scores instead" in text
+
+
+def test_an_unreadable_record_hides_no_other(call: Any, tmp_path: Path, revisions: list[str]) -> None:
+    """Law: list shows what is wrong with it in its place."""
+    call("activate", "theme-2", revisions[3])
+    (path,) = (tmp_path / "store" / "records").glob("*theme-1.json")
+    path.write_text('{"generation": 4, "schema": 2}')
+    broken, whole = call("list")
+    assert broken["domain"] == "theme-1"
+    assert "schema 2" in broken["error"]
+    assert whole["live"]["revision"] == revisions[3]
+    text = runner.invoke(app, ["list"], env={"ESPALIER_STORE": (tmp_path / "store").as_uri(), "COLUMNS": "200"}).stdout
+    assert "unreadable" in text
+
+
+def test_a_password_of_the_store_is_never_printed(tmp_path: Path) -> None:
+    """Law: a store that cannot be reached is named without user, password and query, and so is it in --help."""
+    secret = "redis://user:hunter2@127.0.0.1:1/0?prefix=hunter2x"
+    for arguments in (["list"], ["list", "--help"]):
+        done = runner.invoke(app, arguments, env={"ESPALIER_STORE": secret})
+        assert "hunter2" not in done.output
+
+
 def test_tables_are_for_people(tmp_path: Path, revisions: list[str]) -> None:
     """Law: without --json every subcommand prints the same facts as text."""
     store = ["--store", (tmp_path / "store").as_uri()]
@@ -84,6 +166,17 @@ def test_tables_are_for_people(tmp_path: Path, revisions: list[str]) -> None:
     assert f"before: {revisions[1]}" in shown.stdout
     back = runner.invoke(app, ["rollback", "theme-1", "--from", revisions[2], *store])
     assert f"before: {revisions[2]}   rolled back from" in back.stdout
+    share = ["--percent", "5"]
+    assert (
+        f"canary: {revisions[0]} for 5% of the users"
+        in runner.invoke(app, ["canary", "theme-1", revisions[0], *share, *store]).stdout
+    )
+    assert (
+        f"shadow: {revisions[0]} for 5% of the requests"
+        in runner.invoke(app, ["shadow", "theme-1", revisions[0], *share, *store]).stdout
+    )
+    assert "for this: why" in runner.invoke(app, ["freeze", "--reason", "for this: why", *store]).stdout
+    assert "the backbone scores every domain" in runner.invoke(app, ["backbone-only", "on", *store]).stdout
     gone = runner.invoke(app, ["delete", "theme-1", *store])
     assert "live: deleted" in gone.stdout
 

@@ -73,5 +73,5 @@ def _reader(truth: Backend, settings: Settings, log: FilteringBoundLogger) -> Ad
             on_fault=lambda fault: log.warning("disk_cache", reason=fault),
         )
     except StoreError as error:
-        raise StartError(f"the disk cache cannot be used: {error}; choose another --cache-dir") from error
+        raise StartError(f"the disk cache cannot be used: {error}; choose another folder as cache_dir") from error
     return AdapterStore(CachedBackend(truth, cache), time.time)

@@ -24,7 +24,6 @@ from service.server import Started, tokens_of
 from service.settings import Settings
 
 STARTS = 3  # of a worker that dies without a reason, before the whole start is given up
-PING_S = 5.0
 MISSED_PINGS = 6  # in a row, and a worker is taken for hung
 _BACK_OFF_S = 0.1
 _BACK_OFF_AT_MOST_S = 10.0
@@ -74,6 +73,7 @@ class Supervisor:
         listener: bound; every worker inherits it. Closed when the end begins.
         log: told of workers that die.
         announce: told once, when every worker listens.
+        ping_s: between two questions whether a worker's event loop turns, seconds.
     """
 
     def __init__(
@@ -82,12 +82,15 @@ class Supervisor:
         listener: socket.socket,
         log: FilteringBoundLogger,
         announce: Callable[[Started], None],
+        *,
+        ping_s: float = 5.0,
     ) -> None:
         self._settings = settings
         self._listener = listener
         self._url = url_of(listener, settings.host)
         self._log = log
         self._announce = announce
+        self._ping_s = ping_s
         self._announced = False
         self._group = asyncio.TaskGroup()
         self._places = 0
@@ -207,7 +210,7 @@ class Supervisor:
         """Kill a worker whose event loop no longer turns: it holds up every publish, and may hold connections."""
         while True:
             # counted in answers, not in time: after a pause of the whole machine nobody is to blame
-            await asyncio.sleep(PING_S)
+            await asyncio.sleep(self._ping_s)
             if worker.channel.stuck or worker.missed_pings == MISSED_PINGS:
                 self._log.error("worker_hung", worker=worker.number, pid=worker.pid)
                 worker.signal(signal.SIGKILL)

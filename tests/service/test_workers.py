@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import re
 import signal
@@ -18,6 +19,10 @@ import pytest
 
 from benchmarks.forge import Run, digest
 from service.auth import add_token
+from service.listening import bound_socket
+from service.logs import open_log
+from service.settings import load_settings
+from service.workers import Supervisor
 from tests.cli.serving import command, environment, file_store, free_port
 from tests.service.live import adapter
 
@@ -206,6 +211,46 @@ def test_workers_end_when_their_supervisor_is_gone(store: str, tmp_path: Path) -
         service.supervisor.kill()
         _, alive = psutil.wait_procs(workers, timeout=30)
         assert alive == []
+
+
+class Heard(io.StringIO):
+    """A log that tells when so many workers took requests, the replaced ones included.
+
+    Args:
+        readies: that many.
+    """
+
+    def __init__(self, readies: int) -> None:
+        super().__init__()
+        self.enough = asyncio.Event()
+        self._left = readies
+
+    def write(self, text: str) -> int:
+        """Take a part of a line."""
+        self._left -= "worker_ready" in text
+        if not self._left:
+            self.enough.set()
+        return super().write(text)
+
+
+async def test_a_hung_worker_is_replaced(store: str) -> None:
+    """Law: a worker whose event loop no longer turns is killed after a few unanswered questions, and replaced."""
+    settings = load_settings({"store": store, "port": 0, "workers": 2}, environ={})
+    log, ready = Heard(3), asyncio.Event()
+    with bound_socket(settings.host, settings.port) as listener:
+        supervisor = Supervisor(settings, listener, open_log(stream=log), lambda _: ready.set(), ping_s=0.3)
+        running = asyncio.create_task(supervisor.run())
+        await asyncio.wait_for(ready.wait(), 60)
+        before = psutil.Process().children()
+        assert len(before) == 2
+        before[0].suspend()
+        await asyncio.wait_for(log.enough.wait(), 60)
+        after = psutil.Process().children()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(running, 60)
+    assert '"worker_hung"' in log.getvalue()
+    assert set(before) & set(after) == {before[1]}
+    assert len(after) == 2
 
 
 def refused(folder: Path, *options: str, **variables: str) -> str:

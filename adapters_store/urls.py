@@ -1,23 +1,42 @@
-"""Opens a backend by its URL."""
+"""Opens a backend by its URL.
+
+::
+
+    memory://                               this process
+    file:///absolute/folder                 this host
+    redis:// rediss://                      one server; with +sentinel or +cluster before ://, those
+    s3:// gs:// az://                       object storage
+    redis+s3:// (and gs, az; rediss)        object storage as the truth, Redis as its cache and feed
+
+A remote backend is opened inside bounds (`guarded`). Its library is imported only when a URL asks for it.
+"""
 
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from adapters_store.backend import Backend
 from adapters_store.errors import BadId
 from adapters_store.file import FileBackend
+from adapters_store.guarded import GuardedBackend
 from adapters_store.memory import MemoryBackend
 
-_KNOWN = "memory:// and file:///absolute/folder"
-_LATER = frozenset({"redis", "rediss", "s3", "gs", "az", "redis+s3"})
+_REDIS = frozenset(f"redis{s}{kind}" for s in ("", "s") for kind in ("", "+sentinel", "+cluster"))
+_OBJECTS = frozenset({"s3", "gs", "az"})
+_LAYERED = frozenset(f"{redis}+{objects}" for redis in ("redis", "rediss") for objects in _OBJECTS)
+_KNOWN = "memory://, file:///absolute/folder, redis://, s3://, gs://, az:// and redis+s3://"
+_SECRET = ("secret", "password", "token", "access_key", "account_key", "sas")
+_HIDDEN = "***"
+# Total time of a call over that of one try by the backend: room for its retries.
+_DEADLINE_OVER_TIMEOUT = 2.5
 
 
-def open_backend(url: str, create: bool = False) -> Backend:
+def open_backend(url: str, create: bool = False, *, timeout_s: float = 2.0) -> Backend:
     """Open the backend that a URL names.
 
     Args:
-        url: `memory://` or `file:///absolute/folder`.
+        url: One of the forms above.
         create: Make a store that is not there yet.
+        timeout_s: Longest wait for a remote store's answer to one try, seconds.
 
     Returns:
         The backend; the caller closes it.
@@ -34,6 +53,46 @@ def open_backend(url: str, create: bool = False) -> Backend:
         if parts.netloc or not path.is_absolute() or path == Path("/"):
             raise BadId("a file store is named file:///absolute/folder, with three slashes")
         return FileBackend(path, create)
-    if parts.scheme in _LATER:
-        raise BadId(f"{parts.scheme}:// comes with a later release; this build has {_KNOWN}")
-    raise BadId(f"a store URL starts with one of {_KNOWN}; {parts.scheme + '://' if parts.scheme else 'this'} is none")
+    remote = _open_remote(parts.scheme, url, timeout_s)
+    if remote is None:
+        scheme = parts.scheme + "://" if parts.scheme else "this"
+        raise BadId(f"a store URL starts with one of {_KNOWN}; {scheme} is none")
+    return GuardedBackend(remote, deadline_s=_DEADLINE_OVER_TIMEOUT * timeout_s)
+
+
+def redacted(url: str) -> str:
+    """A URL for people: without its password, and without the values of parameters that hold secrets."""
+    try:
+        parts = urlsplit(url)
+        options = parse_qsl(parts.query, keep_blank_values=True)
+    except ValueError:
+        return _HIDDEN
+    user, at, host = parts.netloc.rpartition("@")
+    if ":" in user:
+        user = f"{user.partition(':')[0]}:{_HIDDEN}"
+    shown = [f"{name}={_shown_option(name, value)}" for name, value in options]
+    query = f"?{'&'.join(shown)}" if shown else ""
+    authority = f"//{user}{at}{host}" if parts.netloc or "://" in url else ""
+    return f"{parts.scheme}:{authority}{parts.path}{query}" if parts.scheme else url
+
+
+def _shown_option(name: str, value: str) -> str:
+    if any(part in name.lower() for part in _SECRET):
+        return _HIDDEN
+    return redacted(value) if "://" in value else value
+
+
+def _open_remote(scheme: str, url: str, timeout_s: float) -> Backend | None:
+    if scheme in _REDIS:
+        from adapters_store.redis import open_redis
+
+        return open_redis(url, timeout_s=timeout_s)
+    if scheme in _OBJECTS:
+        from adapters_store.objects import open_objects
+
+        return open_objects(url, timeout_s=timeout_s)
+    if scheme in _LAYERED:
+        from adapters_store.layered import open_layered
+
+        return open_layered(url, timeout_s=timeout_s)
+    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Annotated, Literal
 
 import typer
@@ -12,8 +13,8 @@ from rich.table import Table
 
 from adapters_store.artifact import decode_adapter
 from adapters_store.errors import DomainUnknown, WrongDomain
-from adapters_store.fleet import DOMAIN
 from adapters_store.manifest import AdapterManifest
+from adapters_store.paging import Unreadable, domain_page
 from adapters_store.records import DomainRecord, Switches
 from adapters_store.releases import effective
 from adapters_store.store import AdapterStore
@@ -46,22 +47,20 @@ def list_(
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
 ) -> None:
     """List domains and their live revisions."""
-    page = with_store(store, lambda opened: _page(opened, after, limit))
+    page = with_store(store, lambda opened: domain_page(opened, after, limit))
     if as_json:
-        print_json(
-            [{"domain": d, "error": r} if isinstance(r, str) else r.model_dump(mode="json") for d, r in page.items()]
-        )
+        print_json([asdict(row) if isinstance(row, Unreadable) else row.model_dump(mode="json") for row in page])
         return
     table = Table("domain", "division", "live", "generation", "updated", "by")
-    for domain, record in page.items():
-        if isinstance(record, str):
-            table.add_row(domain, "", f"unreadable: {record}")
+    for row in page:
+        if isinstance(row, Unreadable):
+            table.add_row(row.domain, "", f"unreadable: {row.error}")
         else:
-            table.add_row(domain, record.division, _live(record), str(record.generation), record.updated_at, record.by)
+            table.add_row(row.domain, row.division, _live(row), str(row.generation), row.updated_at, row.by)
     console = Console(highlight=False)
     console.print(table)
     if len(page) == limit:
-        console.print(f"there may be more: --after {list(page)[-1]}", markup=False)
+        console.print(f"there may be more: --after {page[-1].domain}", markup=False)
 
 
 @app.command()
@@ -225,15 +224,6 @@ async def _recorded(opened: AdapterStore, domain: str) -> DomainRecord:
     if record is None:
         raise DomainUnknown(f"the store has no domain {domain!r}")
     return record
-
-
-async def _page(opened: AdapterStore, after: str, limit: int) -> dict[str, DomainRecord | str]:
-    """Domain to its record, or to why that cannot be read: one must not hide the others."""
-    keys = await opened.backend.list_records(DOMAIN, DOMAIN + after, limit)
-    domains = [key.removeprefix(DOMAIN) for key in keys]
-    records, faults = await opened.stamped_domains(domains)
-    found: dict[str, DomainRecord | str] = {domain: one.record for domain, one in records.items()} | faults
-    return {domain: found[domain] for domain in domains if domain in found}
 
 
 async def effective_live(opened: AdapterStore, record: DomainRecord) -> str | None:

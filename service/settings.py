@@ -75,7 +75,9 @@ class Settings(BaseSettings):
     unknown_domains: int = Field(10_000, ge=0, le=10_000, description="unknown domains remembered between reconciles")
 
     feed: bool = Field(True, description="follow the store's change feed; false: changes come by reconciling alone")
-    store_timeout_s: float = Field(2.0, gt=0, le=60, description="longest one call to the store may take, retries too")
+    store_timeout_s: float = Field(
+        2.0, gt=0, le=60, description="longest wait for one answer of the store; with retries a call takes 2.5 times it"
+    )
     cache_dir: Path | None = Field(None, description="folder of the disk cache, shared by workers; none without it")
     cache_bytes: int = Field(10 << 30, ge=1 << 20, description="what the disk cache may hold")
 

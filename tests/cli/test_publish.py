@@ -64,7 +64,8 @@ def test_refused_run_ends_with_status_1_and_the_fault(random_run: Run, tmp_path:
     ("store", "message"),
     [
         ("memory://", "memory:// lives in one process"),
-        ("redis://x", "comes with a later release"),
+        ("redis://127.0.0.1:1", "127.0.0.1:1"),
+        ("redys://x", "redys:// is none"),
         ("x", "starts with"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The JSON that describes an artifact: of a backbone bundle, an adapter, a fusion.
+"""The JSON that describes an artifact: of a backbone bundle, an adapter, a fusion, a feature table.
 
 Unknown keys are kept, so an older build hands a newer manifest on unharmed; a newer `schema` is refused by its name.
 """
@@ -257,6 +257,45 @@ class FusionManifest(_Manifest):
         _checked(check_revision, self.fingerprint)
         for division in self.divisions:
             _checked(check_division, division)
+        return self
+
+
+class FeatureManifest(_Manifest):
+    """Describes one layer of a feature table.
+
+    Args:
+        kind: Always `features`.
+        side: Whose ids.
+        layer: `full` stands alone; `delta` changes its parent.
+        parent: Of a delta: the layer below, or the bundle's own file; null for a full one.
+        deltas: Deltas down to the full layer, itself included.
+        fingerprint: Of the backbone whose vocabulary its rows are of.
+        rows: Ids that have a row here.
+        deleted: Ids that a delta takes away.
+        unknown_values: Field to how many of its values the vocabulary does not have.
+        divisions: Division to its domains, as `division.<name>` counts them.
+    """
+
+    kind: Literal["features"] = "features"
+    side: Literal["users", "items"]
+    layer: Literal["full", "delta"]
+    parent: str | None = None
+    deltas: Count = 0
+    fingerprint: str
+    rows: Count
+    deleted: Count = 0
+    unknown_values: dict[str, Count] = Field(default_factory=dict)
+    divisions: dict[str, list[str]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _layer_and_parent_agree(self) -> Self:
+        _checked(check_revision, self.fingerprint)
+        if self.parent is not None:
+            _checked(check_revision, self.parent)
+        if (self.layer == "delta") != (self.parent is not None) or (self.layer == "delta") != (self.deltas > 0):
+            raise ValueError("layer 'delta' names its parent and counts itself in deltas, layer 'full' does neither")
+        if self.layer == "full" and self.deleted:
+            raise ValueError("layer 'full' deletes nothing")
         return self
 
 

@@ -96,11 +96,12 @@ class FeatureTable:
         columns = EncodedRows.from_tensors(tensors, "column", fields)
         if fields and columns.n != len(index):
             raise MalformedTensors(f"columns have {columns.n} rows, the index has {len(index)}")
-        named = {division.name: _division_column(tensors, division, len(index)) for division in divisions}
+        named = {division.name: division_column(tensors, division, len(index)) for division in divisions}
         return cls(index, fields, columns, named)
 
 
-def _division_column(tensors: Tensors, division: Division, n: int) -> NDArray[np.int32]:
+def division_column(tensors: Tensors, division: Division, n: int) -> NDArray[np.int32]:
+    """Read `division.<name>`, int32 (n,), as a view; raises MalformedTensors."""
     name = f"division.{division.name}"
     if name not in tensors:
         raise MalformedTensors(f"tensor {name} is missing")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters_store.backbone import Backbone
+from adapters_store.feature_tables import SIDES, BlobMapper, LoadedTable, bundled_table, load_table
 from adapters_store.folding import Combination
+from adapters_store.records import FeatureRecord
 from features.context import encode_context, encode_domain
 from features.errors import ContextError
-from features.fields import Division
 from features.rows import EncodedRows
-from features.tables import FeatureTable
 from features.vocabulary import Vocabulary
 from service.errors import InvalidContext
 
@@ -63,22 +64,38 @@ class Part:
 
 
 class FeatureTables:
-    """The bundle's vocabulary and feature tables. Immutable: whoever holds a reference holds these revisions.
+    """A vocabulary and a pair of feature tables. Immutable: whoever holds a reference holds these revisions.
 
     Args:
-        backbone: the bundle that they are read from.
+        backbone: the bundle that the vocabulary is read from, and the tables that are not given.
+        loaded: side -> its table, where another than the bundle's own serves.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, loaded: Mapping[str, LoadedTable] | None = None) -> None:
         manifest = backbone.manifest
         self._fields = tuple(manifest.fields)
         self._divisions = {division.name: division for division in manifest.divisions}
         self._vocabulary = Vocabulary.from_tensors(backbone.tensors("vocabulary"), self._fields)
         self._no_context = encode_context(self._fields, self._vocabulary, {})
-        self._users = self._side(backbone, "users", "user")
-        self._items = self._side(backbone, "items", "item")
-        digests = {entry.name: entry.sha256 for entry in manifest.files}
-        self.revisions = {side: digests[f"{side}.safetensors"] for side in ("users", "items")}
+        self._hold({side: (loaded or {}).get(side) or bundled_table(backbone, side) for side in SIDES})
+
+    def _hold(self, loaded: Mapping[str, LoadedTable]) -> None:
+        self.loaded = loaded
+        self._users, self._items = loaded["users"].table, loaded["items"].table
+        self.revisions = {side: table.revision for side, table in loaded.items()}
+
+    def with_side(self, side: str, table: LoadedTable, revision: str | None = None) -> FeatureTables:
+        """The same with another table of one side; this one stays as it is.
+
+        Args:
+            side: `users` or `items`.
+            table: as `load_side` read it.
+            revision: by which responses name it; None is the table's own.
+        """
+        changed = copy(self)
+        changed._hold({**self.loaded, side: table})
+        changed.revisions[side] = revision or table.revision
+        return changed
 
     def encode(
         self, user_id: str | int, item_ids: Sequence[str | int], domain_id: str, context: Mapping[str, Any] | None
@@ -143,7 +160,47 @@ class FeatureTables:
             for name, position in zip(divisions, positions, strict=True)
         )
 
-    def _side(self, backbone: Backbone, file: str, of: str) -> FeatureTable:
-        fields = [field for field in self._fields if field.of == of]
-        divisions: list[Division] = [division for division in self._divisions.values() if division.of == of]
-        return FeatureTable.from_tensors(backbone.tensors(file), fields, divisions)
+
+class CurrentTables:
+    """The pair of tables that serves now. A request takes `current` once, so that no response mixes two.
+
+    Args:
+        tables: to begin with.
+    """
+
+    def __init__(self, tables: FeatureTables) -> None:
+        self.current = tables
+
+    def swap(self, tables: FeatureTables) -> None:
+        """Serve new requests from `tables`; those that run keep what they took."""
+        self.current = tables
+
+
+async def load_side(
+    reader: BlobMapper,
+    backbone: Backbone,
+    side: str,
+    record: FeatureRecord | None,
+    current: FeatureTables | None = None,
+) -> tuple[LoadedTable, str]:
+    """Read the table that a feature record names.
+
+    Args:
+        reader: where its layers are.
+        backbone: whose table it is.
+        side: `users` or `items`.
+        record: None, or one without a revision: the bundle's own table.
+        current: what serves now; layers that are part of it are not read again, so a delta costs its own size.
+
+    Returns:
+        The table for `FeatureTables.with_side`, and its revision.
+
+    Raises:
+        ArtifactError: a layer is refused; it is named.
+        BlobMissing: a layer is not in the store.
+        StoreUnavailable: the store cannot be read.
+    """
+    revision = None if record is None else record.revision
+    loaded = None if current is None else current.loaded[side]
+    table = await load_table(reader, backbone, side, revision, loaded)
+    return table, table.revision

@@ -1,0 +1,183 @@
+"""A feature table under later layers: what a few rows a day change in a table of millions, without writing it anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.fields import Field
+from features.index import RawIndex
+from features.keys import Ids
+from features.rows import EncodedRows
+from features.tables import FeatureTable
+
+Positions = NDArray[np.int64]
+Divisions = Mapping[str, NDArray[np.int32]]
+
+
+class IdTable(Protocol):
+    """What is known of the ids of one side; immutable."""
+
+    def __len__(self) -> int: ...
+    def find(self, ids: Ids) -> Positions:
+        """Positions of raw `ids`, -1 where unknown; int64 (n,)."""
+
+    def gather(self, positions: Positions) -> EncodedRows:
+        """The encoded rows at `positions`; -1 gives row 0, the field's `missing`, or an empty list."""
+
+    def division(self, name: str, positions: Positions) -> NDArray[np.int32]:
+        """Position of each row's domain in the division's domains; int32 (n,), -1 = none."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delta:
+    """One layer.
+
+    Args:
+        index: the ids that are new or changed.
+        columns: their encoded rows.
+        divisions: division name -> int32 (n,), position in its domains; a division that is absent stays as it is.
+        deleted: the ids that are gone; none of them is in `index`.
+    """
+
+    index: RawIndex
+    columns: EncodedRows
+    divisions: Divisions
+    deleted: RawIndex
+
+
+class LayeredTable:
+    """A base and what all layers above it say together. Immutable: `under` makes another one of the same base.
+
+    Args:
+        base: the full table, usually mapped from a file.
+        fields: the fields of this side.
+        division_names: the divisions of this side.
+        changed: one row for each id that some layer names.
+        gone: bool (changed,), which of these ids are deleted.
+    """
+
+    def __init__(
+        self,
+        base: FeatureTable,
+        fields: Iterable[Field],
+        division_names: Iterable[str],
+        changed: FeatureTable | None = None,
+        gone: NDArray[np.bool_] | None = None,
+    ) -> None:
+        self._base = base
+        self._fields = tuple(fields)
+        self._division_names = tuple(division_names)
+        self._changed = changed
+        self._gone = np.zeros(0, bool) if gone is None else gone
+        hidden = 0 if changed is None else int(np.count_nonzero(base.find(changed.index.values()) >= 0))
+        self._length = len(base) - hidden + int(np.count_nonzero(~self._gone))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def find(self, ids: Ids) -> Positions:
+        """See IdTable; rows that a layer changed stand behind those of the base."""
+        positions = self._base.find(ids)
+        if self._changed is None:
+            return positions
+        changed = self._changed.find(ids)
+        named = np.flatnonzero(changed >= 0)
+        rows = changed[named]
+        positions[named] = np.where(self._gone[rows], -1, rows + len(self._base))
+        return positions
+
+    def gather(self, positions: Positions) -> EncodedRows:
+        """See IdTable."""
+        if self._changed is None:
+            return self._base.gather(positions)
+        above = positions >= len(self._base)
+        if not bool(above.any()):
+            return self._base.gather(positions)
+        lower, upper = np.flatnonzero(~above), np.flatnonzero(above)
+        parts = [self._base.gather(positions[lower]), self._changed.gather(positions[upper] - len(self._base))]
+        order = np.empty(len(positions), np.int64)
+        order[np.concatenate([lower, upper])] = np.arange(len(positions))
+        return EncodedRows.concatenate(parts).take(order)
+
+    def division(self, name: str, positions: Positions) -> NDArray[np.int32]:
+        """See IdTable."""
+        if self._changed is None:
+            return self._base.division(name, positions)
+        above = positions >= len(self._base)
+        domains = self._base.division(name, np.where(above, -1, positions))
+        domains[above] = self._changed.division(name, positions[above] - len(self._base))
+        return domains
+
+    def under(self, delta: Delta) -> LayeredTable:
+        """This table with one more layer on top; it stays as it is itself.
+
+        Args:
+            delta: what changes; an id that it deletes may be unknown.
+        """
+        before = self._changed_values()
+        index = _union([*before, delta.index.values(), delta.deleted.values()])
+        ids = index.values()
+        new, old = delta.index.find(ids), np.full(len(ids), -1, np.int64)
+        if self._changed is not None:
+            old = self._changed.find(ids)
+        gone = delta.deleted.find(ids) >= 0
+        kept = np.flatnonzero((old >= 0) & (new < 0))
+        gone[kept] |= self._gone[old[kept]]
+        columns = self._rows(delta, new, old)
+        divisions = {name: self._domains(name, delta, ids, new, old) for name in self._division_names}
+        changed = FeatureTable(index.hashed(), self._fields, columns, divisions)
+        return LayeredTable(self._base, self._fields, self._division_names, changed, gone)
+
+    def flat(self) -> FeatureTable:
+        """The same as one table without layers."""
+        if self._changed is None:
+            return self._base
+        hidden = self._base.find(self._changed.index.values())
+        stays = np.ones(len(self._base), bool)
+        stays[hidden[hidden >= 0]] = False
+        lower, upper = np.flatnonzero(stays), np.flatnonzero(~self._gone)
+        ids = [_chosen(self._base.index.values(), lower), _chosen(self._changed.index.values(), upper)]
+        index = _union(ids).hashed()
+        positions = np.empty(len(index), np.int64)
+        for own, rows in zip(ids, (lower, upper + len(self._base)), strict=True):
+            positions[index.find(own)] = rows
+        divisions = {name: self.division(name, positions) for name in self._division_names}
+        return FeatureTable(index, self._fields, self.gather(positions), divisions)
+
+    def _changed_values(self) -> list[Ids]:
+        return [] if self._changed is None else [self._changed.index.values()]
+
+    def _rows(self, delta: Delta, new: Positions, old: Positions) -> EncodedRows:
+        """The row of each id: the delta's, else the one that it had above the base; nothing for a deleted one."""
+        fresh = FeatureTable(delta.index, self._fields, delta.columns, {}).gather(new)
+        if self._changed is None or not self._fields:
+            return fresh
+        both = EncodedRows.concatenate([fresh, self._changed.gather(old)])
+        own = np.arange(len(new))
+        return both.take(np.where(new >= 0, own, own + len(new)))
+
+    def _domains(self, name: str, delta: Delta, ids: Ids, new: Positions, old: Positions) -> NDArray[np.int32]:
+        parents = self.division(name, self.find(ids))
+        if name not in delta.divisions:
+            return parents
+        return np.where(new >= 0, _picked(delta.divisions[name], new), parents)
+
+
+def _picked(column: NDArray[np.int32], positions: Positions) -> NDArray[Any]:
+    return column[positions] if len(column) else np.full(len(positions), -1, np.int32)
+
+
+def _chosen(values: Ids, rows: Positions) -> Ids:
+    return values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows.tolist()]
+
+
+def _union(parts: list[Ids]) -> RawIndex:
+    arrays = [part for part in parts if isinstance(part, np.ndarray)]
+    if len(arrays) == len(parts):
+        return RawIndex.from_values(np.concatenate(arrays))
+    return RawIndex.from_values([str(value) for part in parts for value in part])

@@ -4,7 +4,7 @@
 
     <prefix>:blob:<digest>             the bytes, or for a large one a hash {parts, bytes}, written after its parts
     <prefix>:part:<digest>:<number>    of a large blob
-    <prefix>:{<tag>}:record:<key>      <version> LF <canonical JSON>; version = <generation>-<sha1 of the JSON>
+    <prefix>:{<tag>}:record:<key>      <version> LF <canonical JSON>; version = <generation>-<sha1>
     <prefix>:{<tag>}:versions          hash: key -> version
     <prefix>:{<tag>}:feed              stream of events, the newest 10,000
     <prefix>:{<tag>}:last              id of the newest event
@@ -34,7 +34,7 @@ from adapters_store.redis_feed import (
     format_id,
     keys_of,
     pack,
-    parse_event,
+    parse_events,
     parse_id,
     unpack,
 )
@@ -54,6 +54,7 @@ _BATCHES = 4  # in flight
 # Tags whose versions are asked for in one go: parsing all of a large store's at once would hold up the event loop.
 _SWEPT = 8
 _EVENTS = 1000
+_VALUE = 11  # where in EVALSHA's arguments the record is
 
 
 class RedisBackend(Backend):
@@ -99,7 +100,7 @@ class RedisBackend(Backend):
                     raise StoreRefused(
                         f"{server} forbids INFO, which tells whether it may evict: grant +info to the user"
                     )
-                _check_promises(server, section, self._link.answer(reply))
+                _check_promises(server, section, _told(self._link.answer(reply, bytes)))
 
     async def put_blob(self, digest: str, content: bytes) -> None:
         """See Backend."""
@@ -109,7 +110,7 @@ class RedisBackend(Backend):
         """See Backend."""
         small = (item for item in blobs.items() if len(item[1]) <= self._part_bytes)
         commands = (Command(key := self._blob(name), ("SET", key, content), writes=True) for name, content in small)
-        await self._send_all(commands, lambda command: len(command.args[2]))
+        await self._send_all(commands, bytes, size_bytes=lambda command: len(command.args[2]))
         for name, content in blobs.items():
             if len(content) > self._part_bytes:
                 await self._put_large(name, content)
@@ -120,7 +121,7 @@ class RedisBackend(Backend):
         (found,) = await self._link.send([Command(key, ("GET", key))])
         if self._link.is_other_type(found):
             return await self._get_large(digest)
-        if self._link.answer(found) is None:
+        if self._link.answer(found, bytes, type(None)) is None:
             raise BlobMissing(f"no blob {digest} in the store")
         return bytes(found)
 
@@ -131,7 +132,7 @@ class RedisBackend(Backend):
     async def has_blobs(self, digests: Sequence[str]) -> set[str]:
         """See Backend."""
         commands = (Command(key := self._blob(name), ("EXISTS", key)) for name in digests)
-        found = await self._send_all(commands)
+        found = await self._send_all(commands, int)
         return {name for name, there in zip(digests, found, strict=True) if there}
 
     async def list_blobs(self) -> list[str]:
@@ -146,10 +147,10 @@ class RedisBackend(Backend):
         """See Backend; a large one's header goes first, so no reader sees half of it."""
         key = self._blob(digest)
         (header,) = await self._link.send([Command(key, ("HGET", key, "parts"))])
-        parts = 0 if self._link.is_other_type(header) else int(self._link.answer(header) or 0)
-        await self._send_all([Command(key, ("DEL", key), writes=True)])
+        parts = 0 if self._link.is_other_type(header) else self._number(header)
+        await self._send_all([Command(key, ("DEL", key), writes=True)], int)
         names = (self._part(digest, number) for number in range(parts))
-        await self._send_all(Command(name, ("UNLINK", name), writes=True) for name in names)
+        await self._send_all((Command(name, ("UNLINK", name), writes=True) for name in names), int)
 
     async def read_record(self, key: str) -> Versioned | None:
         """See Backend."""
@@ -158,7 +159,7 @@ class RedisBackend(Backend):
     async def read_records(self, keys: Sequence[str]) -> dict[str, Versioned]:
         """See Backend; one that does not fit its version is read once more, the connection may have bent it."""
         found = await self._values(keys)
-        bent = [key for key, value in found.items() if not fits(value)]
+        bent = [key for key, value in found.items() if not fits(key, value)]
         found |= await self._values(bent)
         return {key: parse_stored(key, value) for key, value in found.items()}
 
@@ -170,25 +171,23 @@ class RedisBackend(Backend):
     async def compare_and_set_many(self, changes: Sequence[Change]) -> list[bool]:
         """See Backend; those of one pipeline are carried out in their order."""
         commands = (self._replace(change) for change in changes)
-        return [_done(reply) for reply in await self._send_all(commands, lambda command: len(command.args[11]))]
+        replies = await self._send_all(commands, int, size_bytes=lambda command: len(command.args[_VALUE]))
+        return [_done(reply) for reply in replies]
 
     async def delete_record(self, key: str, expected: int) -> bool:
         """See Backend."""
         order = script_command(REMOVE, self._keys(key), key, _mark(), self._kept_events, expected)
-        return _done((await self._send_all([order]))[0])
+        return _done((await self._send_all([order], int))[0])
 
     async def list_records(self, prefix: str, after: str = "", limit: int | None = None) -> list[str]:
         """See Backend."""
-        found = [name.decode() for names in await self._sweep("HKEYS") for name in names]
+        found = await self._sweep("HKEYS")
         return sorted(key for key in found if key.startswith(prefix) and key > after)[:limit]
 
     async def versions(self, prefix: str) -> dict[str, str]:
         """See Backend."""
-        start = prefix.encode()
-        found: dict[str, str] = {}
-        for versions in await self._sweep("HGETALL"):
-            found |= {key.decode(): held.decode() for key, held in versions.items() if key.startswith(start)}
-        return found
+        found = await self._sweep("HGETALL")
+        return {key: held for key, held in zip(found[::2], found[1::2], strict=False) if key.startswith(prefix)}
 
     async def changes(self, position: str | None, wait_s: float) -> Changes:
         """See Backend; a broken connection is StoreUnavailable, and the same position may be asked for again."""
@@ -200,7 +199,7 @@ class RedisBackend(Backend):
             newest = await self._newest()
             moved = [tag for tag in range(TAGS) if newest[tag] != at[tag]]
             if moved:
-                return await self._told(at, newest, moved)
+                return await self._changes(at, newest, moved)
             left = until - asyncio.get_running_loop().time()
             if left <= 0:
                 return Changes(frozenset(), pack(at))
@@ -215,18 +214,21 @@ class RedisBackend(Backend):
         Raises:
             StoreUnavailable: Unknown whether they will hear of it.
         """
-        await self._send_all([script_command(HINT, self._keys(key), key, _mark(), self._kept_events)])
+        await self._send_all([script_command(HINT, self._keys(key), key, _mark(), self._kept_events)], int)
 
     async def close(self) -> None:
         """See Backend."""
         await self._link.close()
 
     async def _send_all(
-        self, commands: Iterable[Command], size_bytes: Callable[[Command], int] = lambda command: 0
+        self,
+        commands: Iterable[Command],
+        *kinds: type,
+        size_bytes: Callable[[Command], int] = lambda command: 0,
     ) -> list[Any]:
         batches = _batched(commands, size_bytes)
         replies = await in_flight(batches, self._link.send, limit=_BATCHES)
-        return [self._link.answer(reply) for batch in replies for reply in batch]
+        return [self._link.answer(reply, *kinds) for batch in replies for reply in batch]
 
     async def _put_large(self, name: str, content: bytes) -> None:
         starts = range(0, len(content), self._part_bytes)
@@ -234,24 +236,24 @@ class RedisBackend(Backend):
         for number, start in enumerate(starts):
             key = self._part(name, number)
             part = view[start : start + self._part_bytes]
-            await self._send_all([Command(key, ("SET", key, part), writes=True)])
+            await self._send_all([Command(key, ("SET", key, part), writes=True)], bytes)
         key = self._blob(name)
         header = ("HSET", key, "parts", len(starts), "bytes", len(content))
         (reply,) = await self._link.send([Command(key, header, writes=True)])
         if not self._link.is_other_type(reply):  # else a build that kept it whole was here before
-            self._link.answer(reply)
+            self._link.answer(reply, int)
 
     async def _get_large(self, name: str) -> bytes:
         key = self._blob(name)
-        (reply,) = await self._link.send([Command(key, ("HGETALL", key))])
-        header = self._link.answer(reply)
+        header = await self._link.send([Command(key, ("HGET", key, field)) for field in ("parts", "bytes")])
+        parts, size = (self._number(field) for field in header)
         found = []
-        for number in range(int(header.get(b"parts", 0))):
+        for number in range(parts):
             part = self._part(name, number)
             (reply,) = await self._link.send([Command(part, ("GET", part))])
-            found.append(self._link.answer(reply) or b"")
+            found.append(self._link.answer(reply, bytes, type(None)) or b"")
         content = b"".join(found)
-        if not header or len(content) != int(header.get(b"bytes", -1)):
+        if not parts or len(content) != size:
             raise BlobMissing(f"no blob {name} in the store: a part of it is gone")
         return content
 
@@ -266,19 +268,22 @@ class RedisBackend(Backend):
         for group in groups:
             names = [self._keys(key)[0] for key in group]
             orders.append(Command(names[0], ("MGET", *names)))
-        replies = await self._send_all(orders, lambda command: 512 * len(command.args))
+        replies = await self._send_all(orders, list, size_bytes=lambda command: 512 * len(command.args))
         return {
             key: value
             for group, values in zip(groups, replies, strict=True)
-            for key, value in zip(group, values, strict=True)
+            for key, value in zip(group, self._link.strings(values, len(group)), strict=True)
             if value is not None
         }
 
-    async def _sweep(self, order: str) -> list[Any]:
+    async def _sweep(self, order: str) -> list[str]:
         commands = [Command(key, (order, key)) for key in self._versions]
-        found = []
+        found: list[str] = []
         for start in range(0, TAGS, _SWEPT):
-            found += [self._link.answer(reply) for reply in await self._link.send(commands[start : start + _SWEPT])]
+            for reply in await self._link.send(commands[start : start + _SWEPT]):
+                found += [
+                    self._link.answer(text, bytes).decode(errors="replace") for text in self._link.answer(reply, list)
+                ]
             await asyncio.sleep(0)
         return found
 
@@ -288,7 +293,7 @@ class RedisBackend(Backend):
         except ValueError:
             raise StoreUnavailable(f"the feed of the store {self.prefix!r} holds no id where one must be") from None
 
-    async def _told(self, at: Sequence[Id], newest: Sequence[Id], moved: Sequence[int]) -> Changes:
+    async def _changes(self, at: Sequence[Id], newest: Sequence[Id], moved: Sequence[int]) -> Changes:
         events = await self._events(at, moved)
         reached = list(at)
         for tag in moved:
@@ -304,16 +309,19 @@ class RedisBackend(Backend):
             feed = self._feeds[tag]
             commands.append(Command(feed, ("XREAD", "COUNT", _EVENTS, "STREAMS", feed, format_id(at[tag]))))
         try:
-            replies = [self._link.answer(reply) for reply in await self._link.send(commands)]
-            return {
-                tag: [parse_event(entry) for _, entries in reply or () for entry in entries]
-                for tag, reply in zip(moved, replies, strict=True)
-            }
+            replies = [self._link.answer(reply, list, type(None)) for reply in await self._link.send(commands)]
+            return {tag: parse_events(reply) for tag, reply in zip(moved, replies, strict=True)}
         except ValueError as error:
             raise StoreUnavailable(str(error)) from None
 
+    def _number(self, reply: Any) -> int:
+        text: bytes = self._link.answer(reply, bytes, type(None)) or b"0"
+        if not text.isdigit():
+            raise StoreUnavailable(f"the store {self.prefix!r} holds {text!r:.40} where a number must be")
+        return int(text)
+
     def _replace(self, change: Change) -> Command:
-        value, held = form_stored(change.record)
+        value, held = form_stored(change.key, change.record)
         return script_command(
             REPLACE, self._keys(change.key), change.key, _mark(), self._kept_events, change.expected, value, held
         )
@@ -379,14 +387,20 @@ def _batched(commands: Iterable[Command], size_bytes: Callable[[Command], int]) 
         yield batch
 
 
-def _check_promises(server: str, section: str, told: Mapping[str, Any]) -> None:
-    policy = told.get("maxmemory_policy", "noeviction")
-    if section == "memory" and told.get("maxmemory") and policy != "noeviction":
+def _told(info: bytes) -> dict[str, str]:
+    """What INFO says; text that is no name and value is passed over."""
+    lines = (line.partition(":") for line in info.decode(errors="replace").splitlines())
+    return {name: value for name, colon, value in lines if colon}
+
+
+def _check_promises(server: str, section: str, told: Mapping[str, str]) -> None:
+    policy = told.get("maxmemory_policy", "unknown")
+    if section == "memory" and told.get("maxmemory") != "0" and policy != "noeviction":
         raise StoreRefused(
             f"{server} may evict what is stored (maxmemory-policy {policy}): CONFIG SET maxmemory-policy noeviction, "
             "or use redis+s3://, where Redis is only a cache"
         )
-    if section == "persistence" and not told.get("aof_enabled"):
+    if section == "persistence" and told.get("aof_enabled") != "1":
         raise StoreRefused(
             f"{server} keeps no append-only file and would lose the store with its process: CONFIG SET appendonly yes, "
             "or use redis+s3://, where Redis is only a cache"

@@ -1,6 +1,7 @@
 """The shards of a Redis Cluster."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.exceptions import AskError, MovedError, RedisError, ResponseError, TryAgainError
 
-from adapters_store.redis_links import CONNECTIONS, Command, Link, changed, client_options
+from adapters_store.redis_links import CONNECTIONS, Command, Link, changed, client_options, keep_raw
 from adapters_store.redis_urls import Target
 
 # The streams live on several servers; no one command waits for all of them.
@@ -33,10 +34,12 @@ class ClusterLink(Link):
         self._client = RedisCluster(startup_nodes=nodes, require_full_coverage=False, **options)
         self._places = asyncio.Semaphore(CONNECTIONS)
         self._stale = False
+        self._numbers = itertools.count()
+        keep_raw(self._client)
 
     async def get_all(self, keys: Sequence[str]) -> list[bytes | None]:
         """See Link: a command a key, for the keys are in several slots."""
-        return [self.answer(reply) for reply in await self.send([Command(key, ("GET", key)) for key in keys])]
+        return self.strings(await self.send([Command(key, ("GET", key)) for key in keys]), len(keys))
 
     async def on_primaries(self, *args: Any) -> dict[str, Any]:
         """See Link."""
@@ -54,9 +57,9 @@ class ClusterLink(Link):
             while True:
                 with self.reported():
                     reply = await self._on(node, "SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
-                cursor, keys = self.answer(reply)
-                yield list(keys)
-                if int(cursor) == 0:
+                cursor, names = self.page(reply)
+                yield names
+                if cursor == 0:
                     break
 
     async def wait_for_event(self, positions: Mapping[str, str], longest_s: float) -> None:
@@ -71,7 +74,8 @@ class ClusterLink(Link):
     async def _on(self, node: ClusterNode, *args: Any) -> Any:
         pipeline = self._client.pipeline()
         pipeline.execute_command(*args, target_nodes=node)
-        (reply,) = await self._run(pipeline)
+        pipeline.execute_command("ECHO", number := next(self._numbers), target_nodes=node)
+        reply, _ = await self._run(pipeline, {1: number})
         return reply
 
     async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
@@ -98,7 +102,7 @@ class ClusterLink(Link):
             node = self._node(commands[i], asked.get(i))
             places.setdefault(node.name, (node, []))[1].append(i)
         pipeline, meant = self._client.pipeline(), list[int | None]()
-        waits: list[tuple[int, list[int]]] = []
+        waits, echoes = list[tuple[int, list[int]]](), dict[int, int]()
         for node, mine in places.values():
             for i in mine:
                 if i in asked:
@@ -110,7 +114,10 @@ class ClusterLink(Link):
                 pipeline.execute_command("WAIT", self._target.min_replicas, self._target.wait_ms, target_nodes=node)
                 waits.append((len(meant), mine))
                 meant.append(None)
-        found = await self._run(pipeline)
+            pipeline.execute_command("ECHO", number := next(self._numbers), target_nodes=node)
+            echoes[len(meant)] = number
+            meant.append(None)
+        found = await self._run(pipeline, echoes)
         for index, reply in zip(meant, found, strict=True):
             if index is not None:
                 replies[index] = reply
@@ -118,13 +125,20 @@ class ClusterLink(Link):
             if changed([commands[i] for i in mine], [replies[i] for i in mine]):
                 self.check_replicas(found[place])
 
-    async def _run(self, pipeline: Any) -> list[Any]:
-        """Every reply; one that is an error of the connection, not of the command, is raised."""
+    async def _run(self, pipeline: Any, echoes: Mapping[int, int]) -> list[Any]:
+        """Every reply; one that is an error of the connection, not of the command, is raised.
+
+        Args:
+            pipeline: The commands.
+            echoes: Place of each ECHO among them, and its number.
+        """
         try:
             found: list[Any] = await pipeline.execute(raise_on_error=False, allow_redirections=False)
             for reply in found:
                 if isinstance(reply, Exception) and not isinstance(reply, ResponseError):
                     raise reply
+            for place, number in echoes.items():
+                self.check_step(number, found[place])
         except (RedisError, OSError):
             self._stale = True
             raise

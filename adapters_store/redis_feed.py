@@ -51,16 +51,18 @@ def format_id(one: Id) -> str:
     return f"{one[0]}-{one[1]}"
 
 
-def parse_event(entry: Any) -> Event:
-    """An entry of XREAD's reply: (id, {field: value}).
+def parse_events(reply: Any) -> list[Event]:
+    """The events in XREAD's reply for one stream: None, or [[stream, [[id, [name, value, ...]], ...]]].
 
     Raises:
-        ValueError: It is no event of ours.
+        ValueError: One is no event of ours.
     """
-    name, fields = entry
     try:
-        return Event(parse_id(name), parse_id(fields[b"after"]), fields[b"key"].decode())
-    except (KeyError, TypeError, struct.error):
+        entries = (
+            [(name, dict(zip(pairs[::2], pairs[1::2], strict=True))) for name, pairs in reply[0][1]] if reply else []
+        )
+        return [Event(parse_id(name), parse_id(found[b"after"]), found[b"key"].decode()) for name, found in entries]
+    except (AttributeError, IndexError, KeyError, TypeError):
         raise ValueError("an entry of the feed is not of the form that this build writes") from None
 
 

@@ -1,8 +1,12 @@
 """How commands reach Redis: one server or the primary that Sentinels name, or the shards of a cluster.
 
-A link sends batches. A batch is one pipeline per server, on one connection, with WAIT behind its writes, so that WAIT
-speaks of them. redis-py would by default send a command again when the connection breaks; a conditional write that was
-carried out and sent again would report that it lost, so here the library retries nothing. Its exceptions end here.
+A link sends batches. A batch is one pipeline per server, on one connection. WAIT follows its writes, so that it speaks
+of them, and an ECHO of a number that no other batch has follows everything: a connection that is out of step (a call
+cancelled in flight, a bent length) is found by the wrong number, and no answer goes to another's question.
+
+redis-py would by default send a command again when the connection breaks; a conditional write that was carried out and
+sent again would report that it lost, so here the library retries nothing. Replies are left as they came (protocol 2,
+no conversion) and checked by type. The library's exceptions end here.
 """
 
 from abc import ABC, abstractmethod
@@ -11,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -28,6 +33,11 @@ from adapters_store.redis_urls import Target
 
 # Connections to a server at most; callers beyond wait for one instead of failing.
 CONNECTIONS = 32
+
+_USED = (
+    *("DEL", "ECHO", "EVAL", "EVALSHA", "EXISTS", "GET", "HGET", "HGETALL", "HKEYS", "HSET", "INFO", "MGET", "SCAN"),
+    *("SET", "UNLINK", "WAIT", "XREAD"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +92,31 @@ class Link(ABC):
                     replies[i] = reply
         return replies
 
-    def answer(self, reply: Any) -> Any:
-        """A reply that is no error.
+    def answer(self, reply: Any, *kinds: type) -> Any:
+        """A reply of one of these types.
 
         Raises:
-            StoreUnavailable: It is one; the message says what to do about it.
+            StoreUnavailable: It is an error, and the message says what to do about it, or of another type.
         """
         if isinstance(reply, Exception):
             raise StoreUnavailable(_explained(self._target, reply)) from None
+        if not isinstance(reply, kinds):
+            raise StoreUnavailable(f"{self._target.shown} answered what no command here answers: {reply!r:.40}")
         return reply
+
+    def strings(self, reply: Any, count: int) -> list[bytes | None]:
+        """The values of so many keys."""
+        found = [self.answer(one, bytes, type(None)) for one in self.answer(reply, list)]
+        if len(found) != count:
+            raise StoreUnavailable(f"{self._target.shown} answered {len(found)} values for {count} keys")
+        return found
+
+    def page(self, reply: Any) -> tuple[int, list[bytes]]:
+        """The next cursor of SCAN, and the names that came with it."""
+        found = self.answer(reply, list)
+        if len(found) != 2 or not self.answer(found[0], bytes).isdigit():
+            raise StoreUnavailable(f"{self._target.shown} answered what SCAN does not answer")
+        return int(found[0]), [self.answer(name, bytes) for name in self.answer(found[1], list)]
 
     @staticmethod
     def is_other_type(reply: Any) -> bool:
@@ -100,7 +126,7 @@ class Link(ABC):
     @staticmethod
     def is_forbidden(reply: Any) -> bool:
         """Whether the reply says that this user may not do that."""
-        return isinstance(reply, NoPermissionError)
+        return isinstance(reply, Exception) and _forbids(reply)
 
     @abstractmethod
     async def get_all(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -129,13 +155,18 @@ class Link(ABC):
 
     def check_replicas(self, reached: Any) -> None:
         needed = self._target.min_replicas
-        if isinstance(reached, Exception):
-            self.answer(reached)
-        if not isinstance(reached, int) or reached < needed:
+        if self.answer(reached, int) < needed:
             raise StoreUnavailable(
                 f"outcome unknown: {reached} of {needed} replicas of {self._target.shown} have confirmed the write "
                 f"within {self._target.wait_ms} ms; it may be lost if the primary fails now. Read before writing again"
             )
+
+    def check_step(self, sent: int, echoed: Any) -> None:
+        """Refuse the answers of a connection that is out of step."""
+        if isinstance(echoed, Exception):
+            raise echoed
+        if echoed != b"%d" % sent:
+            raise ConnectionError("the answers of a connection are out of step: they were thrown away")
 
     @contextmanager
     def reported(self) -> Iterator[None]:
@@ -143,6 +174,12 @@ class Link(ABC):
             yield
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(_explained(self._target, error)) from None
+
+
+def keep_raw(client: Redis | RedisCluster) -> None:
+    """Let replies be what came: a conversion that fails halfway would leave the rest of a batch unread."""
+    for name in _USED:
+        client.set_response_callback(name, _as_it_came)
 
 
 def client_options(target: Target, timeout_s: float) -> dict[str, Any]:
@@ -181,14 +218,22 @@ def changed(commands: Sequence[Command], replies: Sequence[Any]) -> bool:
     )
 
 
+def _forbids(error: Exception) -> bool:
+    return isinstance(error, NoPermissionError) or str(error).startswith("ACL failure")
+
+
 def _explained(target: Target, error: Exception) -> str:
     text = str(error) or type(error).__name__
     for secret in (target.password, target.sentinel_password):
         text = text.replace(secret, "***") if secret else text
     if isinstance(error, AuthenticationError):
         return f"{target.shown} refuses this user and password: check the store's URL ({text})"
-    if isinstance(error, NoPermissionError):
+    if _forbids(error):
         return f"{target.shown} forbids a command to this user: grant it with ACL SETUSER ({text})"
     if isinstance(error, OutOfMemoryError):
         return f"{target.shown} is full: raise maxmemory ({text})"
     return f"{target.shown} does not answer as it should: {text}"
+
+
+def _as_it_came(response: Any, **kwargs: Any) -> Any:
+    return response

@@ -1,6 +1,7 @@
-"""The form of a record in Redis: `<generation>-<sha1 of the JSON>`, a line feed, the canonical JSON.
+"""The form of a record in Redis: `<generation>-<sha1>`, a line feed, the canonical JSON.
 
-The first part is the record's version, and stands in the tag's hash of versions too; it shows damage at every read.
+The first part is the record's version, and stands in the tag's hash of versions too. The sha1 is over the record's key,
+a line feed and the JSON: it shows at every read that the record is damaged, or that it is another's.
 """
 
 import hashlib
@@ -12,17 +13,17 @@ from adapters_store.canonical import canonical_json, parse_json
 from adapters_store.errors import MalformedRecord
 
 
-def form_stored(record: Mapping[str, Any]) -> tuple[bytes, str]:
+def form_stored(key: str, record: Mapping[str, Any]) -> tuple[bytes, str]:
     """What is stored of a record, and its version."""
     content = canonical_json(dict(record))
-    held = f"{record.get('generation')}-{_sha1(content)}"
+    held = f"{record.get('generation')}-{_sha1(key, content)}"
     return held.encode() + b"\n" + content, held
 
 
-def fits(value: bytes) -> bool:
-    """Whether a stored record fits its version."""
+def fits(key: str, value: bytes) -> bool:
+    """Whether a stored record fits its version, and is this one."""
     held, _, content = value.partition(b"\n")
-    return held.partition(b"-")[2] == _sha1(content).encode()
+    return held.partition(b"-")[2] == _sha1(key, content).encode()
 
 
 def parse_stored(key: str, value: bytes) -> Versioned:
@@ -31,7 +32,7 @@ def parse_stored(key: str, value: bytes) -> Versioned:
     Raises:
         MalformedRecord: It does not fit its version, or is no JSON object with a generation.
     """
-    if not fits(value):
+    if not fits(key, value):
         raise MalformedRecord(f"record {key!r} does not match its digest: it was damaged, or not written by Espalier")
     held, _, content = value.partition(b"\n")
     try:
@@ -43,5 +44,5 @@ def parse_stored(key: str, value: bytes) -> Versioned:
     return Versioned(record, held.decode())
 
 
-def _sha1(content: bytes) -> str:
-    return hashlib.sha1(content, usedforsecurity=False).hexdigest()
+def _sha1(key: str, content: bytes) -> str:
+    return hashlib.sha1(key.encode() + b"\n" + content, usedforsecurity=False).hexdigest()

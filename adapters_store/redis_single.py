@@ -1,13 +1,15 @@
 """One Redis server, or the primary that Sentinels name."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from redis.asyncio import Redis  # its types have holes: hence the two ignores below
 from redis.asyncio.sentinel import Sentinel
+from redis.exceptions import RedisError
 
-from adapters_store.redis_links import CONNECTIONS, Command, Link, changed, client_options
+from adapters_store.redis_links import CONNECTIONS, Command, Link, changed, client_options, keep_raw
 from adapters_store.redis_urls import Target
 
 # One blocking read of the feed: so often a wiped or replaced stream is looked for.
@@ -40,11 +42,14 @@ class SingleLink(Link):
             host, port = target.hosts[0]
             self._client = Redis(host=host, port=port, **options)
             self._feed = Redis(host=host, port=port, **patient)
+        self._numbers = itertools.count()
+        keep_raw(self._client)
+        keep_raw(self._feed)
 
     async def get_all(self, keys: Sequence[str]) -> list[bytes | None]:
         """See Link: one command."""
         (found,) = await self.send([Command(keys[0], ("MGET", *keys))])
-        return list(self.answer(found))
+        return self.strings(found, len(keys))
 
     async def on_primaries(self, *args: Any) -> dict[str, Any]:
         """See Link."""
@@ -56,9 +61,9 @@ class SingleLink(Link):
         cursor = 0
         while True:
             (reply,) = await self.send([Command("", ("SCAN", cursor, "MATCH", pattern, "COUNT", 1000))])
-            cursor, keys = self.answer(reply)
-            yield list(keys)
-            if int(cursor) == 0:
+            cursor, names = self.page(reply)
+            yield names
+            if cursor == 0:
                 return
 
     async def wait_for_event(self, positions: Mapping[str, str], longest_s: float) -> None:
@@ -80,13 +85,24 @@ class SingleLink(Link):
 
     async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
         async with self._places:
-            pipeline = self._client.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command.args)
-            waits = self._target.min_replicas > 0 and any(command.writes for command in commands)
-            if waits:
-                pipeline.execute_command("WAIT", self._target.min_replicas, self._target.wait_ms)
-            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            try:
+                replies = await self._send(commands)
+            except (RedisError, OSError):
+                # What broke one connection has most likely broken those that wait idle: they need not fail a call each.
+                await self._client.connection_pool.disconnect(inuse_connections=False)
+                raise
+        return replies
+
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        pipeline, number = self._client.pipeline(transaction=False), next(self._numbers)
+        for command in commands:
+            pipeline.execute_command(*command.args)
+        waits = self._target.min_replicas > 0 and any(command.writes for command in commands)
+        if waits:
+            pipeline.execute_command("WAIT", self._target.min_replicas, self._target.wait_ms)
+        pipeline.execute_command("ECHO", number)
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        self.check_step(number, replies.pop())
         if waits:
             reached = replies.pop()
             if changed(commands, replies):

@@ -186,7 +186,7 @@ async def open_replica(stores: Stores, settings: Settings, metrics: Metrics, pee
 
 async def _recorded(store: AdapterStore) -> int | None:
     try:
-        return len(await store.generations())
+        return sum(key.startswith("domain/") for key in await store.versions())
     except StoreUnavailable:
         return None
 

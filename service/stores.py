@@ -58,7 +58,7 @@ def _opened(settings: Settings) -> Backend:
             "outlives it; publish with `espalier publish RUN --store file:///folder`, then serve that store"
         )
     try:
-        return open_backend(settings.store)
+        return open_backend(settings.store, timeout_s=settings.store_timeout_s)
     except StoreError as error:
         raise StartError(f"the store {settings.shown_store} cannot be opened: {error}") from error
 

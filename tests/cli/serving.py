@@ -75,3 +75,14 @@ def wait_ready(process: subprocess.Popen[str], url: str) -> None:
             if httpx.get(f"{url}/healthz/ready", timeout=5).status_code == 200:
                 return
     raise AssertionError(f"the server ended with {process.returncode}: {process.communicate()}")
+
+
+def wait_closed(host: str, port: int) -> None:
+    """Until nobody accepts connections there."""
+    while True:
+        try:
+            socket.create_connection((host, port)).close()
+        except ConnectionRefusedError:
+            return
+        except ConnectionResetError:
+            continue  # it was still in the queue of the socket that closed: ask again

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from benchmarks.forge import Run
-from tests.cli.serving import command, environment, file_store, running
+from tests.cli.serving import command, environment, file_store, running, wait_closed
 
 SCORE = {"user_id": 7, "domain_id": "theme-1", "item_ids": ["item-1"]}
 
@@ -67,17 +67,6 @@ def test_a_request_in_flight_is_finished_after_the_signal(store: str) -> None:
     assert process.returncode == 0
 
 
-def wait_closed(host: str, port: int) -> None:
-    """Until nobody accepts connections there."""
-    while True:
-        try:
-            socket.create_connection((host, port)).close()
-        except ConnectionRefusedError:
-            return
-        except ConnectionResetError:
-            continue  # it was still in the queue of the socket that closed: ask again
-
-
 def test_the_service_imports_no_torch(store: str) -> None:
     """A serving process carries onnxruntime, not the training stack."""
     with running(store) as (process, url):
@@ -119,12 +108,12 @@ def test_a_taken_port_stops_the_start(store: str) -> None:
     [
         ("memory://", "espalier publish"),
         ("file:///nonexistent/espalier", "/nonexistent/espalier"),
-        ("redis://user:hunter2@localhost", "later release"),
+        ("redis://user:hunter2@127.0.0.1:1", "cannot be read"),
         ("nonsense", "file:///"),
     ],
 )
 def test_a_store_that_cannot_serve_stops_the_start(url: str, named: str) -> None:
-    """Empty, absent, of a later release or no URL: the message says which, and never the password."""
+    """Of one process only, absent, away or no URL: the message says which, and never the password."""
     said = refused("--store", url, "--port", "0")
     assert named in said
     assert "hunter2" not in said

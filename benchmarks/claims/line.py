@@ -57,3 +57,14 @@ def exactly(claim: str, value: object, expected: object) -> Line:
 def measured(claim: str, figure: str) -> Line:
     """A figure that has no bound."""
     return Line(claim, figure, "", "measured")
+
+
+def between(claim: str, value: float, low: float, high: float, unit: str = "", digits: int = 3) -> Line:
+    """A claim that holds when `low` <= `value` <= `high`; NaN falls short."""
+    verdict: Verdict = "holds" if low <= value <= high else "falls short"
+    return Line(claim, f"{value:.{digits}f}{unit}", f"{low:g} to {high:g}{unit}", verdict)
+
+
+def not_measurable(claim: str, bound: str, why: str) -> Line:
+    """A claim that this machine cannot measure, and what it lacks."""
+    return Line(claim, "-", bound, "not measurable here", why)

@@ -120,22 +120,35 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(work: Workplace, store: str, **settings: str) -> Iterator[Server]:
-    """A server over `store` on a free loopback port, with one token that may do everything; stopped at the end.
+def serving(
+    work: Workplace,
+    store: str,
+    *,
+    port: int | None = None,
+    environment: Mapping[str, str] | None = None,
+    core: int | None = None,
+    **settings: str,
+) -> Iterator[Server]:
+    """A server over `store` on a loopback port, with one token that may do everything; stopped at the end.
 
     Args:
+        port: where it listens; a free one by default.
+        environment: variables beside those of this process, such as a store's credentials.
+        core: the one processor that it may use; all by default.
         settings: further settings, by the name behind the ESPALIER_ prefix.
     """
-    tokens = work.folder / "tokens.yaml"
+    port = port or free_port()
+    tokens = work.folder / f"tokens-{port}.yaml"
     token = new_token(work, tokens)
-    port = free_port()
-    environment = {**os.environ, **{f"ESPALIER_{k.upper()}": v for k, v in settings.items()}}
+    variables = {**os.environ, **(environment or {}), **{f"ESPALIER_{k.upper()}": v for k, v in settings.items()}}
     command = [str(Path(sys.executable).with_name("espalier")), "serve", "--store", store]
     command += ["--port", str(port), "--tokens", str(tokens)]
-    log = work.folder / "serve.log"
+    log = work.folder / f"serve-{port}.log"
     started = time.monotonic()
     with log.open("ab") as sink:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink, env=environment)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink, env=variables)
+    if core is not None:
+        os.sched_setaffinity(process.pid, {core})
     try:
         url = f"http://127.0.0.1:{port}"
         wait_ready(url, process, log, timeout_s=60)

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -21,9 +21,10 @@ from adapters_store.errors import StoreRefused, StoreUnavailable
 from adapters_store.object_urls import SLOWEST_BYTES_S, ObjectUrl, connect
 
 if TYPE_CHECKING:
-    from obstore import UpdateVersion  # not there at run time
+    from obstore import PutMode, UpdateVersion  # not there at run time
 
 _PAGE = 1000
+_WRITES = "writes"  # user metadata
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
@@ -57,10 +58,17 @@ class Tag:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An object as it was read."""
+    """An object as it was read.
+
+    Args:
+        content: Its bytes.
+        tag: Names this state of it.
+        writes: Names of the conditional writes that led to it, the last one last; only so many are kept.
+    """
 
     content: bytes
     tag: Tag
+    writes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,10 @@ class Listed:
 
     path: str
     tag: Tag
+
+
+class ServerFailed(StoreUnavailable):
+    """The server answered, and says that it failed: whatever it did of a request, it has done."""
 
 
 class ObjectClient:
@@ -103,8 +115,9 @@ class ObjectClient:
                     self._needs_bucket(error)
                     return None
             tag = self._tag(found.meta["e_tag"], found.meta["version"])
+            writes = str(found.attributes.get(_WRITES, "")).split()
             async with self._bounded(found.meta["size"]):
-                return Stored(bytes(await found.bytes_async()), tag)
+                return Stored(bytes(await found.bytes_async()), tag, tuple(writes))
 
     async def has(self, path: str) -> bool:
         """Whether the object is there."""
@@ -123,26 +136,36 @@ class ObjectClient:
             async with self._bounded(len(content)):
                 await self._patient.put_async(path, content)
 
-    async def create(self, path: str, content: bytes) -> bool:
-        """Write the object if there is none; whether it was written."""
+    async def create(self, path: str, content: bytes, writes: Sequence[str] = ()) -> bool:
+        """Write the object if there is none; whether it was written.
+
+        Raises:
+            ServerFailed: Unknown whether it was, but it is over.
+            StoreUnavailable: Unknown whether it was, or will be.
+        """
         with self._reported("PUT", path):
             async with self._bounded(len(content)):
                 try:
-                    await self._once.put_async(path, content, mode="create", use_multipart=False)
+                    await self._put_once(path, content, "create", writes)
                 except (AlreadyExistsError, PreconditionError) as error:
                     self._needs_bucket(error)
                     return False
             return True
 
-    async def replace(self, path: str, content: bytes, tag: Tag, form: TagForm) -> bool:
-        """Write the object if it still is the one with this tag; whether it was written."""
+    async def replace(self, path: str, content: bytes, tag: Tag, form: TagForm, writes: Sequence[str] = ()) -> bool:
+        """Write the object if it still is the one with this tag; whether it was written.
+
+        Raises:
+            ServerFailed: Unknown whether it was, but it is over.
+            StoreUnavailable: Unknown whether it was, or will be.
+        """
         mode: UpdateVersion = {"e_tag": tag.bare if form is TagForm.BARE else tag.e_tag}
         if tag.number is not None:
             mode["version"] = tag.number
         with self._reported("PUT", path):
             async with self._bounded(len(content)):
                 try:
-                    await self._once.put_async(path, content, mode=mode, use_multipart=False)
+                    await self._put_once(path, content, mode, writes)
                 except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
                     self._needs_bucket(error)
                     return False
@@ -181,6 +204,10 @@ class ObjectClient:
                     last = one["path"]
                     yield Listed(last, self._tag(one["e_tag"], one["version"]))
 
+    async def _put_once(self, path: str, content: bytes, mode: "PutMode", writes: Sequence[str]) -> None:
+        attributes = {"Content-Type": "application/json", _WRITES: " ".join(writes)}
+        await self._once.put_async(path, content, mode=mode, attributes=attributes, use_multipart=False)
+
     @asynccontextmanager
     async def _bounded(self, size: int = 0) -> AsyncIterator[None]:
         async with asyncio.timeout(self._timeout_s + size / SLOWEST_BYTES_S):
@@ -195,8 +222,10 @@ class ObjectClient:
         except (BaseError, FileNotFoundError, ValueError, OSError) as error:
             if isinstance(error, NotSupportedError) or "status code: 501" in str(error):
                 raise StoreRefused(f"{self._url} does not know how to {verb} {path} as asked (status 501)") from None
+            status = _STATUS.search(str(error))
+            kind = ServerFailed if status and status[1].startswith("5") else StoreUnavailable
             # The library's own text may quote the request and the server's reply, signatures with them.
-            raise StoreUnavailable(f"{self._url}: {verb} {path} failed: {_reason(error)}") from None
+            raise kind(f"{self._url}: {verb} {path} failed: {_reason(error)}") from None
 
     def _needs_bucket(self, error: Exception) -> None:
         """Tell "not there" and "not as expected", which are answers, from a bucket that is not there."""

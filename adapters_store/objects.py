@@ -8,12 +8,15 @@
 
 A store is as durable as its provider makes an acknowledged write. Records are changed by conditional writes: created
 with If-None-Match: *, replaced with If-Match on the ETag of the very read whose generation was checked. A server that
-ignores these conditions would lose changes in silence, so each writer probes it first. Listings are taken to show every
+ignores these conditions would lose changes in silence, so each writer probes it first. A record's metadata names the
+last writes that led to it: some servers (Ceph RGW) answer a lost race with "internal error", and only these names tell
+whose write it was that won. Listings are taken to show every
 write that was acknowledged before, as those of S3, GCS, Azure and Ceph do.
 """
 
 import asyncio
 import re
+import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -22,13 +25,14 @@ from urllib.parse import quote
 from adapters_store.backend import Backend, Change, Changes, Record, Versioned, in_flight
 from adapters_store.canonical import canonical_json, parse_json
 from adapters_store.errors import BlobMissing, MalformedRecord
-from adapters_store.object_client import Listed, ObjectClient, Stored, TagForm
+from adapters_store.object_client import Listed, ObjectClient, ServerFailed, Stored, TagForm
 from adapters_store.object_urls import ObjectUrl, parse_object_url
 from adapters_store.polling import PollingFeed
 from adapters_store.probing import probe
 
 # Requests in flight of one bulk call: a request takes a round trip of tens of milliseconds and next to no work.
 _IN_FLIGHT = 64
+_WRITES = 32  # names of writes that a record's metadata keeps
 _SAFE = "/:="
 _CURSOR = re.compile(r"[A-Za-z0-9_:=.~-]+(/[A-Za-z0-9_:=.~-]+)*")
 
@@ -124,12 +128,20 @@ class ObjectBackend(Backend):
         """
         form = await self._tag_form()
         path, content = self._record_path(key), canonical_json(dict(record))
-        if expected == 0:
-            return await self._client.create(path, content)
-        found = await self._client.get(path)
-        if found is None or _parsed(key, found)["generation"] != expected:
-            return False
-        return await self._client.replace(path, content, found.tag, form)
+        mine = secrets.token_hex(6)
+        try:
+            if expected == 0:
+                return await self._client.create(path, content, [mine])
+            found = await self._client.get(path)
+            if found is None or _parsed(key, found)["generation"] != expected:
+                return False
+            writes = [*found.writes[1 - _WRITES :], mine]
+            return await self._client.replace(path, content, found.tag, form, writes)
+        except ServerFailed:
+            happened = await self._happened(key, expected, mine)
+            if happened is None:
+                raise
+            return happened
 
     async def compare_and_set_many(self, changes: Sequence[Change]) -> list[bool]:
         """See Backend."""
@@ -196,6 +208,16 @@ class ObjectBackend(Backend):
                 if self._form is None:
                     self._form = await probe(self._client, self._probes, self._name)
         return self._form
+
+    async def _happened(self, key: str, expected: int, mine: str) -> bool | None:
+        """Whether a write that is over was carried out, or None where the record as it is now cannot tell."""
+        found = await self._client.get(self._record_path(key))
+        if found is None:
+            return None
+        if mine in found.writes:
+            return True
+        since = _parsed(key, found)["generation"] - expected
+        return False if 0 < since <= len(found.writes) else None
 
     async def _listed(self, prefix: str, after: str = "") -> AsyncGenerator[tuple[str, Listed], None]:
         """Key and object of the records from behind `after` on; asks for little more than what starts with `prefix`."""

@@ -186,6 +186,45 @@ async def test_lost_race_inside_the_server_is_a_lost_race(peer: tuple[S3Server, 
     assert await store.compare_and_set("domain/b", 0, record(1)) is False
 
 
+async def test_lost_race_that_a_server_calls_its_error_is_a_lost_race(peer: tuple[S3Server, Peculiar]) -> None:
+    """Law: Ceph RGW answers some lost races by 500; of many writers still one wins, and each of them knows."""
+    server, peculiar = peer
+    store = opened(server)
+    await store.prepare_writing()
+    peculiar.confuses = True
+    lost = 0
+    for generation in range(5):
+        same = record(generation + 1)
+        won = await asyncio.gather(*(store.compare_and_set("domain/a", generation, same) for _ in range(8)))
+        assert sum(won) == 1
+        lost = peculiar.requests["PUT"]
+    assert lost > 5 + 4  # some came as far as losing in the server
+
+
+@pytest.mark.parametrize("generation", [0, 1])
+async def test_write_that_was_done_and_called_an_error_is_done(
+    peer: tuple[S3Server, Peculiar], generation: int
+) -> None:
+    """Law: where a server answers 500 after it wrote, the write is found by its name."""
+    server, peculiar = peer
+    store = opened(server)
+    await store.prepare_writing()
+    if generation:
+        assert await store.compare_and_set("domain/a", 0, record(1))
+    peculiar.forgets = True
+    assert await store.compare_and_set("domain/a", generation, record(generation + 1)) is True
+
+
+async def test_record_keeps_the_names_of_its_last_writes(peer: tuple[S3Server, Peculiar]) -> None:
+    """Law: a record's metadata stays bounded however often it is written, and each write has another name."""
+    server, peculiar = peer
+    store = opened(server)
+    for generation in range(40):
+        assert await store.compare_and_set("domain/a", generation, record(generation + 1))
+    names = peculiar.metadata["store/records/domain/a"].split()
+    assert len(names) == len(set(names)) == 32
+
+
 @pytest.mark.parametrize("generation", [0, 1])
 async def test_write_whose_reply_is_lost_is_sent_once(peer: tuple[S3Server, Peculiar], generation: int) -> None:
     """Law: without a reply it is unknown whether a conditional write happened; it is never taken for a lost race."""
@@ -216,7 +255,7 @@ async def test_failing_server_is_asked_three_times_and_told_of(peer: tuple[S3Ser
     ):
         with pytest.raises(StoreUnavailable, match=r"status 503 \(SlowDown\)"):
             await asked
-    assert peculiar.requests == {"GET": 3, "PUT": 3 + 1}
+    assert peculiar.requests == {"GET": 3 + 3, "PUT": 3 + 1}  # and one look at what came of the write
 
 
 async def test_stalled_server_is_left_within_the_bound(peer: tuple[S3Server, Peculiar]) -> None:

@@ -16,6 +16,7 @@ from typing import ClassVar
 from tests.servers.s3 import S3Server, credentials
 
 BUCKET = "bucket"
+_METADATA = "x-amz-meta-writes"
 
 
 class Peculiar:
@@ -27,6 +28,8 @@ class Peculiar:
         knows: False answers 501 to a conditional write.
         refuses: Every If-Match fails.
         failures: Method to (status, body) of every reply.
+        confuses: A lost race is answered by 500, as by Ceph RGW.
+        forgets: A PUT is done, and answered by 500.
         loses_replies: A PUT is done, and the connection closed without a reply.
         truncates: Bodies of GET end after half of their length.
         flips: Bodies of GET have their first byte changed.
@@ -35,12 +38,15 @@ class Peculiar:
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self.metadata: dict[str, str] = {}
         self.requests: Counter[str] = Counter()
         self.bare_tags = False
         self.ignores: set[str] = set()
         self.knows = True
         self.refuses = False
         self.failures: dict[str, tuple[int, bytes]] = {}
+        self.confuses = False
+        self.forgets = False
         self.loses_replies = False
         self.truncates = False
         self.flips = False
@@ -98,6 +104,9 @@ class _Reply(BaseHTTPRequestHandler):
             status = self._condition(peculiar.objects.get(path))
             if status == 200:
                 peculiar.objects[path] = content
+                peculiar.metadata[path] = self.headers.get(_METADATA, "")
+        if peculiar.forgets or (peculiar.confuses and status == 412):
+            status = 500
         if peculiar.loses_replies:
             self.close_connection = True
         else:
@@ -135,6 +144,7 @@ class _Reply(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
         if tag:
             self.send_header("ETag", f'"{tag}"')
+            self.send_header(_METADATA, self.peculiar.metadata.get(self._path(), ""))
             self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
         self.end_headers()
         if self.command == "HEAD":

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.servers.ports import free_port
 from tests.servers.s3 import S3Server, credentials
 
 _START_S = 20.0
@@ -34,7 +35,7 @@ def serve_rclone(folder: Path) -> Iterator[S3Server]:
         folder: Empty or absent; a bucket is made in it.
     """
     (folder / "bucket").mkdir(parents=True)
-    port = _free_port()
+    port = free_port()
     keys = credentials()
     pair = f"{keys['AWS_ACCESS_KEY_ID']},{keys['AWS_SECRET_ACCESS_KEY']}"
     command = [str(rclone_program()), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", pair, str(folder)]
@@ -45,11 +46,6 @@ def serve_rclone(folder: Path) -> Iterator[S3Server]:
             yield S3Server(f"http://127.0.0.1:{port}", "bucket", keys, server.pid)
         finally:
             server.kill()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 def _until_open(port: int, server: subprocess.Popen[bytes]) -> None:

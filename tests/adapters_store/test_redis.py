@@ -1,4 +1,4 @@
-"""`redis://` keeps the contract on one server, behind Sentinels and in a cluster."""
+"""`redis://` keeps the contract on one server and behind Sentinels; a cluster: test_redis_cluster.py."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 
 from adapters_store.canonical import digest
 from adapters_store.errors import BlobMissing, MalformedRecord
-from adapters_store.redis import RedisBackend, open_redis
+from adapters_store.redis import RedisBackend
 from adapters_store.redis_single import SingleLink
 from adapters_store.redis_urls import parse_redis_url
 from tests.adapters_store.contract import BackendContract, Open, record
-from tests.servers.valkey import Cluster, Valkey, Watched, valkey, valkey_cluster, watched_valkey
+from tests.adapters_store.redis_stores import opened
+from tests.servers.valkey import Valkey, Watched, valkey, watched_valkey
 
 
 @pytest.fixture(scope="module")
@@ -28,27 +29,6 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """A primary, a replica and three Sentinels."""
     with watched_valkey(tmp_path_factory.mktemp("watched")) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three primaries."""
-    with valkey_cluster(tmp_path_factory.mktemp("cluster")) as running:
-        yield running
-
-
-async def opened(url: str, **options: object) -> AsyncIterator[Open]:
-    """Clients of one empty store, closed at the end."""
-    query = "&".join(f"{name}={value}" for name, value in {"prefix": secrets.token_hex(8), **options}.items())
-    clients: list[RedisBackend] = []
-
-    def connect() -> RedisBackend:
-        clients.append(open_redis(f"{url}?{query}", timeout_s=5))
-        return clients[-1]
-
-    yield connect
-    for client in clients:
-        await client.close()
 
 
 class TestOneServer(BackendContract):
@@ -68,16 +48,6 @@ class TestSentinel(BackendContract):
     async def open_backend(self, watched: Watched) -> AsyncIterator[Open]:
         """Clients that ask the Sentinels."""
         async for connect in opened(watched.url, min_replicas=1):
-            yield connect
-
-
-class TestCluster(BackendContract):
-    """Tags and blobs are spread over the shards."""
-
-    @pytest.fixture
-    async def open_backend(self, cluster: Cluster) -> AsyncIterator[Open]:
-        """Clients of the cluster."""
-        async for connect in opened(cluster.url):
             yield connect
 
 
@@ -191,18 +161,3 @@ async def test_scripts_are_sent_again_where_they_are_unknown(backend: RedisBacke
     with server.client() as client:
         client.script_flush()
     assert await backend.delete_record("domain/a", 3)
-
-
-async def test_records_spread_over_all_shards(cluster: Cluster) -> None:
-    """Law: no shard of a cluster holds more than half of many records, nor none."""
-    async for connect in opened(cluster.url):
-        one = connect()
-        for i in range(300):
-            assert await one.compare_and_set(f"domain/{i}", 0, record(1))
-        held = []
-        for node in cluster.nodes:
-            with node.client() as client:
-                held.append(len(client.keys(f"{one.prefix}:*:record:*")))  # type: ignore[attr-defined]
-        assert sum(held) == 300
-        assert max(held) <= 150
-        assert min(held) > 30

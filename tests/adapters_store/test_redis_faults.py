@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from redis.crc import key_slot
 
 from adapters_store.canonical import digest
 from adapters_store.errors import MalformedRecord, StoreError, StoreUnavailable
@@ -18,7 +17,7 @@ from adapters_store.redis import RedisBackend, open_redis
 from tests.adapters_store.contract import record, told
 from tests.servers.certificates import make_certificates
 from tests.servers.proxy import FaultProxy, Faults
-from tests.servers.valkey import Valkey, valkey, valkey_cluster
+from tests.servers.valkey import Valkey, valkey
 
 TIMEOUT_S = 0.3
 SECRET = "s3cr3t/@:?"
@@ -205,57 +204,3 @@ async def test_password_opens_the_store_and_stands_in_no_error(tmp_path: Path) -
             assert "s3cr3t" not in shown
             assert server_url in str(raised.value)
         await wrong.close()
-
-
-async def test_slot_that_moves_takes_its_records_along(tmp_path: Path) -> None:
-    """Law: while a cluster moves a slot, and after it, its records are read, changed and followed as before."""
-    with valkey_cluster(tmp_path) as cluster:
-        backend = open_redis(cluster.url, timeout_s=5)
-        for i in range(100):
-            assert await backend.compare_and_set(f"domain/{i}", 0, record(1))
-        position = (await backend.changes(None, 0)).position
-        first, second, _ = cluster.nodes
-        with first.client() as source, second.client() as target:
-            key = next(iter(source.keys("*:record:domain/*")))  # type: ignore[arg-type]
-            slot, name = key_slot(key), key.decode().split(":record:")[1]
-            source_id, target_id = (one.execute_command("CLUSTER MYID").decode() for one in (source, target))
-            target.execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
-            source.execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
-            keys = source.execute_command("CLUSTER", "GETKEYSINSLOT", slot, 1000)
-            source.execute_command("MIGRATE", "127.0.0.1", second.port, "", 0, 5000, "KEYS", *keys)
-            assert await backend.compare_and_set(name, 1, record(2))
-            assert await held(backend, name) == record(2)
-            for one in (target, source):
-                one.execute_command("CLUSTER", "SETSLOT", slot, "NODE", target_id)
-            assert await backend.compare_and_set(name, 2, record(3))
-            assert await held(backend, name) == record(3)
-        await told(backend, position, {name})
-        await backend.close()
-
-
-async def test_cluster_without_one_shard_serves_the_others(tmp_path: Path) -> None:
-    """Law: a dead shard is unavailable, the others are not; when it is back everything is."""
-    with valkey_cluster(tmp_path) as cluster:
-        backend = open_redis(cluster.url, timeout_s=1)
-        names = [f"domain/{i}" for i in range(40)]
-        for name in names:
-            assert await backend.compare_and_set(name, 0, record(1))
-        cluster.nodes[0].kill()
-        answers = []
-        for name in names:
-            try:
-                answers.append(await held(backend, name))
-            except StoreUnavailable:
-                answers.append(None)
-        assert answers.count(None) < 30
-        assert record(1) in answers
-        cluster.nodes[0].start()
-        for _ in range(500):
-            try:
-                assert set(await backend.read_records(names)) == set(names)
-                break
-            except StoreUnavailable:
-                await asyncio.sleep(0.02)
-        else:
-            raise AssertionError("the shard never came back")
-        await backend.close()

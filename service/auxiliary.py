@@ -15,7 +15,7 @@ from service.slots import Lease, SlotTable
 
 Pins = tuple[tuple[str, str], ...]  # (auxiliary domain, its live revision), in the order of the divisions
 
-_RESIDENT = 256
+_ASIDE = 256
 _RETRY_S = 1.0  # what the store could not give is asked for by no request for so long
 
 
@@ -26,13 +26,11 @@ class Auxiliaries:
         domains: knows the live records.
         loader: reads those that are not known yet.
         preparer: folds a combination, off the scoring path.
-        slots: holds the prepared ones; the oldest is evicted beyond a bound.
+        slots: holds the prepared ones beside the natural adapters, within one bound.
         clock: when the store may be asked again for what it could not give.
     """
 
-    def __init__(
-        self, domains: Domains, loader: Loader, preparer: Preparer, slots: SlotTable[Pins], clock: Clock
-    ) -> None:
+    def __init__(self, domains: Domains, loader: Loader, preparer: Preparer, slots: SlotTable, clock: Clock) -> None:
         self._domains = domains
         self._loader = loader
         self._preparer = preparer
@@ -56,9 +54,9 @@ class Auxiliaries:
         """Load what these auxiliary domains need; returns also when it cannot be had."""
         for domain in combination:
             if domain is not None and self._domains.get(domain) is None and not self._loader.store_failed:
-                flight = self._loader.pull(domain)
-                if flight is not None:
-                    await asyncio.wait({flight})
+                pulled = self._loader.pull(domain)
+                if pulled is not None:
+                    await asyncio.wait({pulled})
         pins = self._pins(combination)
         if self._is_settled(pins) or self._loader.store_failed:
             return
@@ -99,12 +97,10 @@ class Auxiliaries:
         except StoreError:
             self._set_aside(pins)
         else:
-            if len(self._slots) >= _RESIDENT:
-                self._slots.evict(next(iter(self._slots)))
             self._slots.activate(pins, slot)
 
     def _set_aside(self, pins: Pins) -> None:
         self._ask_again_at.pop(pins, None)  # so that the first is the one that failed longest ago
-        if len(self._ask_again_at) >= _RESIDENT:
+        if len(self._ask_again_at) >= _ASIDE:
             del self._ask_again_at[next(iter(self._ask_again_at))]
         self._ask_again_at[pins] = self._clock.now() + _RETRY_S

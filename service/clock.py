@@ -65,3 +65,13 @@ async def settled(task: asyncio.Future[Any], clock: Clock, timeout_s: float) -> 
         timer.cancel()
         task.remove_done_callback(wake)
     return task.done()
+
+
+async def slept(clock: Clock, seconds: float) -> None:
+    """Wait for so many seconds of the clock."""
+    due = asyncio.Event()
+    timer = clock.call_later(seconds, due.set)
+    try:
+        await due.wait()
+    finally:
+        timer.cancel()

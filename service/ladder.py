@@ -9,6 +9,9 @@ below it are. `Fallback` says why the live revision did not score, in the words 
 - adapter_rejected: this replica refuses the live revision.
 - store_unavailable: the store could not give the record or the revision.
 - auxiliary_only: for one of the last four reasons auxiliary adapters scored.
+- switched_off: an operator keeps every adapter out of the whole fleet; the backbone scores.
+
+Users of a canary are scored by it where it is prepared; that is no fallback.
 """
 
 from __future__ import annotations
@@ -18,22 +21,50 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from adapters_store.errors import StoreError
 from features.rows import EncodedRows
 from service.auxiliary import Auxiliaries
+from service.canary import in_canary
 from service.clock import Clock, settled
 from service.domains import Domains, Known
 from service.engine import Prepared, Segment
 from service.errors import AuxiliaryDomain
 from service.loader import Loader
+from service.segments import Places, rows_of, split
 from service.slots import Lease, Slot, SlotTable
+from service.switches import Switchboard
 from service.tables import Encoded, FeatureTables, Part
 
-Fallback = Literal["unknown_domain", "no_adapter", "loading", "adapter_rejected", "store_unavailable", "auxiliary_only"]
-Alias = Literal["live", "previous"]
+Fallback = Literal[
+    "unknown_domain",
+    "no_adapter",
+    "loading",
+    "adapter_rejected",
+    "store_unavailable",
+    "auxiliary_only",
+    "switched_off",
+]
+Alias = Literal["live", "canary", "previous"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """A request as the ladder sees it.
+
+    Args:
+        domain: of a natural division, known or not.
+        user_id: as given; decides whether a canary scores.
+        tables: those that encoded it, held to the last row.
+        encoded: its rows.
+        min_generation: the oldest generation of the record that counts as live.
+        deadline: no wait is longer, `Clock.now()` seconds.
+    """
+
+    domain: str
+    user_id: str | int
+    tables: FeatureTables
+    encoded: Encoded
+    min_generation: int | None
+    deadline: float
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +84,7 @@ class Admission:
     """
 
     segments: Sequence[Segment]
-    positions: Sequence[NDArray[np.int64] | None]
+    positions: Places
     leases: Sequence[Lease]
     slot: Slot | None
     revision: str | None
@@ -73,10 +104,10 @@ class Ladder:
 
     Args:
         domains: what is known here.
-        slots: natural adapters.
+        slots: what is in memory.
         auxiliaries: auxiliary adapters alone.
         loader: pulls cold domains.
-        tables: tell the auxiliary domains of rows.
+        switches: may keep every adapter out.
         backbone: the engine's prepared backbone, the last rung.
         clock: bounds cold waits.
         cold_wait_s: how long a request waits for what is not resident.
@@ -85,10 +116,10 @@ class Ladder:
     def __init__(
         self,
         domains: Domains,
-        slots: SlotTable[str],
+        slots: SlotTable,
         auxiliaries: Auxiliaries,
         loader: Loader,
-        tables: FeatureTables,
+        switches: Switchboard,
         backbone: Prepared,
         clock: Clock,
         *,
@@ -98,36 +129,37 @@ class Ladder:
         self._slots = slots
         self._auxiliaries = auxiliaries
         self._loader = loader
-        self._tables = tables
+        self._switches = switches
         self._backbone = backbone
         self._clock = clock
         self._cold_wait_s = cold_wait_s
 
-    async def admit(self, domain: str, encoded: Encoded, min_generation: int | None, deadline: float) -> Admission:
+    async def admit(self, asked: Asked) -> Admission:
         """Choose the rung and lease it, after any cold wait; the caller releases.
-
-        Args:
-            domain: of a natural division, known or not.
-            encoded: the request's rows.
-            min_generation: the oldest generation of the record that counts as live.
-            deadline: no wait is longer, `Clock.now()` seconds.
 
         Raises:
             AuxiliaryDomain: the domain belongs to an auxiliary division.
         """
-        until = min(self._clock.now() + self._cold_wait_s, deadline)
-        failure = await self._warm(domain, min_generation, until)
-        division = self._domains.division_of(domain)
-        if division is not None and self._domains.is_auxiliary(division):
-            raise AuxiliaryDomain(domain, division)
+        domain = asked.domain
+        if self._switches.backbone_only:
+            self._refuse_auxiliary(domain)
+            return self.by_backbone(asked.encoded.rows, _generation(self._domains.get(domain)), "switched_off")
+        until = min(self._clock.now() + self._cold_wait_s, asked.deadline)
+        failure = await self._warm(domain, asked.min_generation, until)
+        self._refuse_auxiliary(domain)
         if self._slots.get(domain) is None and not self._domains.is_unknown(domain):
-            await self._warm_auxiliaries(encoded, until)
+            await self._warm_auxiliaries(asked, until)
         # nothing below awaits: reason, leases and names are of one moment
-        fallback = self._fallback(domain, min_generation, failure)
+        fallback = self._fallback(domain, asked.min_generation, failure)
+        canary = self._canary(asked)
+        if canary is not None:
+            return self._by_slot(asked, canary, "canary", None)
         lease = self._slots.lease(domain)
         if lease is not None:
-            return self._by_slot(domain, encoded, lease, fallback)
-        return self._by_auxiliaries(domain, encoded, fallback)
+            known = self._domains.get(domain)
+            is_live = known is not None and known.live == lease.slot.revision
+            return self._by_slot(asked, lease, "live" if is_live else "previous", fallback)
+        return self._by_auxiliaries(asked, fallback)
 
     def by_backbone(self, rows: EncodedRows, generation: int | None, fallback: Fallback | None) -> Admission:
         """The last rung, which always stands."""
@@ -143,7 +175,7 @@ class Ladder:
             flight = self._loader.pull(domain)
             if flight is None or not await settled(flight, self._clock, until - self._clock.now()):
                 return "loading"
-            if flight.cancelled() or isinstance(flight.exception(), StoreError):
+            if not flight.result():
                 return "store_unavailable"
             if not self._is_cold(domain, min_generation):
                 return None
@@ -153,12 +185,36 @@ class Ladder:
         known = self._domains.get(domain)
         if known is None:
             return min_generation is not None or not self._domains.is_unknown(domain)
-        retry = known.retry_at is not None and self._clock.now() >= known.retry_at
-        return retry or (min_generation is not None and known.generation < min_generation)
+        retry_at = known.retry_at
+        missing = self._is_missing(domain, known) if retry_at is None else self._clock.now() >= retry_at
+        return missing or (min_generation is not None and known.generation < min_generation)
 
-    async def _warm_auxiliaries(self, encoded: Encoded, until: float) -> None:
+    def _is_missing(self, domain: str, known: Known) -> bool:
+        """Whether a release gave the domain its first revision after the last look."""
+        if known.live is None or known.live in known.rejected or self._slots.get(domain) is not None:
+            return False
+        return not self._domains.is_auxiliary(self._domains.division_of(domain))
+
+    def _canary(self, asked: Asked) -> Lease | None:
+        """Hold the canary's slot if the user is one of its; a canary that is not prepared is served by live."""
+        known = self._domains.get(asked.domain)
+        canary = None if known is None else known.canary
+        if known is None or canary is None:
+            return None
+        if asked.min_generation is not None and known.generation < asked.min_generation:
+            return None
+        if not in_canary(canary.salt, asked.user_id, canary.percent):
+            return None
+        return self._slots.lease(asked.domain, "canary")
+
+    def _refuse_auxiliary(self, domain: str) -> None:
+        division = self._domains.division_of(domain)
+        if division is not None and self._domains.is_auxiliary(division):
+            raise AuxiliaryDomain(domain, division)
+
+    async def _warm_auxiliaries(self, asked: Asked, until: float) -> None:
         """Load the auxiliary adapters of the request's rows, as far as the rest of the cold wait allows."""
-        for part in self._parts(encoded):
+        for part in self._parts(asked):
             if self._auxiliaries.is_ready(part.combination):
                 continue
             task = asyncio.ensure_future(self._auxiliaries.ready(part.combination))
@@ -181,29 +237,20 @@ class Ladder:
             return "adapter_rejected"
         return "loading" if known.retry_at is None else "store_unavailable"
 
-    def _by_slot(self, domain: str, encoded: Encoded, lease: Lease, fallback: Fallback | None) -> Admission:
-        slot, known = lease.slot, self._domains.get(domain)
-        parts = self._tables.parts(encoded, slot.divisions)
-        return Admission(
-            [Segment(_rows(encoded, part), slot.prepared(part.combination)) for part in parts],
-            [part.positions for part in parts],
-            [lease],
-            slot,
-            slot.revision,
-            "live" if known is not None and known.live == slot.revision else "previous",
-            _generation(known),
-            slot.fuses,
-            fallback,
-        )
+    def _by_slot(self, asked: Asked, lease: Lease, alias: Alias, fallback: Fallback | None) -> Admission:
+        slot = lease.slot
+        segments, places = split(asked.tables, asked.encoded, slot)
+        generation = _generation(self._domains.get(asked.domain))
+        return Admission(segments, places, [lease], slot, slot.revision, alias, generation, slot.fuses, fallback)
 
-    def _by_auxiliaries(self, domain: str, encoded: Encoded, fallback: Fallback | None) -> Admission:
-        generation = _generation(self._domains.get(domain))
-        parts = [] if fallback == "unknown_domain" else self._parts(encoded)
+    def _by_auxiliaries(self, asked: Asked, fallback: Fallback | None) -> Admission:
+        generation = _generation(self._domains.get(asked.domain))
+        parts = [] if fallback == "unknown_domain" else self._parts(asked)
         leases = [self._auxiliaries.lease(part.combination) for part in parts]
         if not any(leases):
-            return self.by_backbone(encoded.rows, generation, fallback)
+            return self.by_backbone(asked.encoded.rows, generation, fallback)
         segments = [
-            Segment(_rows(encoded, part), self._backbone if lease is None else lease.slot.prepared(()))
+            Segment(rows_of(asked.encoded, part), self._backbone if lease is None else lease.slot.prepared(()))
             for part, lease in zip(parts, leases, strict=True)
         ]
         held = [lease for lease in leases if lease is not None]
@@ -211,12 +258,8 @@ class Ladder:
         positions = [part.positions for part in parts]
         return Admission(segments, positions, held, None, None, None, generation, fuses, "auxiliary_only")
 
-    def _parts(self, encoded: Encoded) -> list[Part]:
-        return self._tables.parts(encoded, self._domains.auxiliary_divisions)
-
-
-def _rows(encoded: Encoded, part: Part) -> EncodedRows:
-    return encoded.rows if part.positions is None else encoded.rows.take(part.positions)
+    def _parts(self, asked: Asked) -> list[Part]:
+        return asked.tables.parts(asked.encoded, self._domains.auxiliary_divisions)
 
 
 def _generation(known: Known | None) -> int | None:

@@ -1,4 +1,4 @@
-"""Bring a domain to what its record says: load new, verify, flip one reference, retire old when its leases end.
+"""Bring a domain to what its record or the release says: load new, verify, flip one reference, retire old.
 
 Refreshing is single flight for each domain: cold requests, the watcher and the publisher share one.
 """
@@ -8,12 +8,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 
-from adapters_store.errors import ArtifactError, BlobMissing, DigestMismatch, MalformedRecord, MissingPin, StoreError
+from adapters_store.errors import (
+    ArtifactError,
+    BlobMissing,
+    DigestMismatch,
+    MalformedRecord,
+    MissingPin,
+    NewerSchema,
+    StoreError,
+    StoreUnavailable,
+)
 from adapters_store.records import DomainRecord
 from adapters_store.store import AdapterStore
 from service.clock import Clock
-from service.domains import Domains, Known
+from service.domains import TRIALS, Domains, Known
 from service.errors import EngineFailed
 from service.observer import Observer
 from service.preparer import Preparer
@@ -21,17 +31,47 @@ from service.slots import Slot, SlotTable
 
 # what a stored revision suffers when the store lost or damaged it or a pin of it; publishing the blob again heals it
 LOST = (BlobMissing, DigestMismatch, MissingPin)
+UNREADABLE = (MalformedRecord, NewerSchema)
 _RETRY_S = 1.0  # cold requests do not ask a store that failed again for so long
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Flight:
+    """One refresh in the air.
+
+    Args:
+        task: all of it, canary and shadow included.
+        ready: done once live is applied, which is all that a request waits for; False when the store failed.
+    """
+
+    task: asyncio.Task[None]
+    ready: asyncio.Future[bool]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Look:
+    """What a look into the store found for a domain.
+
+    Args:
+        record: None when there is none.
+        version: of the record.
+        since: what was known here before the look.
+    """
+
+    domain: str
+    record: DomainRecord | None
+    version: str | None
+    since: Known | None
+
+
 class Loader:
-    """Loads domains by their records.
+    """Loads domains by their records and by the release that stands.
 
     Args:
         store: where records are read.
         preparer: turns a revision into a slot, off the scoring path.
         domains: where the outcome is applied.
-        slots: what serves now.
+        slots: what is in memory now.
         clock: when the store may be asked again after it failed.
         observer: told of outcomes.
         in_flight: domains that may be pulled at once.
@@ -42,7 +82,7 @@ class Loader:
         store: AdapterStore,
         preparer: Preparer,
         domains: Domains,
-        slots: SlotTable[str],
+        slots: SlotTable,
         clock: Clock,
         observer: Observer,
         *,
@@ -55,7 +95,7 @@ class Loader:
         self._clock = clock
         self._observer = observer
         self._in_flight = in_flight
-        self._flights: dict[str, asyncio.Task[None]] = {}
+        self._flights: dict[str, _Flight] = {}
         self._ask_again_at = 0.0
 
     @property
@@ -63,20 +103,34 @@ class Loader:
         """Whether the store failed so lately that a cold request need not wait for it."""
         return self._clock.now() < self._ask_again_at
 
-    def pull(self, domain: str) -> asyncio.Task[None] | None:
-        """Join or start the refresh of a domain; None when too many are in flight already."""
+    def is_loading(self, domain: str) -> bool:
+        """Whether a refresh of the domain is in the air."""
+        return domain in self._flights
+
+    @property
+    def loading(self) -> list[str]:
+        """Domains whose refresh is in the air."""
+        return list(self._flights)
+
+    def pull(self, domain: str) -> asyncio.Future[bool] | None:
+        """Join or start the refresh of a domain; None when too many are in flight already.
+
+        Returns:
+            Done once live is applied; False when the store failed. It is shared: never cancel it.
+        """
         flight = self._flights.get(domain)
         if flight is None and len(self._flights) < self._in_flight:
             flight = self._start(domain)
-        return flight
+        return None if flight is None else flight.ready
 
-    async def refresh(self, domain: str, generation: int = 0) -> None:
+    async def refresh(self, domain: str, generation: int = 0, *, again: bool = False) -> None:
         """Read the domain's record, load what it names and apply it.
 
         Args:
             domain: any id.
             generation: what the caller knows the record to have; a flight in the air that leads elsewhere may have read
                 the record before, and is followed by one of our own.
+            again: the caller knows that something changed: no flight that is in the air already is enough.
 
         Raises:
             adapters_store.errors.StoreError: the store failed; what serves keeps serving.
@@ -84,92 +138,152 @@ class Loader:
         joined = self._flights.get(domain)
         if joined is not None:
             with suppress(StoreError):  # what an earlier look met says nothing about now
-                await asyncio.shield(joined)
-                if generation in (0, self._domains.generation(domain)):
+                await asyncio.shield(joined.task)
+                if not again and generation in (0, self._domains.generation(domain)):
                     return
-        await asyncio.shield(self._flights.get(domain) or self._start(domain))
+        flight = self._flights.get(domain) or self._start(domain)
+        await asyncio.shield(flight.task)
+
+    async def reach(self, domain: str, generation: int) -> None:
+        """Bring the domain to a record of at least this generation.
+
+        Raises:
+            adapters_store.errors.StoreError: the store failed, or gave an older record.
+        """
+        if self._domains.generation(domain) >= generation:
+            return
+        await self.refresh(domain, generation)
+        known = self._domains.get(domain)
+        behind = self._domains.is_unknown(domain) if known is None else known.generation < generation
+        if behind:  # one that is not known at all was evicted again
+            raise StoreUnavailable(f"the store gave no record of generation {generation} of domain {domain!r} yet")
 
     async def stop(self) -> None:
         """Cancel what is in flight."""
-        for flight in self._flights.values():
-            flight.cancel()
-        await asyncio.gather(*self._flights.values(), return_exceptions=True)
+        tasks = [flight.task for flight in self._flights.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self, domain: str) -> asyncio.Task[None]:
-        flight = asyncio.get_running_loop().create_task(self._refresh(domain))
+    def _start(self, domain: str) -> _Flight:
+        loop = asyncio.get_running_loop()
+        ready: asyncio.Future[bool] = loop.create_future()
+        flight = _Flight(loop.create_task(self._refresh(domain, ready)), ready)
         self._flights[domain] = flight
 
         def landed(done: asyncio.Task[None]) -> None:
             del self._flights[domain]
             error = None if done.cancelled() else done.exception()
+            if not ready.done():
+                ready.set_result(not done.cancelled() and not isinstance(error, StoreError))
             if error is not None and not isinstance(error, StoreError):  # perhaps nobody awaits it
-                done.get_loop().call_exception_handler({"message": f"loading {domain!r} failed", "exception": error})
+                loop.call_exception_handler({"message": f"loading {domain!r} failed", "exception": error})
 
-        flight.add_done_callback(landed)
+        flight.task.add_done_callback(landed)
         return flight
 
-    async def _refresh(self, domain: str) -> None:
-        record: DomainRecord | None = None
+    async def _refresh(self, domain: str, ready: asyncio.Future[bool]) -> None:
+        found = False
         since = self._domains.get(domain)
         try:
-            record = await self._store.domain(domain)
-            if record is None:
-                self._domains.absent(domain)
-            elif self._domains.is_auxiliary(record.division) or record.live is None:
-                self._domains.apply(record, None, since=since)
-            else:
-                await self._load(record, since)
+            stamped = await self._store.stamped_domain(domain)
+            found = stamped is not None
+            record, version = (None, None) if stamped is None else (stamped.record, stamped.version)
+            await self._bring(_Look(domain, record, version, since))
+            if not ready.done():
+                ready.set_result(True)
+            await self._bring_trials(domain)
         except StoreError as error:
-            if isinstance(error, MalformedRecord):
+            if isinstance(error, UNREADABLE):
                 self._domains.unreadable(domain, self._clock.now() + _RETRY_S)
             elif not isinstance(error, LOST):
                 self._ask_again_at = self._clock.now() + _RETRY_S
             self._observer.adapter_loaded("store_unavailable")
             raise
         except Exception:
-            if record is not None:  # a fault of ours: asked for again, but not by every request
+            if found:  # a fault of ours: asked for again, but not by every request
                 self._domains.unreadable(domain, self._clock.now() + _RETRY_S)
             raise
 
-    async def _load(self, record: DomainRecord, since: Known | None) -> None:
+    async def _bring(self, look: _Look) -> None:
+        """Apply what a look found; once more where another release came to stand meanwhile."""
+        while True:
+            fleet, domain = self._domains.fleet, look.domain
+            live = fleet.live(domain, look.record)
+            if look.record is None and live is None:
+                self._domains.absent(domain)
+                return
+            division = self._domains.division_of(domain) if look.record is None else look.record.division
+            if self._domains.is_auxiliary(division) or live is None:
+                self._domains.apply(domain, look.record, None, version=look.version, since=look.since)
+                return
+            await self._load(look, live)
+            if fleet is self._domains.fleet or self._domains.fleet.live(domain, look.record) == live:
+                return
+
+    async def _load(self, look: _Look, live: str) -> None:
         """Flip to the first revision of the ladder that this replica accepts."""
-        known = self._domains.get(record.domain)
-        same = known is not None and known.generation == record.generation
+        known = self._domains.get(look.domain)
+        generation = -1 if look.record is None else look.record.generation
+        same = known is not None and known.generation == generation
         rejected = dict(known.rejected) if known is not None and same else {}
         slot: Slot | None = None
         missing: StoreError | None = None
-        for revision in self._candidates(record):
-            if revision in rejected:
+        tried: set[str] = set()
+        for revision in self._candidates(look, live):
+            if revision in rejected or revision in tried:
                 continue
-            serving = self._slots.get(record.domain)
-            if serving is not None and serving.revision == revision:
-                slot = serving
+            tried.add(revision)
+            slot = self._slots.find(look.domain, revision)
+            if slot is not None:
                 break
             try:
-                slot = await self._slot(record.domain, revision)
+                slot = await self._slot(look.domain, revision)
                 break
             except LOST as error:  # the store's fault, not the artifact's
                 missing = error
             except (ArtifactError, EngineFailed) as error:
                 rejected[revision] = str(error)
                 self._observer.adapter_loaded("rejected")
-                self._observer.rejected(record.domain, revision, str(error))
+                self._observer.rejected(look.domain, revision, str(error))
         retry_at = None if missing is None else self._clock.now() + _RETRY_S
-        self._domains.apply(record, slot, rejected, retry_at=retry_at, since=since)
+        version = look.version if missing is None else None
+        self._domains.apply(
+            look.domain, look.record, slot, rejected, retry_at=retry_at, version=version, since=look.since
+        )
         if missing is not None:
             raise missing
+
+    async def _bring_trials(self, domain: str) -> None:
+        """Prepare canary and shadow beside live; until then, and when they are refused, live serves alone."""
+        for role in TRIALS:
+            revision = self._domains.wants(domain, role)
+            if revision is None:
+                continue
+            known = self._domains.get(domain)
+            try:
+                self._domains.attach(domain, role, await self._slot(domain, revision))
+            except (*LOST, StoreUnavailable):
+                if known is not None:
+                    known.version = None  # the next comparison with the store tries again
+                raise
+            except (ArtifactError, EngineFailed) as error:
+                self._observer.adapter_loaded("rejected")
+                self._domains.reject(domain, revision, str(error))
 
     async def _slot(self, domain: str, revision: str) -> Slot:
         return await self._preparer.slot(await self._preparer.verified_revision(domain, revision))
 
-    def _candidates(self, record: DomainRecord) -> Iterator[str]:
+    def _candidates(self, look: _Look, live: str) -> Iterator[str]:
         """The ladder over revisions: live, the one that serves already, then earlier ones; none rolled back from."""
-        if record.live is not None:
-            yield record.live.revision
-        rolled_back = {entry.revision for entry in record.previous if entry.rolled_back}
-        serving = self._slots.get(record.domain)
+        yield live
+        previous = [] if look.record is None else look.record.previous
+        rolled_back = {entry.revision for entry in previous if entry.rolled_back}
+        serving = self._slots.get(look.domain)
         if serving is not None and serving.revision is not None and serving.revision not in rolled_back:
             yield serving.revision
-        for entry in record.previous:
+        if look.record is not None and look.record.live is not None:
+            yield look.record.live.revision  # where the release outranks it
+        for entry in previous:
             if not entry.rolled_back:
                 yield entry.revision

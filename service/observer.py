@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 Stage = Literal["lookup", "queue", "engine", "reply"]
 LoadOutcome = Literal["activated", "rejected", "store_unavailable"]
 
@@ -38,6 +41,47 @@ class Observer(Protocol):
     def rejected(self, domain: str, revision: str, reason: str) -> None:
         """This replica refuses the revision; the reason names the fault."""
 
+    def evicted(self, domain: str, age_s: float) -> None:
+        """An adapter left memory to make room, so many seconds after its load."""
+
+    def churn(self, evictions: int, limit_bytes: int) -> None:
+        """So many adapters were evicted within a minute of their load; told at most once a minute."""
+
+    def feed(self, lag_s: float | None, resync: bool) -> None:
+        """The feed told of something, so many seconds after it was written (None: unknown), or cannot tell what."""
+
+    def reconciled(self, moved: int) -> None:
+        """This replica was compared with every record; so many had moved."""
+
+    def store_failed(self, operation: str) -> None:
+        """The store failed at something that no request waits for; operation is one of a few fixed words."""
+
+    def staged(self, release: str | None, prepared: int, of: int) -> None:
+        """How far this replica is with a staged release; None when nothing is staged."""
+
+    def prewarmed(self, domains: int, seconds: float) -> None:
+        """Before the service was ready, so many domains were loaded."""
+
+    def tables_swapped(self, side: str, revision: str, rows: int) -> None:
+        """Requests are looked up in this table of users or items from now on."""
+
+    def backbone_only(self, on: bool) -> None:
+        """Whether the switch keeps every adapter out."""
+
+    def canary_scored(self, rows: int) -> None:
+        """Rows of a response were scored by a canary."""
+
+    def shadow_scored(self, differences: NDArray[np.float64], rank_correlation: float | None) -> None:
+        """A request was scored by a shadow too.
+
+        Args:
+            differences: the shadow's probability minus the one answered, (n,).
+            rank_correlation: Spearman's; None where the order says nothing (one row, or all equal).
+        """
+
+    def shadow_dropped(self) -> None:
+        """A request's shadow was left out, or gave nothing to compare."""
+
 
 class SilentObserver:
     """An observer for whoever needs none."""
@@ -64,4 +108,40 @@ class SilentObserver:
         """Ignored."""
 
     def rejected(self, domain: str, revision: str, reason: str) -> None:
+        """Ignored."""
+
+    def evicted(self, domain: str, age_s: float) -> None:
+        """Ignored."""
+
+    def churn(self, evictions: int, limit_bytes: int) -> None:
+        """Ignored."""
+
+    def feed(self, lag_s: float | None, resync: bool) -> None:
+        """Ignored."""
+
+    def reconciled(self, moved: int) -> None:
+        """Ignored."""
+
+    def store_failed(self, operation: str) -> None:
+        """Ignored."""
+
+    def staged(self, release: str | None, prepared: int, of: int) -> None:
+        """Ignored."""
+
+    def prewarmed(self, domains: int, seconds: float) -> None:
+        """Ignored."""
+
+    def tables_swapped(self, side: str, revision: str, rows: int) -> None:
+        """Ignored."""
+
+    def backbone_only(self, on: bool) -> None:
+        """Ignored."""
+
+    def canary_scored(self, rows: int) -> None:
+        """Ignored."""
+
+    def shadow_scored(self, differences: NDArray[np.float64], rank_correlation: float | None) -> None:
+        """Ignored."""
+
+    def shadow_dropped(self) -> None:
         """Ignored."""

@@ -8,20 +8,25 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from adapters_store.artifact import decode_adapter
 from adapters_store.canonical import digest
-from adapters_store.errors import ArtifactError, BlobMissing, DomainUnknown, StoreError, StoreUnavailable
+from adapters_store.errors import BlobMissing, StoreError
 from adapters_store.ids import check_domain, check_revision
 from adapters_store.manifest import AdapterManifest
-from adapters_store.records import DomainRecord
+from adapters_store.records import Condition, DomainRecord
 from adapters_store.store import AdapterStore
-from service.domains import Domains, Known
+from service.catalog import Catalog, DomainState, Listed, Rejection, Resident
+from service.domains import Domains, Known, Trial
 from service.errors import BodyMismatch, DivisionMismatch, PublishBusy
+from service.fleet import FleetRelease
 from service.loader import Loader
+from service.peers import Peers
 from service.preparer import Preparer, Verified
 from service.slots import Slot, SlotTable
 from service.threads import WorkerThread
 
+__all__ = ["DomainState", "Listed", "Published", "Publisher", "Rejection", "Resident", "Status"]
+
+Alias = Literal["live", "canary", "shadow"]
 Status = Literal["created", "unchanged", "stored", "verified"]
 
 _RETRY_S = 1.0
@@ -35,83 +40,51 @@ class Published:
         domain: the domain; empty for a fusion.
         revision: sha256 of the body.
         generation: of the domain's record now; None when it has none, and for a fusion.
-        status: created (live now; a fusion: stored now), unchanged (was so already), stored (not live),
+        status: created (named by its alias now; a fusion: stored now), unchanged (was so already), stored (not live),
             verified (dry run).
+        pointer: generation of the release pointer under which this holds; second half of the ETag.
     """
 
     domain: str
     revision: str
     generation: int | None
     status: Status
+    pointer: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Resident:
-    """The slot that scores a domain here."""
-
-    revision: str
-    generation: int
-    fuses: dict[str, str]
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """A revision that this replica refused for a domain, and why."""
-
-    revision: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class DomainState:
-    """A domain as the store records it and as this replica serves it.
-
-    Args:
-        domain: its id.
-        division: from the record, else from the bundle.
-        record: None when none was ever published.
-        resident: None when nothing is loaded here (cold, deleted, auxiliary, or every candidate refused).
-        rejection: the live revision's, else any other's that stands in the record; None when nothing was refused.
-    """
-
-    domain: str
-    division: str | None
-    record: DomainRecord | None
-    resident: Resident | None
-    rejection: Rejection | None
-
-
-class Publisher:
+class Publisher(Catalog):
     """Entry points of the publishing routes. Store errors pass through unchanged (`adapters_store.errors`).
 
     Args:
-        store: where artifacts and records go.
+        store: where records go: the truth.
+        reader: the same store through the disk cache, if there is one; artifacts go through it, to stay on this disk.
         preparer: verifies and prepares, off the scoring path.
         loader: brings this replica to a record that was changed.
         domains: what this replica applied.
         slots: what serves now.
         thread: the loader thread, for digests.
+        peers: the other workers of this replica; a change returns once they have applied it too.
         in_flight: publishes at once.
     """
 
     def __init__(
         self,
         store: AdapterStore,
+        reader: AdapterStore,
         preparer: Preparer,
         loader: Loader,
         domains: Domains,
-        slots: SlotTable[str],
+        slots: SlotTable,
         thread: WorkerThread,
+        peers: Peers,
         *,
         in_flight: int,
     ) -> None:
-        self._store = store
+        super().__init__(store, domains, slots, thread)
+        self._reader = reader
         self._preparer = preparer
         self._loader = loader
-        self._domains = domains
-        self._slots = slots
-        self._thread = thread
+        self._peers = peers
         self._places = in_flight
         self._taken = 0
 
@@ -122,7 +95,7 @@ class Publisher:
         *,
         claimed_digest: str,
         by: str,
-        if_generation: int | None = None,
+        if_generation: int | Condition | None = None,
         create_only: bool = False,
         activate: bool = True,
         dry_run: bool = False,
@@ -150,18 +123,25 @@ class Publisher:
         check_domain(domain)
         with self._place():
             revision = await self._checked_digest(body, claimed_digest)
-            record = await self._store.domain(domain)
-            if record is not None and not dry_run and _is_live(record, revision):
-                await self._store.put(body)  # heals a store that lost or damaged the blob
-                return await self._unchanged(record, revision)
+            record, fleet = await self._store.domain(domain), await self.fleet()
+            pointer = fleet.pointer.generation
+            if fleet.live(domain, record) == revision and not dry_run:
+                await self._reader.put(body)  # heals a store that lost or damaged the blob
+                return await self._unchanged(domain, record, revision, pointer)
             verified = await self._preparer.verified(domain, body)
-            _check_division(record, verified.adapter.manifest)
+            _check_division(record, fleet, verified.adapter.manifest)
+            generation = None if record is None else record.generation
             if dry_run:
-                return Published(domain, revision, None if record is None else record.generation, "verified")
-            await self._store.put(body)
+                return Published(domain, revision, generation, "verified", pointer)
+            await self._reader.put(body)
             if not activate:
-                return Published(domain, revision, None if record is None else record.generation, "stored")
-            return await self._activate(verified, by, if_generation, create_only)
+                return Published(domain, revision, generation, "stored", pointer)
+            slot = await self._slot(verified)
+            try:
+                return await self._activate(verified, slot, by, if_generation, create_only)
+            except BlobMissing:  # garbage collection was about to delete it when it was put
+                await self._reader.put(body)
+                return await self._activate(verified, slot, by, if_generation, create_only)
 
     async def publish_fusion(self, body: bytes, *, claimed_digest: str, by: str) -> Published:
         """Verify a fusion and store it, for adapters to pin; nothing becomes live by it.
@@ -177,10 +157,12 @@ class Publisher:
             if await self._store.has(revision):
                 return Published("", revision, None, "unchanged")
             await self._preparer.verified_fusion(body)
-            await self._store.put(body)
+            await self._reader.put(body)
             return Published("", revision, None, "created")
 
-    async def set_live(self, domain: str, revision: str, *, by: str, if_generation: int | None = None) -> Published:
+    async def set_live(
+        self, domain: str, revision: str, *, by: str, if_generation: int | Condition | None = None
+    ) -> Published:
         """Make a stored revision live, after verifying it here.
 
         Raises:
@@ -194,15 +176,82 @@ class Publisher:
         check_domain(domain)
         check_revision(revision)
         with self._place():
-            record = await self._store.domain(domain)
-            if record is not None and _is_live(record, revision):
-                return await self._unchanged(record, revision)
+            record, fleet = await self._store.domain(domain), await self.fleet()
+            if fleet.live(domain, record) == revision:
+                return await self._unchanged(domain, record, revision, fleet.pointer.generation)
             verified = await self._preparer.verified_revision(domain, revision)
-            _check_division(record, verified.adapter.manifest)
-            return await self._activate(verified, by, if_generation, create_only=False)
+            _check_division(record, fleet, verified.adapter.manifest)
+            return await self._activate(verified, await self._slot(verified), by, if_generation, create_only=False)
+
+    async def set_alias(
+        self,
+        domain: str,
+        alias: Alias,
+        revision: str,
+        percent: float | None = None,
+        *,
+        by: str,
+        if_generation: int | Condition | None = None,
+    ) -> Published:
+        """Let an alias name a stored revision, after verifying and preparing it here.
+
+        Args:
+            domain: whose.
+            alias: which.
+            revision: what it shall name.
+            percent: share of the users (canary) or of the requests (shadow); not for live.
+            by: the caller's name, for the record.
+            if_generation: the record must have this generation still, and the release pointer its.
+
+        Raises:
+            ValueError: percent is missing, or given for live.
+            PublishBusy: too many publishes in flight.
+            DivisionMismatch: the domain is known in another division.
+            adapters_store.errors.BlobMissing: the store does not have the revision.
+            adapters_store.errors.ArtifactError: this replica refuses it.
+            adapters_store.errors.RecordConflict: if_generation lost, or nothing is live, or this revision is.
+            adapters_store.errors.Frozen: changes are stopped.
+            adapters_store.errors.StoreError: the store failed.
+        """
+        if (percent is None) != (alias == "live"):
+            raise ValueError(f"alias {alias!r} takes {'no' if alias == 'live' else 'a'} percent")
+        if alias == "live" or percent is None:
+            return await self.set_live(domain, revision, by=by, if_generation=if_generation)
+        check_domain(domain)
+        check_revision(revision)
+        with self._place():
+            slot = self._slots.find(domain, revision)
+            if slot is None:
+                slot = await self._preparer.slot(await self._preparer.verified_revision(domain, revision))
+            since = self._domains.get(domain)
+            change = self._store.set_canary if alias == "canary" else self._store.set_shadow
+            record = await change(domain, revision, percent, by, if_generation)
+            await self._try_beside(record, since, {alias: slot})
+            changed = since is None or since.generation != record.generation
+            return Published(
+                domain, revision, record.generation, "created" if changed else "unchanged", await self._pointer()
+            )
+
+    async def clear_alias(
+        self, domain: str, alias: Trial, *, by: str, if_generation: int | Condition | None = None
+    ) -> DomainRecord:
+        """End the canary or the shadow; if there is none, nothing changes.
+
+        Raises:
+            adapters_store.errors.DomainUnknown: the store has no record of it.
+            adapters_store.errors.RecordConflict: if_generation lost.
+            adapters_store.errors.Frozen: changes are stopped.
+            adapters_store.errors.StoreError: the store failed.
+        """
+        check_domain(domain)
+        since = self._domains.get(domain)
+        clear = self._store.clear_canary if alias == "canary" else self._store.clear_shadow
+        record = await clear(domain, by, if_generation)
+        await self._try_beside(record, since, {})
+        return record
 
     async def rollback(
-        self, domain: str, from_revision: str, *, by: str, if_generation: int | None = None
+        self, domain: str, from_revision: str, *, by: str, if_generation: int | Condition | None = None
     ) -> DomainRecord:
         """Walk back from a revision if it is the live one; this replica scores with the new live one on return.
 
@@ -215,9 +264,10 @@ class Publisher:
         """
         record = await self._store.rollback(domain, from_revision, by, if_generation)
         await self._caught_up(record)
+        await self._peers.applied(domain, record.generation)
         return record
 
-    async def delete(self, domain: str, *, by: str, if_generation: int | None = None) -> DomainRecord:
+    async def delete(self, domain: str, *, by: str, if_generation: int | Condition | None = None) -> DomainRecord:
         """Leave a tombstone; the domain is scored by the ladder from now on.
 
         Raises:
@@ -228,54 +278,8 @@ class Publisher:
         since = self._domains.get(domain)
         record = await self._store.delete(domain, by, if_generation)
         await self._flip(record, None, since)
+        await self._peers.applied(domain, record.generation)
         return record
-
-    async def records(self, after: str = "", limit: int = 100) -> list[DomainRecord]:
-        """Domain records in order of domain id, tombstones included."""
-        return await self._store.domains(after, limit)
-
-    async def state(self, domain: str) -> DomainState:
-        """A domain as recorded and as served here; without the store, as last applied.
-
-        Raises:
-            adapters_store.errors.DomainUnknown: neither bundle nor store knows it.
-            adapters_store.errors.StoreUnavailable: the store failed and nothing was ever applied here.
-        """
-        known = self._domains.get(domain)
-        try:
-            record = await self._store.domain(domain)
-        except StoreUnavailable:
-            if known is None:
-                raise
-            record = known.record
-        division = record.division if record is not None else self._domains.division_of(domain)
-        if division is None:
-            raise DomainUnknown(f"domain {domain!r} is unknown: nothing was published for it and the bundle lists none")
-        slot = self._slots.get(domain)
-        resident = None
-        if slot is not None and slot.revision is not None and known is not None:
-            resident = Resident(slot.revision, known.generation, dict(slot.fuses), slot.nbytes)
-        rejected = {} if known is None else known.rejected
-        refused = known.live if known is not None and known.live in rejected else next(iter(rejected), None)
-        rejection = None if refused is None else Rejection(refused, rejected[refused])
-        return DomainState(domain, division, record, resident, rejection)
-
-    async def manifest(self, domain: str, revision: str) -> AdapterManifest:
-        """The manifest of a stored revision of this domain.
-
-        Raises:
-            adapters_store.errors.BlobMissing: no such revision, or another domain's, or no adapter.
-            adapters_store.errors.StoreError: the store failed.
-        """
-        body = await self._store.get(revision)
-        missing = f"domain {domain!r} has no revision {revision}"
-        try:
-            adapter = await self._thread.run(partial(decode_adapter, body))
-        except ArtifactError as error:
-            raise BlobMissing(f"{missing}: the blob of that digest is no adapter") from error
-        if adapter.manifest.domain != domain:
-            raise BlobMissing(f"{missing}: it is of domain {adapter.manifest.domain!r}")
-        return adapter.manifest
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -294,28 +298,70 @@ class Publisher:
             raise BodyMismatch(claimed, actual)
         return actual
 
-    async def _unchanged(self, record: DomainRecord, revision: str) -> Published:
+    async def _unchanged(self, domain: str, record: DomainRecord | None, revision: str, pointer: int) -> Published:
         """Nothing to change in the store; this replica is brought to it, if it lags or never loaded the domain."""
-        await self._loader.refresh(record.domain, record.generation)
-        return Published(record.domain, revision, self._domains.generation(record.domain), "unchanged")
+        if record is None:  # it serves by the release alone
+            await self._loader.refresh(domain)
+            return Published(domain, revision, None, "unchanged", pointer)
+        await self._loader.refresh(domain, record.generation)
+        await self._peers.applied(domain, record.generation)
+        return Published(domain, revision, self._domains.generation(domain), "unchanged", pointer)
 
-    async def _activate(self, verified: Verified, by: str, if_generation: int | None, create_only: bool) -> Published:
-        """Prepare, change the record, flip: the record moves only when nothing is left that could fail here."""
+    async def _slot(self, verified: Verified) -> Slot | None:
+        """Prepared before the record moves, so that nothing is left that could fail then; None for an auxiliary one."""
+        if self._domains.is_auxiliary(verified.adapter.manifest.division):
+            return None
+        return await self._preparer.slot(verified)
+
+    async def _activate(
+        self,
+        verified: Verified,
+        slot: Slot | None,
+        by: str,
+        if_generation: int | Condition | None,
+        create_only: bool,
+    ) -> Published:
+        """Change the record, flip, and wait for the other workers."""
         manifest, revision = verified.adapter.manifest, verified.adapter.revision
-        slot: Slot | None = None
-        if not self._domains.is_auxiliary(manifest.division):
-            slot = await self._preparer.slot(verified)
         since = self._domains.get(manifest.domain)
         record = await self._store.set_live(
-            manifest.domain, manifest.division, revision, by, if_generation, create_only
+            manifest.domain,
+            manifest.division,
+            revision,
+            by,
+            if_generation,
+            create_only,
+            pins=manifest.fuses,
+            fusion=manifest.fusion,
         )
         await self._flip(record, slot, since)
-        return Published(manifest.domain, revision, record.generation, "created")
+        await self._peers.applied(manifest.domain, record.generation)
+        return Published(manifest.domain, revision, record.generation, "created", record.epoch)
 
     async def _flip(self, record: DomainRecord, slot: Slot | None, since: Known | None) -> None:
         """Apply a record that was just written; where another came between, what the store says now decides."""
-        if not self._domains.apply(record, slot, since=since):
+        revision = None if slot is None else slot.revision
+        if not self._domains.is_auxiliary(record.division):
+            live = self._domains.fleet.live(record.domain, record)
+            if live != revision:  # a release was flipped to, here already
+                await self._caught_up(record)
+                return
+        if not self._domains.apply(record.domain, record, slot, since=since):
             await self._caught_up(record)
+
+    async def _try_beside(self, record: DomainRecord, since: Known | None, trials: dict[Trial, Slot]) -> None:
+        """Apply a record whose canary or shadow was just changed, and wait for the other workers."""
+        domain, slot = record.domain, self._slots.get(record.domain)
+        serves = slot is not None and slot.revision == self._domains.fleet.live(domain, record)
+        if serves and self._domains.apply(domain, record, slot, since=since):
+            for role, trial in trials.items():
+                self._domains.attach(domain, role, trial)
+        else:
+            await self._caught_up(record)
+        await self._peers.applied(domain, record.generation)
+
+    async def _pointer(self) -> int:
+        return (await self._store.pointer()).generation
 
     async def _caught_up(self, record: DomainRecord) -> None:
         """Bring this replica to a record that was just written, as far as the store lets it.
@@ -327,11 +373,8 @@ class Publisher:
             await self._loader.refresh(record.domain, record.generation)
 
 
-def _is_live(record: DomainRecord, revision: str) -> bool:
-    return record.live is not None and record.live.revision == revision
-
-
-def _check_division(record: DomainRecord | None, manifest: AdapterManifest) -> None:
+def _check_division(record: DomainRecord | None, fleet: FleetRelease, manifest: AdapterManifest) -> None:
     """The store would refuse it too, but only after the blob was stored, and not in a dry run."""
-    if record is not None and not record.deleted and record.division != manifest.division:
-        raise DivisionMismatch(manifest.domain, manifest.division, record.division)
+    held = fleet.division_of(manifest.domain) if record is None or record.deleted else record.division
+    if held is not None and held != manifest.division:
+        raise DivisionMismatch(manifest.domain, manifest.division, held)

@@ -15,10 +15,12 @@ from service.clock import Clock
 from service.domains import Domains
 from service.engine import Segment
 from service.errors import DeadlineExceeded, EngineFailed, TooManyItems, Unavailable, UnknownDomain, UnknownEntities
-from service.ladder import Admission, Alias, Fallback, Ladder
+from service.ladder import Admission, Alias, Asked, Fallback, Ladder
 from service.loader import Loader
 from service.observer import Observer
-from service.tables import Encoded, FeatureTables
+from service.segments import in_order, probability
+from service.shadow import ShadowRun, Shadows
+from service.tables import CurrentTables, Encoded
 
 __all__ = ["Fallback", "ScoreRequest", "ScoreResult", "Scorer", "Served"]
 
@@ -55,11 +57,12 @@ class Served:
     Args:
         backbone: the bundle's revision.
         revision: the natural adapter's revision; None when none scored (auxiliary_only or backbone).
-        alias: `live` or `previous`, the place of that revision in the domain's record; None when none scored.
+        alias: `live`, `canary` or `previous`, the place of that revision in the domain's record or the release; None
+            when none scored.
         generation: of the domain's record as this replica applied it; None when the domain has no record.
         fuses: auxiliary domain -> revision, the pins of the revision (auxiliary_only: the live revisions that scored).
         features: `users` and `items` -> revision of the feature table.
-        fallback: why the live revision did not score; None when it did.
+        fallback: why the live revision did not score; None when it, or the canary, did.
     """
 
     backbone: str
@@ -96,9 +99,10 @@ class Scorer:
     """The main path; `score` reads top to bottom.
 
     Args:
-        tables: ids to rows.
+        tables: ids to rows, as they stand.
         ladder: admits and leases.
         batcher: in front of the engine.
+        shadows: what is scored beside, for comparison.
         domains: told of a slot that gave a non-finite logit.
         loader: then looks for another revision.
         backbone_revision: named in every response.
@@ -109,9 +113,10 @@ class Scorer:
 
     def __init__(
         self,
-        tables: FeatureTables,
+        tables: CurrentTables,
         ladder: Ladder,
         batcher: Batcher,
+        shadows: Shadows,
         domains: Domains,
         loader: Loader,
         backbone_revision: str,
@@ -123,6 +128,7 @@ class Scorer:
         self._tables = tables
         self._ladder = ladder
         self._batcher = batcher
+        self._shadows = shadows
         self._domains = domains
         self._loader = loader
         self._backbone_revision = backbone_revision
@@ -149,44 +155,47 @@ class Scorer:
         if len(request.item_ids) > self._max_items:
             raise TooManyItems(len(request.item_ids), self._max_items)
         domain = check_domain(request.domain_id)
-        encoded = self._tables.encode(request.user_id, request.item_ids, domain, request.context)
-        admission = await self._ladder.admit(domain, encoded, request.min_generation, request.deadline)
+        tables = self._tables.current  # taken once: one response is of one pair of tables
+        encoded = tables.encode(request.user_id, request.item_ids, domain, request.context)
+        asked = Asked(domain, request.user_id, tables, encoded, request.min_generation, request.deadline)
+        admission = await self._ladder.admit(asked)
+        shadow = None
         try:
             _refuse_if_strict(request, admission, encoded)
             self._observer.stage("lookup", self._clock.now() - started)
-            logits = await self._logits(admission.segments, admission.positions, request.deadline)
+            if admission.alias == "live":
+                shadow = self._shadows.choose(domain, tables, encoded)
+            logits = await self._logits(admission, request.deadline, shadow)
             if not np.isfinite(logits).all():
-                admission, logits = await self._rescue(request, admission, encoded)
+                admission, logits = await self._rescue(request, admission, asked)
+                shadow = None
         finally:
             admission.release()
         replying = self._clock.now()
         if replying >= request.deadline:
             raise DeadlineExceeded("before the reply was written")
-        result = self._result(request, admission, encoded, logits)
+        result = self._result(request, admission, asked, logits)
+        if shadow is not None:
+            shadow.answer(result.scores)
         self._observer.stage("reply", self._clock.now() - replying)
         return result
 
     async def _logits(
-        self, segments: Sequence[Segment], places: Sequence[NDArray[np.int64] | None], deadline: float
+        self, admission: Admission, deadline: float, shadow: ShadowRun | None = None
     ) -> NDArray[np.float64]:
         """Score the segments and put their rows back in order; float64 (n,)."""
-        parts = await self._batcher.submit(segments, deadline)
-        if len(parts) == 1 and places[0] is None:
-            return parts[0]
-        logits = np.empty(sum(len(part) for part in parts))
-        for part, positions in zip(parts, places, strict=True):
-            logits[positions] = part
-        return logits
+        parts = await self._batcher.submit(admission.segments, deadline, shadow)
+        return in_order(parts, admission.positions)
 
     async def _rescue(
-        self, request: ScoreRequest, admission: Admission, encoded: Encoded
+        self, request: ScoreRequest, admission: Admission, asked: Asked
     ) -> tuple[Admission, NDArray[np.float64]]:
         """Re-score by the backbone, all segments of the request so that one response is still one thing."""
-        backbone = self._ladder.by_backbone(encoded.rows, admission.generation, "adapter_rejected")
-        logits = await self._logits(backbone.segments, backbone.positions, request.deadline)
+        backbone = self._ladder.by_backbone(asked.encoded.rows, admission.generation, "adapter_rejected")
+        logits = await self._logits(backbone, request.deadline)
         if not np.isfinite(logits).all():
             raise EngineFailed("the backbone gave a logit that is not finite; no scores are returned")
-        if admission.slot is not None and await self._is_at_fault(admission, request.deadline):
+        if admission.slot is not None and await self._is_at_fault(admission, asked):
             reason = "it gave a logit that is not finite for rows that the backbone scores"
             self._domains.set_aside(request.domain_id, admission.slot, reason)
             self._loader.pull(request.domain_id)  # an earlier revision may take over
@@ -195,35 +204,37 @@ class Scorer:
             raise Unavailable(request.domain_id, "adapter_rejected")
         return backbone, logits
 
-    async def _is_at_fault(self, admission: Admission, deadline: float) -> bool:
+    async def _is_at_fault(self, admission: Admission, asked: Asked) -> bool:
         """Whether the adapter fails without the client's own numbers too: no request may talk an adapter down."""
         segments = [
-            Segment(self._tables.without_context(segment.rows), segment.prepared) for segment in admission.segments
+            Segment(asked.tables.without_context(segment.rows), segment.prepared) for segment in admission.segments
         ]
-        logits = await self._logits(segments, admission.positions, deadline)
-        return not np.isfinite(logits).all()
+        parts = await self._batcher.submit(segments, asked.deadline)
+        return not all(np.isfinite(part).all() for part in parts)
 
     def _result(
-        self, request: ScoreRequest, admission: Admission, encoded: Encoded, logits: NDArray[np.float64]
+        self, request: ScoreRequest, admission: Admission, asked: Asked, logits: NDArray[np.float64]
     ) -> ScoreResult:
         if admission.fallback is not None:
             self._observer.fallback(admission.fallback)
+        if admission.alias == "canary":
+            self._observer.canary_scored(len(logits))
         served = Served(
             self._backbone_revision,
             admission.revision,
             admission.alias,
             admission.generation,
             admission.fuses,
-            self._tables.revisions,
+            asked.tables.revisions,
             admission.fallback,
         )
         return ScoreResult(
-            _probability(logits),
+            probability(logits),
             request.domain_id,
             served,
-            encoded.unknown_user,
+            asked.encoded.unknown_user,
             request.request_id,
-            encoded.unknown_items,
+            asked.encoded.unknown_items,
         )
 
 
@@ -237,9 +248,3 @@ def _refuse_if_strict(request: ScoreRequest, admission: Admission, encoded: Enco
         raise UnknownEntities(request.user_id if encoded.unknown_user else None, unknown_items)
     if admission.fallback is not None:
         raise Unavailable(request.domain_id, admission.fallback)
-
-
-def _probability(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The sigmoid, without overflow on either side."""
-    small = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, 1.0 / (1.0 + small), small / (1.0 + small))

@@ -1,35 +1,54 @@
-"""Notice records that other writers moved: compare generations with what was applied, refresh only what differs.
+"""Notice what other writers changed: follow the store's feed, and compare with all of it now and then.
 
-Lower counts as moved too: a store restored from a backup goes on from there. A record that is gone altogether is no
-deletion (that is a tombstone), so what serves keeps serving.
+The feed names records; each is read anew and applied by whoever it concerns, so what is named twice, or is this
+replica's own change, costs a read and changes nothing. A comparison finds whatever the feed missed. It goes by the
+stored versions, and lower generations count as moved too: a store restored from a backup goes on from there. A record
+that is gone altogether is no deletion (that is a tombstone), so what serves keeps serving.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from typing import Any
 
+from adapters_store.backend import in_flight
 from adapters_store.errors import StoreError
+from adapters_store.records import seconds_of
 from adapters_store.store import AdapterStore
-from service.clock import Clock
+from service.clock import Clock, slept
 from service.domains import Domains
 from service.loader import Loader
+from service.observer import Observer
+
+DOMAIN = "domain/"
+Follow = Callable[[], Awaitable[None]]
 
 _JITTER = 0.1
+_WAIT_S = 5.0  # one question to the feed
+_TRY_AGAIN_S = 1.0
+_BACK_OFF_S = (0.1, 5.0)
+_AT_ONCE = 16  # domains that are refreshed at the same time
+_CHUNK = 2000  # domains that are compared in one turn of the event loop
 
 
 class Watcher:
-    """Reconciles this replica with the store every `reconcile_s` seconds, jittered.
+    """Keeps this replica with the store.
 
     Domains that were never asked for here are left alone: a request pulls them.
 
     Args:
-        store: whose generations are listed.
+        store: whose feed and versions are read.
         domains: what was applied here.
-        loader: refreshes what moved.
+        loader: refreshes domains.
+        followed: record key -> reads that record anew and applies it, if it moved.
         clock: when the next look is due.
-        reconcile_s: between two looks, seconds.
+        observer: told of lags, comparisons and failures.
+        reconcile_s: between two comparisons, seconds.
+        feed: whether the feed is followed between them.
         random: uniform in [0, 1), spreads the looks of many replicas.
+        wall: seconds since the epoch, for the lag behind what a record says of its change.
     """
 
     def __init__(
@@ -37,67 +56,197 @@ class Watcher:
         store: AdapterStore,
         domains: Domains,
         loader: Loader,
+        followed: Mapping[str, Follow],
         clock: Clock,
+        observer: Observer,
         *,
         reconcile_s: float,
+        feed: bool,
         random: Callable[[], float],
+        wall: Callable[[], float],
     ) -> None:
         self._store = store
         self._domains = domains
         self._loader = loader
+        self._followed = followed
         self._clock = clock
+        self._observer = observer
         self._reconcile_s = reconcile_s
+        self._feed = feed
         self._random = random
-        self._watching: asyncio.Task[None] | None = None
+        self._wall = wall
+        self._seen: dict[str, str] = {}  # followed record -> its version when it was applied last
+        self._dirty: OrderedDict[str, None] = OrderedDict()  # domains to refresh
+        self._failed: set[str] = set()  # keys to try again
+        self._try_again_at = 0.0
+        self._looks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._refreshing = 0
 
     async def reconcile(self) -> int:
-        """One look at every record; unknown ids are asked for anew from then on.
+        """Compare with every record and bring what moved; unknown ids are asked for anew from then on.
 
         Returns:
-            How many domains were refreshed.
+            How many records had moved.
 
         Raises:
             adapters_store.errors.StoreError: the store failed; what serves keeps serving.
         """
-        generations = await self._store.generations()
-        applied = {domain: self._domains.generation(domain) for domain in self._domains}
-        moved = [domain for domain, generation in applied.items() if generations.get(domain, generation) != generation]
-        self._domains.forget_unknown()
-        failure: StoreError | None = None
-        for domain in moved:
+        domains, keys = await self._compare()
+        failures: list[StoreError] = []
+
+        async def bring(work: Awaitable[None]) -> None:
             try:
-                await self._loader.refresh(domain, generations[domain])
+                await work
             except StoreError as error:
-                failure = error  # one domain's trouble keeps no other from its new revision
-        if failure is not None:
-            raise failure
-        return len(moved)
+                failures.append(error)  # one record's trouble keeps no other from what is new
+
+        for key, version in keys.items():
+            await bring(self._apply(key, version))
+        await in_flight(domains, lambda domain: bring(self._loader.refresh(domain, again=True)), limit=_AT_ONCE)
+        self._observer.reconciled(len(domains) + len(keys))
+        if failures:
+            raise failures[-1]
+        return len(domains) + len(keys)
+
+    def notice(self, keys: Collection[str]) -> None:
+        """Bring these records in the background, as the feed names them."""
+        named = [key.removeprefix(DOMAIN) for key in keys if key.startswith(DOMAIN)]
+        self._domains.forget_unknown(named)
+        # one that is being pulled may have been read before it changed
+        self._mark(name for name in named if self._domains.get(name) is not None or self._loader.is_loading(name))
+        for key in self._followed.keys() & keys:
+            self._spawn(self._noticed(key))
+
+    async def settled(self) -> None:
+        """Return once nothing that was noticed is left to bring."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
 
     def start(self) -> None:
         """Look again and again until `stop`."""
-        if self._watching is None:
-            self._watching = asyncio.get_running_loop().create_task(self._watch())
+        if not self._looks:
+            loop = asyncio.get_running_loop()
+            self._looks = [loop.create_task(self._reconcile_again_and_again())]
+            if self._feed:
+                self._looks.append(loop.create_task(self._follow_feed()))
 
     async def stop(self) -> None:
-        """End the loop, also in the middle of a look."""
-        watching, self._watching = self._watching, None
-        if watching is not None:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+        """End every look, also in the middle of one."""
+        tasks = [*self._looks, *self._tasks]
+        self._looks = []
+        self._dirty.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _watch(self) -> None:
+    async def _compare(self) -> tuple[list[str], dict[str, str]]:
+        """Domains whose record is another than the one applied, and followed records that moved with their versions."""
+        versions = await self._store.versions()
+        moved = []
+        for number, domain in enumerate(list(self._domains), start=1):
+            known, version = self._domains.get(domain), versions.get(DOMAIN + domain)
+            if known is not None and version is not None and version != known.version:
+                moved.append(domain)
+            if number % _CHUNK == 0:
+                await asyncio.sleep(0)
+        self._domains.forget_unknown()
+        moved += [domain for domain in self._loader.loading if self._domains.get(domain) is None]
+        keys = {
+            key: versions[key] for key in self._followed if key in versions and versions[key] != self._seen.get(key)
+        }
+        return moved, keys
+
+    async def _apply(self, key: str, version: str) -> None:
+        await self._followed[key]()
+        self._seen[key] = version
+
+    async def _noticed(self, key: str) -> None:
+        self._seen.pop(key, None)
+        try:
+            await self._followed[key]()
+        except StoreError:
+            self._observer.store_failed("follow")
+            self._failed.add(key)
+
+    def _mark(self, domains: Iterable[str]) -> None:
+        self._dirty.update(dict.fromkeys(domains))
+        while self._refreshing < min(_AT_ONCE, len(self._dirty)):
+            self._refreshing += 1
+            self._spawn(self._refresh_dirty())
+
+    async def _refresh_dirty(self) -> None:
+        try:
+            while self._dirty:
+                domain, _ = self._dirty.popitem(last=False)
+                await self._refresh(domain)
+        finally:
+            self._refreshing -= 1
+
+    async def _refresh(self, domain: str) -> None:
+        before = self._domains.generation(domain)
+        try:
+            await self._loader.refresh(domain, again=True)
+        except StoreError:
+            self._observer.store_failed("refresh")
+            self._failed.add(DOMAIN + domain)
+            return
+        known = self._domains.get(domain)
+        if known is not None and known.record is not None and known.generation != before:
+            written = seconds_of(known.record.updated_at)
+            self._observer.feed(None if written is None else self._wall() - written, False)
+
+    async def _reconcile_again_and_again(self) -> None:
         while True:
-            due = asyncio.Event()
-            spread = 1.0 + _JITTER * (2.0 * self._random() - 1.0)
-            timer = self._clock.call_later(self._reconcile_s * spread, due.set)
-            try:
-                await due.wait()
-            finally:
-                timer.cancel()
+            await slept(self._clock, self._reconcile_s * (1.0 + _JITTER * (2.0 * self._random() - 1.0)))
             try:
                 await self.reconcile()
-            except StoreError:
-                continue  # the next look finds what this one missed
+            except StoreError:  # the next look finds what this one missed
+                self._observer.store_failed("reconcile")
             except Exception as error:  # a fault of ours must not end the watch unseen
-                loop = asyncio.get_running_loop()
-                loop.call_exception_handler({"message": "reconciling with the store failed", "exception": error})
+                self._tell("reconciling with the store failed", error)
+
+    async def _follow_feed(self) -> None:
+        position: str | None = None
+        failures = 0
+        while True:
+            try:
+                changes = await self._store.changes(position, _WAIT_S)
+                if changes.resync:
+                    self._observer.feed(None, True)
+                    domains, keys = await self._compare()
+                    self._mark(domains)
+                    self.notice(keys)
+                self.notice(changes.keys)
+                self._try_again()
+                position, failures = changes.position, 0
+            except StoreError:
+                self._observer.store_failed("feed")
+                failures += 1
+            except Exception as error:
+                self._tell("following the store's feed failed", error)
+                failures += 1
+            if failures:
+                low, high = _BACK_OFF_S
+                await slept(self._clock, min(high, low * 2.0**failures) * (0.5 + 0.5 * self._random()))
+
+    def _try_again(self) -> None:
+        """Notice what failed once more, but not with every change that the feed names."""
+        if self._failed and self._clock.now() >= self._try_again_at:
+            self._try_again_at = self._clock.now() + _TRY_AGAIN_S
+            failed, self._failed = self._failed, set()
+            self.notice(failed)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._tell("bringing a change failed", error)
+
+    def _tell(self, message: str, error: BaseException) -> None:
+        asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})

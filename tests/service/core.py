@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters_store.artifact import encode_adapter
-from adapters_store.backend import Record
+from adapters_store.backend import Changes, Versioned
 from adapters_store.errors import StoreUnavailable
 from adapters_store.manifest import AdapterManifest
 from adapters_store.memory import MemoryBackend
@@ -64,7 +64,7 @@ class FaultyBackend(MemoryBackend):
         self.damaged.discard(digest)
         await super().put_blob(digest, content)
 
-    async def read_record(self, key: str) -> Record | None:
+    async def read_record(self, key: str) -> Versioned | None:
         """See Backend."""
         await self._pass(key)
         record = await super().read_record(key)
@@ -73,7 +73,7 @@ class FaultyBackend(MemoryBackend):
             await self.reading
         return record
 
-    def restore(self, key: str, record: Record) -> None:
+    def restore(self, key: str, record: Versioned) -> None:
         """Put back a record from a backup, whatever is there now."""
         self._records[key] = record
 
@@ -88,10 +88,15 @@ class FaultyBackend(MemoryBackend):
         self.meanwhile()
         return done
 
-    async def generations(self, prefix: str) -> dict[str, int]:
+    async def versions(self, prefix: str) -> dict[str, str]:
         """See Backend."""
-        await self._pass("generations")
-        return await super().generations(prefix)
+        await self._pass("versions")
+        return await super().versions(prefix)
+
+    async def changes(self, position: str | None, wait_s: float) -> Changes:
+        """See Backend; asks as a feed does that waits for nothing."""
+        await self._pass("changes")
+        return await super().changes(position, wait_s)
 
     async def _pass(self, what: str) -> None:
         self.reads[what] += 1

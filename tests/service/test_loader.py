@@ -138,7 +138,7 @@ async def test_an_older_record_never_replaces_a_newer(random_run: Run) -> None:
         old = await core.put_live(DOMAIN, core.dye(DOMAIN, 0.1))
         await core.score(DOMAIN)
         new = await core.publish(DOMAIN, core.dye(DOMAIN, 0.2))
-        assert not core.replica.domains.apply(old, None)
+        assert not core.replica.domains.apply(DOMAIN, old, None)
         result = await core.score(DOMAIN)
         assert (result.served.revision, result.served.generation) == (new.revision, new.generation)
 
@@ -150,9 +150,9 @@ async def test_a_look_that_began_before_a_publish_never_undoes_it(random_run: Ru
         await core.score(DOMAIN)
         began = core.replica.domains.get(DOMAIN)
         new = await core.publish(DOMAIN, core.dye(DOMAIN, 0.2))
-        assert not core.replica.domains.apply(old, None, since=began)
+        assert not core.replica.domains.apply(DOMAIN, old, None, since=began)
         assert (await core.score(DOMAIN)).served.revision == new.revision
-        assert core.replica.domains.apply(old, None, since=core.replica.domains.get(DOMAIN))
+        assert core.replica.domains.apply(DOMAIN, old, None, since=core.replica.domains.get(DOMAIN))
         assert core.replica.domains.generation(DOMAIN) == old.generation
 
 
@@ -177,7 +177,7 @@ async def test_a_look_that_began_too_early_is_followed_by_another(random_run: Ru
             reading.set_result(None)
         await refreshing
         assert core.replica.domains.generation(DOMAIN) == record.generation
-        assert isinstance(early.exception(), StoreUnavailable) == away
+        assert early.result() != away
 
 
 async def test_what_is_resident_serves_while_the_store_is_away(random_run: Run) -> None:

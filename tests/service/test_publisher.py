@@ -143,7 +143,7 @@ async def test_more_pins_than_can_be_folded_are_refused_unread(core: Core) -> No
     core.backend.reads.clear()
     with pytest.raises(LimitExceeded, match="combinations"):
         await core.publish(DOMAIN, body)
-    assert set(core.backend.reads) == {f"domain/{DOMAIN}"}
+    assert set(core.backend.reads) == {f"domain/{DOMAIN}", "release"}
 
 
 async def test_a_pin_that_is_no_adapter_is_named(core: Core) -> None:
@@ -202,7 +202,7 @@ async def test_publishing_into_a_restored_store_is_scored_on_return(core: Core) 
     core.backend.restore(f"domain/{DOMAIN}", backup)
     body = core.dye(DOMAIN, 0.9)
     published = await core.publish(DOMAIN, body)
-    assert (published.status, published.generation) == ("created", backup["generation"] + 1)
+    assert (published.status, published.generation) == ("created", backup.record["generation"] + 1)
     result = await core.score(DOMAIN, strict=True)
     assert (result.served.revision, result.served.generation) == (digest(body), published.generation)
 
@@ -217,7 +217,7 @@ async def test_a_publish_that_another_look_overtook_is_scored_on_return(core: Co
     stale = await core.store.domain(DOMAIN)
     assert stale is not None
     core.backend.restore(f"domain/{DOMAIN}", backup)
-    core.backend.meanwhile = lambda: core.replica.domains.apply(stale, core.replica.slots.get(DOMAIN))
+    core.backend.meanwhile = lambda: core.replica.domains.apply(DOMAIN, stale, core.replica.slots.get(DOMAIN))
     body = core.dye(DOMAIN, 0.9)
     published = await core.publish(DOMAIN, body)
     result = await core.score(DOMAIN, strict=True)

@@ -1,0 +1,98 @@
+"""Follow the fleet's release: a new pointer is applied to every resident domain, one reference flip each.
+
+The flips run in chunks with the event loop's other work in between. A domain whose new revision is not prepared keeps
+its old one until the loader has brought the new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from adapters_store.backend import in_flight
+from adapters_store.errors import StoreError
+from adapters_store.store import AdapterStore
+from service.domains import Domains
+from service.fleet import FleetRelease
+from service.loader import Loader
+from service.observer import Observer
+from service.slots import SlotTable
+
+CHUNK = 256  # domains that are flipped in one turn of the event loop: about a millisecond
+
+
+class ReleaseFollower:
+    """Brings this replica to the release pointer.
+
+    Args:
+        store: where the pointer and what it names are read.
+        domains: flipped one by one.
+        slots: tell which domains were asked for last, and go first.
+        loader: brings what was not prepared.
+        observer: told when it cannot.
+        in_flight: domains that are loaded at once after a flip.
+    """
+
+    def __init__(
+        self,
+        store: AdapterStore,
+        domains: Domains,
+        slots: SlotTable,
+        loader: Loader,
+        observer: Observer,
+        *,
+        in_flight: int,
+    ) -> None:
+        self._store = store
+        self._domains = domains
+        self._slots = slots
+        self._loader = loader
+        self._observer = observer
+        self._in_flight = in_flight
+        self._lock = asyncio.Lock()
+        self._loading: asyncio.Task[None] | None = None
+
+    async def follow(self) -> None:
+        """Read the pointer and apply it, if it moved.
+
+        Raises:
+            adapters_store.errors.StoreError: it, or its manifest, could not be read; the release before stands.
+        """
+        async with self._lock:
+            pointer = await self._store.pointer()
+            if pointer != self._domains.fleet.pointer:
+                release = None if pointer.release is None else await self._store.release(pointer.release)
+                await self._apply(FleetRelease(pointer, release))
+
+    async def stop(self) -> None:
+        """Stop loading what was not prepared."""
+        loading, self._loading = self._loading, None
+        if loading is not None:
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+
+    async def _apply(self, fleet: FleetRelease) -> None:
+        self._domains.follow(fleet)
+        unprepared = []
+        for number, domain in enumerate(self._latest_first(), start=1):
+            if self._domains.repoint(domain):
+                unprepared.append(domain)
+            if number % CHUNK == 0:
+                await asyncio.sleep(0)
+        await self.stop()
+        if unprepared:
+            self._loading = asyncio.get_running_loop().create_task(self._load(unprepared))
+
+    def _latest_first(self) -> list[str]:
+        """Every known domain, in memory or not; those that were asked for last first."""
+        resident = dict.fromkeys(place for place in self._slots.latest_first() if isinstance(place, str))
+        return [*resident, *(domain for domain in self._domains if domain not in resident)]
+
+    async def _load(self, domains: list[str]) -> None:
+        await in_flight(domains, self._load_one, limit=self._in_flight)
+
+    async def _load_one(self, domain: str) -> None:
+        try:
+            await self._loader.refresh(domain)
+        except StoreError:
+            # its requests try again once it was asked for in vain, and so does the next comparison with the store
+            self._observer.store_failed("release")

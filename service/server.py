@@ -12,6 +12,7 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from stamina.instrumentation import RetryDetails, get_on_retry_hooks, set_on_retry_hooks
 from structlog.typing import FilteringBoundLogger
 from uvicorn.loops.auto import auto_loop_factory
 
@@ -215,8 +216,16 @@ def forwarded_logs(log: FilteringBoundLogger) -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("uvicorn", "asyncio")]
     for logger in loggers:
         logger.addHandler(forward)
+    hooks = get_on_retry_hooks()
+
+    # stamina would print its warnings to stdout; that a store fails for good is told by whoever called it
+    def retried(details: RetryDetails) -> None:
+        log.debug("retried", attempt=details.retry_num, wait_s=details.wait_for, reason=str(details.caused_by))
+
+    set_on_retry_hooks([retried])
     try:
         yield
     finally:
+        set_on_retry_hooks(hooks)
         for logger in loggers:
             logger.removeHandler(forward)

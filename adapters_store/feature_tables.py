@@ -237,18 +237,23 @@ async def layers_of(store: BlobMapper, revision: str) -> list[str]:
     """
     found = [revision]
     while len(found) <= DELTAS + 1:
-        parent = await asyncio.to_thread(_parent_of, await store.map(found[-1]))
-        if parent is None:
+        manifest = await asyncio.to_thread(read_manifest, await store.map(found[-1]))
+        if manifest is None or manifest.parent is None:
             return found
-        found.append(parent)
+        found.append(manifest.parent)
     raise LimitExceeded(f"more than {DELTAS} deltas lie on one full layer under {revision}")
 
 
-def _parent_of(content: memoryview) -> str | None:
-    metadata = read_tensors(content, FEATURE_LIMITS).metadata
+def read_manifest(content: bytes | memoryview) -> FeatureManifest | None:
+    """What a layer says about itself; None for the file of a bundle, which says nothing.
+
+    Raises:
+        ArtifactError: It is neither.
+    """
+    metadata = read_tensors(content, BUNDLE_LIMITS).metadata
     if not isinstance(metadata, dict) or metadata.get("kind") != "features":
-        return None  # the file of a bundle
-    return parse_manifest(metadata, FeatureManifest).parent
+        return None
+    return parse_manifest(metadata, FeatureManifest)
 
 
 async def _layer(store: BlobMapper, backbone: Backbone, side: str, revision: str) -> FeatureLayer:

@@ -3,6 +3,7 @@
 FeatureError
 ├── InvalidValue        a raw value that no index can hold
 ├── MalformedTensors    tensors of a file that do not describe what they claim to
+├── BadTable            a file of users or items that cannot be published
 └── ContextError        a request's context that does not fit the field spec
 """
 
@@ -19,6 +20,10 @@ class InvalidValue(FeatureError):
 
 class MalformedTensors(FeatureError):
     """Tensors whose names, types, shapes or values do not fit the field spec."""
+
+
+class BadTable(FeatureError):
+    """A file of users or items that cannot be read, or does not hold what the field spec needs."""
 
 
 class ContextError(FeatureError):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.decimals import as_integers
-from features.errors import MalformedTensors
+from features.errors import InvalidValue, MalformedTensors
 from features.hashed import HashedIntegers, HashedTexts
 from features.keys import Ids, IntegerKeys, Keys, Tensors, TextKeys, as_texts, integer_array
 from features.texts import PackedTexts
@@ -47,6 +47,33 @@ class RawIndex:
             if bool(canonical.all()):
                 return cls(IntegerKeys(np.unique(numbers)))
         return cls(TextKeys.from_texts(texts))
+
+    @classmethod
+    def from_sorted_texts(cls, joined: NDArray[np.uint8], offsets: NDArray[np.int64]) -> RawIndex:
+        """Index texts that are sorted already, without a Python object each; some is no integer.
+
+        Args:
+            joined: their UTF-8 bytes, one after the other.
+            offsets: int64 (n+1,), where each begins and the last one ends.
+
+        Raises:
+            InvalidValue: a value is longer than 255 bytes or holds a NUL, or they are not sorted.
+        """
+        tensors: dict[str, NDArray[Any]] = {"ids.bytes": joined, "ids.offsets": offsets}
+        try:
+            if len(offsets) - 1 < HASHED_FROM:
+                return cls(TextKeys.from_tensors(tensors, "ids"))
+            texts = TextKeys.packed_from_tensors(tensors, "ids")
+        except MalformedTensors as error:
+            raise InvalidValue(str(error)) from None
+        if not texts.is_sorted():
+            raise InvalidValue("ids must be sorted by bytes, without repetition")
+        return cls(HashedTexts.build(texts))
+
+    @staticmethod
+    def all_integers(chunks: Iterable[list[str]]) -> bool:
+        """Whether all texts are canonical integers of 64 bits, so that an index of them holds integers."""
+        return all(bool(as_integers(texts)[1].all()) for texts in chunks)
 
     @classmethod
     def from_tensors(cls, tensors: Tensors, prefix: str) -> RawIndex:

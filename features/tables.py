@@ -41,6 +41,16 @@ class FeatureTable:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def columns(self) -> EncodedRows:
+        """One encoded row per id, in the order of the index."""
+        return self._columns
+
+    @property
+    def divisions(self) -> Mapping[str, NDArray[np.int32]]:
+        """Division name -> position of each row's domain, -1 = none."""
+        return self._divisions
+
     def find(self, ids: Ids) -> NDArray[np.int64]:
         """Positions of raw `ids`, -1 where unknown; int64 (n,)."""
         return self.index.find(ids)

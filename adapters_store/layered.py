@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -192,14 +193,20 @@ class LayeredBackend(Backend):
     async def _hint(self, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), _HINTS):
             part = keys[start : start + _HINTS]
-            await self._asked(lambda part=part: in_flight(part, self._cache.hint))  # type: ignore[misc]
+            await self._asked(partial(in_flight, part, self._cache.hint))
 
     async def _hinted(self, position: str, wait_s: float) -> Changes:
-        """What Redis tells, if it tells anything."""
-        told = None
-        if position:
-            told = await self._asked(lambda: self._cache.changes(position, wait_s), more_s=wait_s)
-        return Changes(told.keys, told.position) if told else Changes(frozenset(), "")
+        """What Redis tells, if it tells anything; it may come back or start anew while this waits."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + wait_s
+        while (left := end - loop.time()) > 0:
+            if not position:
+                await asyncio.sleep(min(left, self._rest_s))
+            told = await self._asked(partial(self._cache.changes, position or None, left), more_s=left)
+            position = told.position if told else ""
+            if told and told.keys:
+                return Changes(told.keys, position)
+        return Changes(frozenset(), position)
 
     async def _asked(self, ask: Callable[[], Awaitable[T]], size_bytes: int = 0, more_s: float = 0.0) -> T | None:
         """What the cache answers, or None: where it has nothing, fails, is slow, or rests."""

@@ -192,13 +192,12 @@ async def test_lost_race_that_a_server_calls_its_error_is_a_lost_race(peer: tupl
     store = opened(server)
     await store.prepare_writing()
     peculiar.confuses = True
-    lost = 0
+    peculiar.requests.clear()
     for generation in range(5):
         same = record(generation + 1)
         won = await asyncio.gather(*(store.compare_and_set("domain/a", generation, same) for _ in range(8)))
         assert sum(won) == 1
-        lost = peculiar.requests["PUT"]
-    assert lost > 5 + 4  # some came as far as losing in the server
+    assert peculiar.requests["PUT"] > 5  # some came as far as losing in the server
 
 
 @pytest.mark.parametrize("generation", [0, 1])

@@ -12,6 +12,9 @@
 The tag of a record, 00 to 63, follows from its key: the four keys of a tag share a slot of a cluster, so one script
 changes them together, and the tags spread over its shards. A record's version is checked whenever it is read.
 
+A user needs the commands DEL, ECHO, EVAL, EVALSHA, EXISTS, GET, HDEL, HGET, HGETALL, HKEYS, HSET, INFO, MGET, SCAN,
+SET, UNLINK, WAIT, XADD and XREAD on `<prefix>:*`; in a cluster also ASKING, CLUSTER SLOTS and COMMAND.
+
 As the truth it must be append-only and must not evict; see `RedisBackend.prepare_writing`. Redis by itself may lose
 acknowledged writes with the primary's machine: `appendfsync` and `min_replicas` say how many, `redis+s3://` loses none.
 """
@@ -290,8 +293,8 @@ class RedisBackend(Backend):
     async def _newest(self) -> list[Id]:
         try:
             return [parse_id(last) for last in await self._link.get_all(self._lasts)]
-        except ValueError:
-            raise StoreUnavailable(f"the feed of the store {self.prefix!r} holds no id where one must be") from None
+        except ValueError as error:
+            raise StoreUnavailable(f"store {self.prefix!r}: {error}") from None
 
     async def _changes(self, at: Sequence[Id], newest: Sequence[Id], moved: Sequence[int]) -> Changes:
         events = await self._events(at, moved)
@@ -312,7 +315,7 @@ class RedisBackend(Backend):
             replies = [self._link.answer(reply, list, type(None)) for reply in await self._link.send(commands)]
             return {tag: parse_events(reply) for tag, reply in zip(moved, replies, strict=True)}
         except ValueError as error:
-            raise StoreUnavailable(str(error)) from None
+            raise StoreUnavailable(f"store {self.prefix!r}: {error}") from None
 
     def _number(self, reply: Any) -> int:
         text: bytes = self._link.answer(reply, bytes, type(None)) or b"0"

@@ -7,12 +7,14 @@ stream, a wiped store, a restored one and a failover that lost the newest events
 
 import base64
 import binascii
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 _ID = struct.Struct(">QI")
+_FORM = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
 MARK_BITS = 32
 
 Id = tuple[int, int]
@@ -42,8 +44,11 @@ def parse_id(text: bytes | str | None) -> Id:
     """
     if text is None:
         return START
-    count, _, mark = (text.decode() if isinstance(text, bytes) else text).partition("-")
-    return int(count), int(mark)
+    match = _FORM.fullmatch(text.decode("latin-1") if isinstance(text, bytes) else text)
+    one = (int(match[1]), int(match[2])) if match else (1 << 64, 0)
+    if one[0] >= 1 << 64 or one[1] >= 1 << MARK_BITS:
+        raise ValueError(f"the feed holds {text!r:.40} where an id must be")
+    return one
 
 
 def format_id(one: Id) -> str:

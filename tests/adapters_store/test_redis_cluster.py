@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.crc import key_slot
 
+from adapters_store.backend import Change
 from adapters_store.errors import StoreRefused, StoreUnavailable
 from adapters_store.redis import RedisBackend, open_redis
 from tests.adapters_store.contract import BackendContract, Open, record, told
@@ -70,6 +71,18 @@ async def test_every_primary_of_a_cluster_is_asked(cluster: Cluster, backend: Re
             with pytest.raises(StoreRefused, match=f":{node.port} keeps no append-only file"):
                 await backend.prepare_writing()
             client.config_set("appendonly", "yes")
+
+
+async def test_write_that_no_replica_has_is_of_unknown_outcome(cluster: Cluster, backend: RedisBackend) -> None:
+    """Law: in a cluster too a write is acknowledged only when its shard's replicas have it; a lost race is lost."""
+    names = [f"domain/{i}" for i in range(20)]
+    query = f"prefix={backend.prefix}&min_replicas=1&wait_ms=50"
+    strict = open_redis(f"{cluster.url}?{query}", timeout_s=2)
+    with pytest.raises(StoreUnavailable, match="outcome unknown: 0 of 1 replicas"):
+        await strict.compare_and_set_many([Change(name, 0, record(1)) for name in names])
+    assert set(await backend.read_records(names)) == set(names)
+    assert await strict.compare_and_set_many([Change(name, 0, record(1)) for name in names]) == [False] * 20
+    await strict.close()
 
 
 async def test_slot_that_moves_takes_its_records_along(cluster: Cluster, backend: RedisBackend) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
+import adapters_store.redis as redis_room
 from adapters_store.canonical import digest
 from adapters_store.errors import StoreRefused, StoreUnavailable
 from adapters_store.redis import RedisBackend, open_redis
-from tests.adapters_store.contract import record
+from tests.adapters_store.contract import record, told
 from tests.servers.valkey import Valkey, valkey, watched_valkey
 
 T = TypeVar("T")
@@ -116,6 +118,27 @@ async def test_user_who_may_not_write_is_told(server: Valkey) -> None:
     await reader.close()
 
 
+async def test_user_of_the_documented_commands_can_do_everything(server: Valkey) -> None:
+    """Law: the commands that redis.py's docstring names are all that a user needs, and the prefix all keys."""
+    text = (redis_room.__doc__ or "").split("A user needs the commands")[1].split("on `<prefix>:*`")[0]
+    named = re.findall(r"[A-Z]{3,}", text)
+    with server.client() as client:
+        rules = ["on", ">pw", "~least:*", "-@all", *(f"+{name.lower()}" for name in named)]
+        client.execute_command("ACL", "SETUSER", "least", *rules)
+    backend = open_redis(f"{server.url.replace('://', '://least:pw@')}?prefix=least", timeout_s=5)
+    await backend.prepare_writing()
+    position = (await backend.changes(None, 0)).position
+    await backend.put_blob(digest(b"x"), b"x")
+    assert await backend.get_blob(digest(b"x")) == b"x"
+    assert await backend.list_blobs() == [digest(b"x")]
+    await backend.delete_blob(digest(b"x"))
+    assert await backend.compare_and_set("replica/a", 0, record(1))
+    assert await backend.list_records("") == list(await backend.versions("")) == ["replica/a"]
+    assert await backend.delete_record("replica/a", 1)
+    await told(backend, position, {"replica/a"})
+    await backend.close()
+
+
 async def test_full_server_takes_nothing_and_says_so(server: Valkey, configure: Callable[[str, str], None]) -> None:
     """Law: a write that finds no memory is an error that says so, and leaves no record without an event."""
     client = open_redis(f"{server.url}?prefix=full", timeout_s=5)
@@ -160,12 +183,12 @@ async def test_killed_server_comes_back_with_every_acknowledged_write(tmp_path: 
         assert len(acknowledged) >= 200
         blobs = [held.record["blob"] for held in found.values()]
         assert await backend.has_blobs(blobs) == set(blobs)
-        told: set[str] = set()
-        while not acknowledged <= told:
+        heard: set[str] = set()
+        while not acknowledged <= heard:
             answer = await backend.changes(position, 5)
             assert not answer.resync
             assert answer.keys
-            position, told = answer.position, told | answer.keys
+            position, heard = answer.position, heard | answer.keys
         await backend.close()
 
 

@@ -210,8 +210,9 @@ def test_ids_and_positions_are_read_as_they_were_written() -> None:
     assert unpack(pack(ids), 63) is None
     assert unpack(None, 64) is None
     assert parse_id(b"12-34") == (12, 34)
-    with pytest.raises(ValueError, match="invalid literal"):
-        parse_id(b"novel")
+    for spoilt in (b"", b"novel", b"1", b"-1-2", b"1-4294967296", b"99999999999999999999-1", b"1-\xff"):
+        with pytest.raises(ValueError, match="where an id must be"):
+            parse_id(spoilt)
     with pytest.raises(ValueError, match="feed"):
         parse_events([[b"feed", [[b"1-2", [b"other", b"1"]]]]])
     assert parse_events(None) == []

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any, Literal, overload
 
 from adapters_store.backend import Backend, Changes
 from adapters_store.blobs import BlobStore, Clock
@@ -31,7 +32,7 @@ RELEASE = "release"
 STAGED = "staged"
 SWITCHES = "switches"
 PREWARM = "prewarm"
-GARBAGE = "garbage"
+GARBAGE: Literal["garbage"] = "garbage"
 REPLICA = "replica/"
 FEATURES = "features/"
 
@@ -40,6 +41,8 @@ _FOLLOWED = (DOMAIN, FEATURES)
 _FOLLOWED_ALONE = frozenset({BACKBONE, RELEASE, STAGED, SWITCHES})
 # A replica that has not said anything for so long is gone.
 SILENT_S = 90.0
+# A garbage collection that has said for so long that it is deleting was cut off.
+SWEEP_S = 3600.0
 # Each lost race means that someone else won it, so this many in a row mean a fault, not contention.
 ATTEMPTS = 1000
 _RELEASES_HELD = 4
@@ -163,11 +166,8 @@ class FleetStore(BlobStore):
         record = await self._change(STAGED, StagedRelease, lambda record: staged(record, revision, by, self._clock()))
         # Looked at after the release is named, as garbage collection looks at what is named after it says that it
         # deletes: of a collection at the same time one side sees the other.
-        if named and (await self._read(GARBAGE, GarbageRecord)).sweeping is not None:
-            raise RecordConflict(
-                "garbage is being deleted just now: stage again in a moment; if a collection was cut off, "
-                "`espalier store gc` ends it"
-            )
+        if named and is_sweeping(await self._read(GARBAGE, GarbageRecord), self._clock()):
+            raise RecordConflict("garbage is being deleted just now: stage again in a moment")
         missing = named - await self._backend.has_blobs(sorted(named))
         if missing:
             raise BlobMissing(f"{len(missing)} revisions of the release are not in the store, such as {min(missing)}")
@@ -195,12 +195,12 @@ class FleetStore(BlobStore):
         if held.release == check_revision(revision):
             return held
         await self._check_not_frozen()
-        if (await self.staged()).release != revision:
-            if min_staged > 0:
-                raise NotStaged(f"release {revision} is not staged: stage it first")
-            await self.stage(revision, by)
         if min_staged > 0:
+            if (await self.staged()).release != revision:
+                raise NotStaged(f"release {revision} is not staged: stage it first")
             _check_staged(await self.replica_reports(), revision, min_staged)
+        else:
+            await self.stage(revision, by)  # no replica has looked whether everything is there
         return await self._change(
             RELEASE, ReleasePointer, lambda pointer: flipped(pointer, revision, by, self._clock())
         )
@@ -346,11 +346,34 @@ class FleetStore(BlobStore):
             BlobMissing: One is being deleted.
             StoreUnavailable: Unknown whether it happened.
         """
+        await self.change_marks(key, lambda record: spared(record, revisions, by, self._clock()))
+
+    @overload
+    async def change_marks(
+        self, key: Literal["garbage"], change: Callable[[GarbageRecord], GarbageRecord]
+    ) -> GarbageRecord: ...
+
+    @overload
+    async def change_marks(self, key: str, change: Callable[[Any], Any]) -> DomainRecord | GarbageRecord: ...
+
+    async def change_marks(self, key: str, change: Callable[[Any], Any]) -> DomainRecord | GarbageRecord:
+        """Change the marks of a domain's record or of `garbage`; only garbage collection calls this.
+
+        Args:
+            key: Of the record.
+            change: The next record, or the same one if nothing changes.
+
+        Returns:
+            The record as it is now.
+
+        Raises:
+            StoreUnavailable: Unknown whether it happened.
+        """
         if key == GARBAGE:
-            await self._change(key, GarbageRecord, lambda record: spared(record, revisions, by, self._clock()))
-            return
-        domain = DomainRecord(domain=key.removeprefix(DOMAIN), division="none")
-        await self._change(key, DomainRecord, lambda record: spared(record, revisions, by, self._clock()), domain)
+            return await self._change(key, GarbageRecord, change)
+        # stands for a record that is not there: it has no marks, so nothing is written
+        absent = DomainRecord(domain=key.removeprefix(DOMAIN), division="none")
+        return await self._change(key, DomainRecord, change, absent)
 
     async def _check_not_frozen(self) -> None:
         stop = (await self.switches()).frozen
@@ -375,6 +398,11 @@ class FleetStore(BlobStore):
             if await self._backend.compare_and_set(key, record.generation, after.model_dump(mode="json")):
                 return after
         raise StoreUnavailable(f"record {key!r}: {ATTEMPTS} attempts in a row lost to other writers")
+
+
+def is_sweeping(record: GarbageRecord, now: float) -> bool:
+    """Whether a collection is deleting; one that said so an hour ago was cut off."""
+    return record.sweeping is not None and now - (seconds_of(record.sweeping.at) or 0.0) < SWEEP_S
 
 
 def _features(fingerprint: str, side: str) -> str:

@@ -23,7 +23,7 @@ from adapters_store.transitions import (
     without,
 )
 
-_FUSED: Mapping[str, str] = {}
+_NONE: Mapping[str, str] = {}
 
 
 class AdapterStore(FleetStore):
@@ -120,7 +120,7 @@ class AdapterStore(FleetStore):
         by: str,
         if_generation: int | Condition | None = None,
         create_only: bool = False,
-        pins: Mapping[str, str] = _FUSED,
+        pins: Mapping[str, str] = _NONE,
         fusion: str | None = None,
     ) -> DomainRecord:
         """Make a stored revision live. If it effectively is, nothing changes and no condition is looked at.
@@ -158,7 +158,7 @@ class AdapterStore(FleetStore):
         by: str,
         if_generation: int | Condition | None = None,
         create_only: bool = False,
-        pins: Mapping[str, str] = _FUSED,
+        pins: Mapping[str, str] = _NONE,
         fusion: str | None = None,
     ) -> Intent:
         """What `set_live` does, to be carried out with others by `change_many`; arguments and errors as there."""
@@ -183,7 +183,14 @@ class AdapterStore(FleetStore):
         return await self._changes.many(intents)
 
     async def set_canary(
-        self, domain: str, revision: str, percent: float, by: str, if_generation: int | Condition | None = None
+        self,
+        domain: str,
+        revision: str,
+        percent: float,
+        by: str,
+        if_generation: int | Condition | None = None,
+        pins: Mapping[str, str] = _NONE,
+        fusion: str | None = None,
     ) -> DomainRecord:
         """Serve a stored revision to some users; its salt is kept while only percent moves.
 
@@ -193,6 +200,8 @@ class AdapterStore(FleetStore):
             percent: Of the users, 0 < percent <= 100.
             by: Who asks.
             if_generation: As for `set_live`.
+            pins: As for `set_live`.
+            fusion: As for `set_live`.
 
         Returns:
             The record as it is now.
@@ -211,11 +220,18 @@ class AdapterStore(FleetStore):
             return record if again else canaried(record, revision, percent, salt, by, self._clock(), standing)
 
         return await self._changes.one(
-            Intent(domain, transition, by, condition=_condition(if_generation), revision=revision)
+            Intent(domain, transition, by, None, _condition(if_generation), revision, pins, fusion)
         )
 
     async def set_shadow(
-        self, domain: str, revision: str, percent: float, by: str, if_generation: int | Condition | None = None
+        self,
+        domain: str,
+        revision: str,
+        percent: float,
+        by: str,
+        if_generation: int | Condition | None = None,
+        pins: Mapping[str, str] = _NONE,
+        fusion: str | None = None,
     ) -> DomainRecord:
         """Score a stored revision beside the live one; arguments, returns and errors as `set_canary`."""
 
@@ -223,7 +239,7 @@ class AdapterStore(FleetStore):
             return record if again else shadowed(record, revision, percent, by, self._clock(), standing)
 
         return await self._changes.one(
-            Intent(domain, transition, by, condition=_condition(if_generation), revision=revision)
+            Intent(domain, transition, by, None, _condition(if_generation), revision, pins, fusion)
         )
 
     async def clear_canary(self, domain: str, by: str, if_generation: int | Condition | None = None) -> DomainRecord:

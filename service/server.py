@@ -172,14 +172,16 @@ async def open_replica(stores: Stores, settings: Settings, metrics: Metrics, pee
     try:
         replica = await Replica.open(
             stores.store,
+            reader=stores.reader,
             config=settings.replica,
             observer=metrics,
             clock=LoopClock(),
+            peers=peers,
         )
     except StoreError as error:
         raise StartError(f"the store {settings.shown_store} cannot be read: {error}") from error
-    await replica.start()
     try:
+        await replica.start()
         yield replica
     finally:
         await replica.stop()

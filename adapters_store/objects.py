@@ -19,13 +19,14 @@ import re
 import secrets
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from adapters_store.backend import Backend, Change, Changes, Record, Versioned, in_flight
 from adapters_store.canonical import canonical_json, parse_json
 from adapters_store.errors import BlobMissing, MalformedRecord
-from adapters_store.object_client import Listed, ObjectClient, ServerFailed, Stored, TagForm
+from adapters_store.object_client import Listed, ObjectClient, ServerFailed, Stored, Tag, TagForm
 from adapters_store.object_urls import ObjectUrl, parse_object_url
 from adapters_store.polling import PollingFeed
 from adapters_store.probing import probe
@@ -33,6 +34,7 @@ from adapters_store.probing import probe
 # Requests in flight of one bulk call: a request takes a round trip of tens of milliseconds and next to no work.
 _IN_FLIGHT = 64
 _WRITES = 32  # names of writes that a record's metadata keeps
+_REMEMBERED = 1024  # records whose state is kept from reading to writing: a request less for each change
 _SAFE = "/:="
 _CURSOR = re.compile(r"[A-Za-z0-9_:=.~-]+(/[A-Za-z0-9_:=.~-]+)*")
 
@@ -55,6 +57,15 @@ def open_objects(url: str, *, timeout_s: float) -> "ObjectBackend":
     return ObjectBackend(ObjectClient(parsed, timeout_s=timeout_s), parsed)
 
 
+@dataclass(frozen=True, slots=True)
+class _State:
+    """What a conditional write needs to know of the record that it replaces."""
+
+    generation: int
+    tag: Tag
+    writes: tuple[str, ...]
+
+
 class ObjectBackend(Backend):
     """Blobs and records in one folder of a bucket.
 
@@ -68,6 +79,7 @@ class ObjectBackend(Backend):
         self._name = str(url)
         root = f"{url.prefix}/" if url.prefix else ""
         self._blobs, self._records, self._probes = (f"{root}{name}" for name in ("blobs", "records", "probe"))
+        self._states: dict[str, _State] = {}
         self._form: TagForm | None = None
         self._probing = asyncio.Lock()
         self._look: asyncio.Task[dict[str, str]] | None = None
@@ -113,7 +125,11 @@ class ObjectBackend(Backend):
     async def read_record(self, key: str) -> Versioned | None:
         """See Backend."""
         found = await self._client.get(self._record_path(key))
-        return None if found is None else Versioned(_parsed(key, found), found.tag.bare)
+        if found is None:
+            return None
+        record = _parsed(key, found)
+        self._remember(key, _State(record["generation"], found.tag, found.writes))
+        return Versioned(record, found.tag.bare)
 
     async def read_records(self, keys: Sequence[str]) -> dict[str, Versioned]:
         """See Backend."""
@@ -132,11 +148,11 @@ class ObjectBackend(Backend):
         try:
             if expected == 0:
                 return await self._client.create(path, content, [mine])
-            found = await self._client.get(path)
-            if found is None or _parsed(key, found)["generation"] != expected:
+            state = await self._state(key, expected)
+            if state is None:
                 return False
-            writes = [*found.writes[1 - _WRITES :], mine]
-            return await self._client.replace(path, content, found.tag, form, writes)
+            writes = [*state.writes[1 - _WRITES :], mine]
+            return await self._client.replace(path, content, state.tag, form, writes)
         except ServerFailed:
             happened = await self._happened(key, expected, mine)
             if happened is None:
@@ -154,10 +170,10 @@ class ObjectBackend(Backend):
         on: of many who delete or change it, one wins. Who reads it in the moment between can write into it once more
         and lose that; these records are worth nothing later, and their writers write again.
         """
-        found = await self._client.get(self._record_path(key))
-        if found is None or _parsed(key, found)["generation"] != expected:
+        held = await self.read_record(key)
+        if held is None or held.record["generation"] != expected:
             return False
-        if not await self.compare_and_set(key, expected, _parsed(key, found) | {"generation": expected + 1}):
+        if not await self.compare_and_set(key, expected, held.record | {"generation": expected + 1}):
             return False
         await self._client.delete(self._record_path(key))
         return True
@@ -208,6 +224,22 @@ class ObjectBackend(Backend):
                 if self._form is None:
                     self._form = await probe(self._client, self._probes, self._name)
         return self._form
+
+    async def _state(self, key: str, expected: int) -> _State | None:
+        """What names the record at this generation, or None if it is at another."""
+        state = self._states.pop(key, None)
+        if state is not None and state.generation == expected:
+            return state  # if it is no longer the last, its tag is stale and the write is refused
+        found = await self._client.get(self._record_path(key))
+        if found is None or _parsed(key, found)["generation"] != expected:
+            return None
+        return _State(expected, found.tag, found.writes)
+
+    def _remember(self, key: str, state: _State) -> None:
+        self._states.pop(key, None)
+        self._states[key] = state
+        if len(self._states) > _REMEMBERED:
+            del self._states[next(iter(self._states))]
 
     async def _happened(self, key: str, expected: int, mine: str) -> bool | None:
         """Whether a write that is over was carried out, or None where the record as it is now cannot tell."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from adapters_store.backend import Backend
+from adapters_store.canonical import digest
 from adapters_store.errors import StoreUnavailable
 from adapters_store.objects import open_objects
 from tests.adapters_store.contract import BackendContract, Open, content_of, record
@@ -72,6 +73,14 @@ async def test_many_clients_lose_no_increment(rgw: S3Server) -> None:
     await asyncio.gather(*(increment() for _ in range(16)))
     client = open_objects(url, timeout_s=TIMEOUT_S)
     assert await content_of(client, "domain/a") == record(160)
+
+
+async def test_large_blob_comes_back(rgw: S3Server) -> None:
+    """Law: a blob that is sent in several parts comes back as it was."""
+    content = secrets.token_bytes(1 << 20) * 11
+    client = open_objects(rgw.url("large"), timeout_s=TIMEOUT_S)
+    await client.put_blob(digest(content), content)
+    assert digest(await client.get_blob(digest(content))) == digest(content)
 
 
 async def test_wrong_secret_is_told(rgw: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

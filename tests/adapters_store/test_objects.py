@@ -77,6 +77,18 @@ async def test_large_blob_comes_back(s3: S3Server) -> None:
     assert digest(await store.get_blob(digest(content))) == digest(content)
 
 
+async def test_of_many_who_delete_or_change_a_record_one_wins(s3: S3Server) -> None:
+    """Law: deleting is as exclusive as writing; where a writer wins, its record stays."""
+    store = open_objects(s3.url("deleting"), timeout_s=TIMEOUT_S)
+    for i in range(5):
+        key = f"replica/{i}"
+        assert await store.compare_and_set(key, 0, record(1))
+        deleted = [store.delete_record(key, 1) for _ in range(4)]
+        *deletions, changed = await asyncio.gather(*deleted, store.compare_and_set(key, 1, record(2, by="writer")))
+        assert sum(deletions) + changed == 1
+        assert await content_of(store, key) == (record(2, by="writer") if changed else None)
+
+
 async def test_stores_of_one_bucket_are_apart(s3: S3Server) -> None:
     """Law: prefixes of which one begins like another are two stores, and the whole bucket is a third."""
     short, long = (open_objects(s3.url(prefix), timeout_s=TIMEOUT_S) for prefix in ("team", "team-2"))
@@ -174,6 +186,23 @@ async def test_store_is_probed_once(peer: tuple[S3Server, Peculiar]) -> None:
     assert peculiar.requests["PUT"] == 0
     await asyncio.gather(*(writing.compare_and_set(f"domain/{i}", 0, record(1)) for i in range(10)))
     assert peculiar.requests["DELETE"] == 1
+
+
+async def test_reading_before_writing_costs_one_request(peer: tuple[S3Server, Peculiar]) -> None:
+    """Law: what a writer has just read is not read again; if it has changed since, the write is refused."""
+    server, peculiar = peer
+    one, other = opened(server), opened(server)
+    for client in (one, other):
+        await client.prepare_writing()
+    assert await one.compare_and_set("domain/a", 0, record(1))
+    peculiar.requests.clear()
+    assert await content_of(one, "domain/a") == record(1)
+    assert await content_of(other, "domain/a") == record(1)
+    assert await one.compare_and_set("domain/a", 1, record(2))
+    assert not await other.compare_and_set("domain/a", 1, record(2, x="lost"))
+    assert peculiar.requests == {"GET": 2, "PUT": 2}
+    assert not await other.compare_and_set("domain/a", 1, record(2, x="lost"))
+    assert await other.compare_and_set("domain/a", 2, record(3))
 
 
 async def test_lost_race_inside_the_server_is_a_lost_race(peer: tuple[S3Server, Peculiar]) -> None:

@@ -10,8 +10,8 @@ A store is as durable as its provider makes an acknowledged write. Records are c
 with If-None-Match: *, replaced with If-Match on the ETag of the very read whose generation was checked. A server that
 ignores these conditions would lose changes in silence, so each writer probes it first. A record's metadata names the
 last writes that led to it: some servers (Ceph RGW) answer a lost race with "internal error", and only these names tell
-whose write it was that won. Listings are taken to show every
-write that was acknowledged before, as those of S3, GCS, Azure and Ceph do.
+whose write it was that won. Listings are taken to show every write that was acknowledged before them, as those of S3,
+GCS, Azure and Ceph do. Blobs above 5 MiB are sent in parts; let a lifecycle rule remove uploads that were broken off.
 """
 
 import asyncio

@@ -15,7 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from adapters_store.backend import Change
-from adapters_store.errors import BlobMissing, DomainUnknown, Frozen, RecordConflict, StoreError, StoreUnavailable
+from adapters_store.errors import (
+    BadId,
+    BlobMissing,
+    DomainUnknown,
+    Frozen,
+    RecordConflict,
+    StoreError,
+    StoreUnavailable,
+)
 from adapters_store.fleet import ATTEMPTS, DOMAIN, GARBAGE, RELEASE, SWITCHES, FleetStore
 from adapters_store.ids import check_division, check_domain, check_revision
 from adapters_store.records import (
@@ -132,9 +140,13 @@ class DomainChanges:
         """Carry out intents of different domains, each for itself; a refusal of one stops no other.
 
         Raises:
+            BadId: Two are of one domain.
             StoreUnavailable: The store failed; unknown which of them happened.
         """
         outcomes = {intent.domain: Outcome() for intent in intents}
+        if len(outcomes) != len(intents):
+            named = [intent.domain for intent in intents]
+            raise BadId(f"domain {next(one for one in named if named.count(one) > 1)!r} stands twice among the changes")
         left = list(intents)
         for _ in range(ATTEMPTS):
             round_ = await self._begin(left, outcomes)

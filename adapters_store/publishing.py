@@ -3,16 +3,16 @@
 Repeating it is safe: artifacts are named by their digests, and what is live already stays as it is.
 """
 
-import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from adapters_store.artifact import Adapter, Fusion, decode_adapter, decode_fusion
 from adapters_store.backbone import Backbone, read_bundle
 from adapters_store.errors import ArtifactError, DigestMismatch, MalformedArtifact, StoreUnavailable
+from adapters_store.shipping import Parcel, Shipped, activate_parcels, release_parcels, store_parcels
 from adapters_store.store import AdapterStore
 from adapters_store.verification import LogitsOf, verify_adapter, verify_backbone, verify_fusion
 
@@ -48,12 +48,16 @@ class VerifiedFile:
         revision: Digest of its bytes when they were verified.
         domain: Whose adapter; empty for a fusion.
         division: Of that domain.
+        pins: Auxiliary domain to revision that it pins.
+        fusion: That it pins, or None.
     """
 
     path: Path
     revision: str
     domain: str = ""
     division: str = ""
+    pins: Mapping[str, str] = field(default_factory=dict)
+    fusion: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +85,10 @@ class Published:
         kind: Of the artifact.
         name: Domain of an adapter, else the kind.
         revision: Of the artifact.
-        status: `created`: it serves now and did not before; `unchanged`: it served already.
+        status: `created`: it serves now (of a release: it is stored now) and did not before; `unchanged`: it did.
     """
 
-    kind: Literal["bundle", "fusion", "adapter"]
+    kind: Literal["bundle", "fusion", "adapter", "release"]
     name: str
     revision: str
     status: Literal["created", "unchanged"]
@@ -146,39 +150,58 @@ def verify_run(files: RunFiles, engine_of: EngineOf, on_file: OnFile = lambda na
 
 
 async def publish_run(
-    run: VerifiedRun, store: AdapterStore, by: str, on_file: OnFile = lambda name: None
+    run: VerifiedRun,
+    store: AdapterStore,
+    by: str,
+    on_file: OnFile = lambda name: None,
+    as_release: bool = False,
+    stage: bool = True,
 ) -> list[Published]:
     """Store a run's artifacts, then make the bundle the default and each adapter live.
 
     Everything is stored before anything becomes visible, so an interruption leaves at worst unused blobs, or some
-    domains on their new adapters; publishing again finishes it.
+    domains on their new adapters; publishing again sends only what is missing and finishes it.
 
     Args:
         run: Verified.
         store: Where to.
         by: Who asks; recorded.
         on_file: Called after each file that is published.
+        as_release: Make one fleet release of the adapters instead, and leave the domains' records alone; the bundle
+            becomes the default only where there is none.
+        stage: Let replicas prepare that release.
 
     Returns:
-        What each came to, in the order of publishing.
+        What each came to, in the order of publishing; a release comes last.
 
     Raises:
         DigestMismatch: A file changed since it was verified.
         WrongDomain: A domain is in use and of another division.
+        Frozen: Changes are stopped.
         StoreUnavailable: The store cannot be written; publish again.
     """
+    shipped = Shipped()
+    parcels = [Parcel(one.domain, one.division, one.revision, one.path, one.pins, one.fusion) for one in run.adapters]
     results = [await _put_bundle(run, store)]
     if run.fusion is not None:
-        known = await store.has(run.fusion.revision)
-        await _put(store, run.fusion)
+        before = shipped.there
+        await store_parcels([Parcel("", "", run.fusion.revision, run.fusion.path)], store, shipped)
+        known = shipped.there > before
         results.append(Published("fusion", "fusion", run.fusion.revision, "unchanged" if known else "created"))
-    for adapter in run.adapters:
-        await _put(store, adapter)
-    await store.set_default_backbone(run.revision, by)
+    there = await _there(store, run.adapters) if as_release else set()
+    await store_parcels(parcels, store, shipped)
+    if not as_release or (await store.backbone_record()).default is None:
+        await store.set_default_backbone(run.revision, by)
     for result in results:
         on_file(result.name)
+    if as_release:
+        results += [_stored(one, one.revision in there) for one in run.adapters]
+        release = await release_parcels(parcels, store, by, stage)
+        results.append(Published("release", "release", release, "created"))
+    else:
+        outcomes = await activate_parcels(parcels, store, by)
+        results += [_stored(one, not done.changed) for one, done in zip(run.adapters, outcomes, strict=True)]
     for adapter in run.adapters:
-        results.append(await _activate(store, adapter, by))
         on_file(adapter.path.name)
     return results
 
@@ -197,7 +220,9 @@ def _verify_adapters(
         verify_adapter(adapter, backbone, auxiliaries, fusion, logits_of)
         if manifest.domain in verified:
             raise MalformedArtifact(f"{verified[manifest.domain].path.name} is of domain {manifest.domain!r} too")
-        verified[manifest.domain] = VerifiedFile(path, adapter.revision, manifest.domain, manifest.division)
+        verified[manifest.domain] = VerifiedFile(
+            path, adapter.revision, manifest.domain, manifest.division, manifest.fuses, manifest.fusion
+        )
         on_file(path.name)
 
     for path in paths:
@@ -221,16 +246,12 @@ async def _put_bundle(run: VerifiedRun, store: AdapterStore) -> Published:
     return Published("bundle", "bundle", run.revision, "unchanged" if default else "created")
 
 
-async def _put(store: AdapterStore, file: VerifiedFile) -> None:
-    if await store.put(await asyncio.to_thread(_read, file.path)) != file.revision:
-        raise DigestMismatch(f"{file.path.name} changed after it was verified: publish again")
+def _stored(adapter: VerifiedFile, before: bool) -> Published:
+    return Published("adapter", adapter.domain, adapter.revision, "unchanged" if before else "created")
 
 
-async def _activate(store: AdapterStore, adapter: VerifiedFile, by: str) -> Published:
-    before = await store.domain(adapter.domain)
-    after = await store.set_live(adapter.domain, adapter.division, adapter.revision, by)
-    unchanged = before is not None and before.generation == after.generation
-    return Published("adapter", adapter.domain, adapter.revision, "unchanged" if unchanged else "created")
+async def _there(store: AdapterStore, adapters: Sequence[VerifiedFile]) -> set[str]:
+    return await store.has_many([adapter.revision for adapter in adapters])
 
 
 @contextmanager

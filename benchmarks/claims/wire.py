@@ -29,11 +29,9 @@ class Wire:
     async def __aexit__(self, *raised: object) -> None:
         self._writer.close()
 
-    async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+    async def post(self, path: str, body: bytes, kind: str = "application/json") -> tuple[int, bytes]:
         """Status and body of the answer."""
-        head = (
-            f"POST {path} HTTP/1.1\r\n{self._head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
+        head = f"POST {path} HTTP/1.1\r\n{self._head}Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
         self._writer.write(head.encode() + body)
         told = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         length = int(told.split("\ncontent-length:", 1)[1].split("\r", 1)[0])

@@ -22,12 +22,13 @@ acknowledged writes with the primary's machine: `appendfsync` and `min_replicas`
 import asyncio
 import secrets
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from adapters_store.backend import Backend, Change, Changes, Versioned, in_flight
-from adapters_store.errors import BlobMissing, StoreRefused, StoreUnavailable
+from adapters_store.backend import Backend, Change, Changes, Versioned
+from adapters_store.errors import StoreUnavailable
+from adapters_store.redis_blobs import PART_BYTES, RedisBlobs
 from adapters_store.redis_cluster import ClusterLink
 from adapters_store.redis_feed import (
     MARK_BITS,
@@ -41,22 +42,20 @@ from adapters_store.redis_feed import (
     parse_id,
     unpack,
 )
-from adapters_store.redis_links import Command, Link, script_command
+from adapters_store.redis_links import BATCH_COMMANDS, Command, Link, script_command
+from adapters_store.redis_promises import check_promises
 from adapters_store.redis_records import fits, form_stored, parse_stored
 from adapters_store.redis_scripts import HINT, KEPT_EVENTS, REMOVE, REPLACE
 from adapters_store.redis_single import SingleLink
 from adapters_store.redis_urls import parse_redis_url
 
 TAGS = 64
-PART_BYTES = 16 << 20
 
-# One pipeline: what a server has to buffer for it, and what another client waits behind it.
-_BATCH_BYTES = 4 << 20
-_BATCH_COMMANDS = 256
-_BATCHES = 4  # in flight
-# Tags whose versions are asked for in one go: parsing all of a large store's at once would hold up the event loop.
+# Records, and tags whose versions, that are asked for in one go: parsing those of a large store all at once would hold
+# up the event loop.
+_READ = 1024
 _SWEPT = 8
-_EVENTS = 1000
+_TOLD = 1024  # events in one answer, over all tags
 _VALUE = 11  # where in EVALSHA's arguments the record is
 
 
@@ -83,7 +82,7 @@ class RedisBackend(Backend):
         self._link = link
         self.prefix = prefix
         self._as_cache = as_cache
-        self._part_bytes = part_bytes
+        self._blobs = RedisBlobs(link, prefix, part_bytes)
         self._kept_events = kept_events
         self._versions = [f"{prefix}:{{{tag:02d}}}:versions" for tag in range(TAGS)]
         self._feeds = [f"{prefix}:{{{tag:02d}}}:feed" for tag in range(TAGS)]
@@ -97,63 +96,35 @@ class RedisBackend(Backend):
         """
         if self._as_cache:
             return
-        for section in ("memory", "persistence"):
-            for server, reply in (await self._link.on_primaries("INFO", section)).items():
-                if self._link.is_forbidden(reply):
-                    raise StoreRefused(
-                        f"{server} forbids INFO, which tells whether it may evict: grant +info to the user"
-                    )
-                _check_promises(server, section, _told(self._link.answer(reply, bytes)))
+        await check_promises(self._link)
 
     async def put_blob(self, digest: str, content: bytes) -> None:
         """See Backend."""
-        await self.put_blobs({digest: content})
+        await self._blobs.put({digest: content})
 
     async def put_blobs(self, blobs: Mapping[str, bytes]) -> None:
         """See Backend."""
-        small = (item for item in blobs.items() if len(item[1]) <= self._part_bytes)
-        commands = (Command(key := self._blob(name), ("SET", key, content), writes=True) for name, content in small)
-        await self._send_all(commands, bytes, size_bytes=lambda command: len(command.args[2]))
-        for name, content in blobs.items():
-            if len(content) > self._part_bytes:
-                await self._put_large(name, content)
+        await self._blobs.put(blobs)
 
     async def get_blob(self, digest: str) -> bytes:
         """See Backend."""
-        key = self._blob(digest)
-        (found,) = await self._link.send([Command(key, ("GET", key))])
-        if self._link.is_other_type(found):
-            return await self._get_large(digest)
-        if self._link.answer(found, bytes, type(None)) is None:
-            raise BlobMissing(f"no blob {digest} in the store")
-        return bytes(found)
+        return await self._blobs.get(digest)
 
     async def has_blob(self, digest: str) -> bool:
         """See Backend."""
-        return digest in await self.has_blobs([digest])
+        return digest in await self._blobs.has([digest])
 
     async def has_blobs(self, digests: Sequence[str]) -> set[str]:
         """See Backend."""
-        commands = (Command(key := self._blob(name), ("EXISTS", key)) for name in digests)
-        found = await self._send_all(commands, int)
-        return {name for name, there in zip(digests, found, strict=True) if there}
+        return await self._blobs.has(digests)
 
     async def list_blobs(self) -> list[str]:
-        """See Backend; parts that an interrupted upload left are not listed, storing the same again takes them over."""
-        start = self._blob("")
-        found: set[str] = set()
-        async for keys in self._link.scan(f"{start}*"):
-            found.update(key.decode()[len(start) :] for key in keys)
-        return sorted(found)
+        """See Backend."""
+        return await self._blobs.names()
 
     async def delete_blob(self, digest: str) -> None:
-        """See Backend; a large one's header goes first, so no reader sees half of it."""
-        key = self._blob(digest)
-        (header,) = await self._link.send([Command(key, ("HGET", key, "parts"))])
-        parts = 0 if self._link.is_other_type(header) else self._number(header)
-        await self._send_all([Command(key, ("DEL", key), writes=True)], int)
-        names = (self._part(digest, number) for number in range(parts))
-        await self._send_all((Command(name, ("UNLINK", name), writes=True) for name in names), int)
+        """See Backend."""
+        await self._blobs.delete(digest)
 
     async def read_record(self, key: str) -> Versioned | None:
         """See Backend."""
@@ -161,10 +132,13 @@ class RedisBackend(Backend):
 
     async def read_records(self, keys: Sequence[str]) -> dict[str, Versioned]:
         """See Backend; one that does not fit its version is read once more, the connection may have bent it."""
-        found = await self._values(keys)
-        bent = [key for key, value in found.items() if not fits(key, value)]
-        found |= await self._values(bent)
-        return {key: parse_stored(key, value) for key, value in found.items()}
+        found: dict[str, Versioned] = {}
+        for start in range(0, len(keys), _READ):
+            values = await self._values(keys[start : start + _READ])
+            values |= await self._values([key for key, value in values.items() if not fits(key, value)])
+            found |= {key: parse_stored(key, value) for key, value in values.items()}
+            await asyncio.sleep(0)
+        return found
 
     async def compare_and_set(self, key: str, expected: int, record: Mapping[str, Any]) -> bool:
         """See Backend."""
@@ -174,13 +148,13 @@ class RedisBackend(Backend):
     async def compare_and_set_many(self, changes: Sequence[Change]) -> list[bool]:
         """See Backend; those of one pipeline are carried out in their order."""
         commands = (self._replace(change) for change in changes)
-        replies = await self._send_all(commands, int, size_bytes=lambda command: len(command.args[_VALUE]))
+        replies = await self._link.send_all(commands, int, size_bytes=lambda command: len(command.args[_VALUE]))
         return [_done(reply) for reply in replies]
 
     async def delete_record(self, key: str, expected: int) -> bool:
         """See Backend."""
         order = script_command(REMOVE, self._keys(key), key, _mark(), self._kept_events, expected)
-        return _done((await self._send_all([order], int))[0])
+        return _done((await self._link.send_all([order], int))[0])
 
     async def list_records(self, prefix: str, after: str = "", limit: int | None = None) -> list[str]:
         """See Backend."""
@@ -217,61 +191,22 @@ class RedisBackend(Backend):
         Raises:
             StoreUnavailable: Unknown whether they will hear of it.
         """
-        await self._send_all([script_command(HINT, self._keys(key), key, _mark(), self._kept_events)], int)
+        await self._link.send_all([script_command(HINT, self._keys(key), key, _mark(), self._kept_events)], int)
 
     async def close(self) -> None:
         """See Backend."""
         await self._link.close()
 
-    async def _send_all(
-        self,
-        commands: Iterable[Command],
-        *kinds: type,
-        size_bytes: Callable[[Command], int] = lambda command: 0,
-    ) -> list[Any]:
-        batches = _batched(commands, size_bytes)
-        replies = await in_flight(batches, self._link.send, limit=_BATCHES)
-        return [self._link.answer(reply, *kinds) for batch in replies for reply in batch]
-
-    async def _put_large(self, name: str, content: bytes) -> None:
-        starts = range(0, len(content), self._part_bytes)
-        view = memoryview(content)
-        for number, start in enumerate(starts):
-            key = self._part(name, number)
-            part = view[start : start + self._part_bytes]
-            await self._send_all([Command(key, ("SET", key, part), writes=True)], bytes)
-        key = self._blob(name)
-        header = ("HSET", key, "parts", len(starts), "bytes", len(content))
-        (reply,) = await self._link.send([Command(key, header, writes=True)])
-        if not self._link.is_other_type(reply):  # else a build that kept it whole was here before
-            self._link.answer(reply, int)
-
-    async def _get_large(self, name: str) -> bytes:
-        key = self._blob(name)
-        header = await self._link.send([Command(key, ("HGET", key, field)) for field in ("parts", "bytes")])
-        parts, size = (self._number(field) for field in header)
-        found = []
-        for number in range(parts):
-            part = self._part(name, number)
-            (reply,) = await self._link.send([Command(part, ("GET", part))])
-            found.append(self._link.answer(reply, bytes, type(None)) or b"")
-        content = b"".join(found)
-        if not parts or len(content) != size:
-            raise BlobMissing(f"no blob {name} in the store: a part of it is gone")
-        return content
-
     async def _values(self, keys: Sequence[str]) -> dict[str, bytes]:
         tagged: dict[int, list[str]] = {}
         for key in dict.fromkeys(keys):
             tagged.setdefault(_tag(key), []).append(key)
-        groups = [
-            mine[i : i + _BATCH_COMMANDS] for mine in tagged.values() for i in range(0, len(mine), _BATCH_COMMANDS)
-        ]
+        groups = [mine[i : i + BATCH_COMMANDS] for mine in tagged.values() for i in range(0, len(mine), BATCH_COMMANDS)]
         orders = []
         for group in groups:
             names = [self._keys(key)[0] for key in group]
             orders.append(Command(names[0], ("MGET", *names)))
-        replies = await self._send_all(orders, list, size_bytes=lambda command: 512 * len(command.args))
+        replies = await self._link.send_all(orders, list, size_bytes=lambda command: 512 * len(command.args))
         return {
             key: value
             for group, values in zip(groups, replies, strict=True)
@@ -284,9 +219,7 @@ class RedisBackend(Backend):
         found: list[str] = []
         for start in range(0, TAGS, _SWEPT):
             for reply in await self._link.send(commands[start : start + _SWEPT]):
-                found += [
-                    self._link.answer(text, bytes).decode(errors="replace") for text in self._link.answer(reply, list)
-                ]
+                found += self._link.texts(reply)
             await asyncio.sleep(0)
         return found
 
@@ -297,31 +230,26 @@ class RedisBackend(Backend):
             raise StoreUnavailable(f"store {self.prefix!r}: {error}") from None
 
     async def _changes(self, at: Sequence[Id], newest: Sequence[Id], moved: Sequence[int]) -> Changes:
-        events = await self._events(at, moved)
+        count = max(1, _TOLD // len(moved))
+        events = await self._events(at, moved, count)
         reached = list(at)
         for tag in moved:
-            followed = follow(at[tag], newest[tag], events[tag], whole=len(events[tag]) < _EVENTS)
+            followed = follow(at[tag], newest[tag], events[tag], whole=len(events[tag]) < count)
             if followed is None:
                 return Changes(keys_of(events), pack(newest), resync=True)
             reached[tag] = followed
         return Changes(keys_of(events), pack(reached))
 
-    async def _events(self, at: Sequence[Id], moved: Sequence[int]) -> dict[int, list[Event]]:
+    async def _events(self, at: Sequence[Id], moved: Sequence[int], count: int) -> dict[int, list[Event]]:
         commands = []
         for tag in moved:
             feed = self._feeds[tag]
-            commands.append(Command(feed, ("XREAD", "COUNT", _EVENTS, "STREAMS", feed, format_id(at[tag]))))
+            commands.append(Command(feed, ("XREAD", "COUNT", count, "STREAMS", feed, format_id(at[tag]))))
         try:
             replies = [self._link.answer(reply, list, type(None)) for reply in await self._link.send(commands)]
             return {tag: parse_events(reply) for tag, reply in zip(moved, replies, strict=True)}
         except ValueError as error:
             raise StoreUnavailable(f"store {self.prefix!r}: {error}") from None
-
-    def _number(self, reply: Any) -> int:
-        text: bytes = self._link.answer(reply, bytes, type(None)) or b"0"
-        if not text.isdigit():
-            raise StoreUnavailable(f"the store {self.prefix!r} holds {text!r:.40} where a number must be")
-        return int(text)
 
     def _replace(self, change: Change) -> Command:
         value, held = form_stored(change.key, change.record)
@@ -333,12 +261,6 @@ class RedisBackend(Backend):
         tag = _tag(key)
         record = f"{self.prefix}:{{{tag:02d}}}:record:{key}"
         return record, self._versions[tag], self._feeds[tag], self._lasts[tag]
-
-    def _blob(self, name: str) -> str:
-        return f"{self.prefix}:blob:{name}"
-
-    def _part(self, name: str, number: int) -> str:
-        return f"{self.prefix}:part:{name}:{number}"
 
 
 def open_redis(url: str, *, timeout_s: float, as_cache: bool = False) -> RedisBackend:
@@ -374,37 +296,3 @@ def _done(reply: Any) -> bool:
     if type(reply) is not int or reply not in (0, 1):
         raise StoreUnavailable(f"outcome unknown: a script answered {reply!r} instead of 0 or 1")
     return reply == 1
-
-
-def _batched(commands: Iterable[Command], size_bytes: Callable[[Command], int]) -> Iterator[list[Command]]:
-    batch: list[Command] = []
-    held_bytes = 0
-    for command in commands:
-        size = size_bytes(command)
-        if batch and (len(batch) == _BATCH_COMMANDS or held_bytes + size > _BATCH_BYTES):
-            yield batch
-            batch, held_bytes = [], 0
-        batch.append(command)
-        held_bytes += size
-    if batch:
-        yield batch
-
-
-def _told(info: bytes) -> dict[str, str]:
-    """What INFO says; text that is no name and value is passed over."""
-    lines = (line.partition(":") for line in info.decode(errors="replace").splitlines())
-    return {name: value for name, colon, value in lines if colon}
-
-
-def _check_promises(server: str, section: str, told: Mapping[str, str]) -> None:
-    policy = told.get("maxmemory_policy", "unknown")
-    if section == "memory" and told.get("maxmemory") != "0" and policy != "noeviction":
-        raise StoreRefused(
-            f"{server} may evict what is stored (maxmemory-policy {policy}): CONFIG SET maxmemory-policy noeviction, "
-            "or use redis+s3://, where Redis is only a cache"
-        )
-    if section == "persistence" and told.get("aof_enabled") != "1":
-        raise StoreRefused(
-            f"{server} keeps no append-only file and would lose the store with its process: CONFIG SET appendonly yes, "
-            "or use redis+s3://, where Redis is only a cache"
-        )

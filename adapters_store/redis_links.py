@@ -10,7 +10,7 @@ no conversion) and checked by type. The library's exceptions end here.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,12 +27,17 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from adapters_store.backend import in_flight
 from adapters_store.errors import StoreUnavailable
 from adapters_store.redis_scripts import Script
 from adapters_store.redis_urls import Target
 
 # Connections to a server at most; callers beyond wait for one instead of failing.
 CONNECTIONS = 32
+# One pipeline: what a server has to buffer for it, and what another client waits behind it.
+_BATCH_BYTES = 4 << 20
+BATCH_COMMANDS = 256
+_BATCHES = 4  # in flight
 
 _USED = (
     *("DEL", "ECHO", "EVAL", "EVALSHA", "EXISTS", "GET", "HGET", "HGETALL", "HKEYS", "HSET", "INFO", "MGET", "SCAN"),
@@ -92,6 +97,29 @@ class Link(ABC):
                     replies[i] = reply
         return replies
 
+    async def send_all(
+        self,
+        commands: Iterable[Command],
+        *kinds: type,
+        size_bytes: Callable[[Command], int] = lambda command: 0,
+    ) -> list[Any]:
+        """Carry out any number of commands in batches, several in flight; those of one batch in their order.
+
+        Args:
+            commands: Which.
+            kinds: Types of a reply.
+            size_bytes: What a command carries, where that is much.
+
+        Returns:
+            The replies, in the order of the commands.
+
+        Raises:
+            StoreUnavailable: Any of them may have been carried out.
+        """
+        batches = _batched(commands, size_bytes)
+        replies = await in_flight(batches, self.send, limit=_BATCHES)
+        return [self.answer(reply, *kinds) for batch in replies for reply in batch]
+
     def answer(self, reply: Any, *kinds: type) -> Any:
         """A reply of one of these types.
 
@@ -110,6 +138,10 @@ class Link(ABC):
         if len(found) != count:
             raise StoreUnavailable(f"{self._target.shown} answered {len(found)} values for {count} keys")
         return found
+
+    def texts(self, reply: Any) -> list[str]:
+        """A list of names; a bent byte makes another name, never an exception."""
+        return [self.answer(one, bytes).decode(errors="replace") for one in self.answer(reply, list)]
 
     def page(self, reply: Any) -> tuple[int, list[bytes]]:
         """The next cursor of SCAN, and the names that came with it."""
@@ -237,3 +269,17 @@ def _explained(target: Target, error: Exception) -> str:
 
 def _as_it_came(response: Any, **kwargs: Any) -> Any:
     return response
+
+
+def _batched(commands: Iterable[Command], size_bytes: Callable[[Command], int]) -> Iterator[list[Command]]:
+    batch: list[Command] = []
+    held_bytes = 0
+    for command in commands:
+        size = size_bytes(command)
+        if batch and (len(batch) == BATCH_COMMANDS or held_bytes + size > _BATCH_BYTES):
+            yield batch
+            batch, held_bytes = [], 0
+        batch.append(command)
+        held_bytes += size
+    if batch:
+        yield batch

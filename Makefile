@@ -2,7 +2,9 @@
 # make test    the whole test suite
 # make lint    ruff and the type checker
 # make bench   what is in benchmarks/
-# make claims-main    every promised number: figure, bound, verdict
+# make claims-main    every promised number of the main path: figure, bound, verdict
+# make claims-store   those of the store and the life cycle
+# make test-ceph      the store's contract on Ceph RGW (installs it from Debian)
 .DEFAULT_GOAL := help
 PYTHON ?= python3.11
 VENV := .venv
@@ -10,7 +12,7 @@ BIN := $(VENV)/bin
 PORT ?= 8000
 DATA ?=
 
-.PHONY: help demo test lint bench claims-main clean
+.PHONY: help demo test lint bench claims-main claims-store test-ceph clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -41,6 +43,14 @@ bench: $(VENV)/.dev-installed
 
 claims-main: $(VENV)/.dev-installed
 	$(BIN)/python -m benchmarks.claims.main
+
+claims-store: $(VENV)/.dev-installed
+	$(BIN)/python -m benchmarks.claims.store
+
+test-ceph: $(VENV)/.dev-installed
+	SUDO=$$( [ "$$(id -u)" = 0 ] || echo sudo ); $$SUDO apt-get update -qq && \
+	$$SUDO env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends ceph-mon ceph-osd radosgw
+	$(BIN)/python -m pytest tests/adapters_store/test_ceph.py
 
 clean:
 	rm -rf $(VENV) .demo .bench build *.egg-info

@@ -63,9 +63,11 @@ def runner_of(settings: Settings) -> Callable[..., None]:
 def announce(console: Console, started: Started, store: str) -> None:
     """Say where the server listens and what it scores with."""
     console.print(f"Espalier scores on [bold]{started.url}[/bold]  (docs: {started.url}/docs, Ctrl-C stops)")
-    known = "the store is away" if started.domains is None else f"{started.domains} domains"
     shared = f", {started.workers} workers" if started.workers > 1 else ""
-    console.print(f"backbone {started.backbone[:12]}, {known} in {store}{shared}")
+    if started.domains is None:
+        console.print(f"backbone {started.backbone[:12]} from the disk cache: {store} does not answer{shared}")
+    else:
+        console.print(f"backbone {started.backbone[:12]}, {started.domains} domains in {store}{shared}")
     if started.scoring_open:
         console.print(
             "[dim]No token is configured: scoring is open on this machine, publishing is closed (--tokens)[/dim]"

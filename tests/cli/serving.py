@@ -25,10 +25,15 @@ PROGRAM = "import typer; from cli.serve import serve; typer.run(serve)"
 async def file_store(folder: Path, run: Run) -> str:
     """A file store with a run's artifacts; its URL."""
     url = folder.as_uri()
+    await fill_store(url, run)
+    return url
+
+
+async def fill_store(url: str, run: Run) -> None:
+    """Put a run's artifacts into the store of a URL."""
     store = AdapterStore(open_backend(url, create=True), time.time)
     await fill(store, run, None)
     await store.close()
-    return url
 
 
 def command(*options: str) -> list[str]:

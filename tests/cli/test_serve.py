@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from benchmarks.forge import Run
-from tests.cli.serving import command, environment, file_store, running, wait_closed
+from tests.cli.serving import command, environment, file_store, fill_store, running, wait_closed
+from tests.servers.valkey import valkey
 
 SCORE = {"user_id": 7, "domain_id": "theme-1", "item_ids": ["item-1"]}
 
@@ -131,3 +132,20 @@ def test_a_config_file_is_read(store: str, tmp_path: Path) -> None:
     with running(store, "--config", str(config)) as (_, url):
         answer = httpx.post(f"{url}/score", json=SCORE | {"item_ids": ["item-1", "item-2"]}, timeout=30)
     assert answer.status_code == 413
+
+
+def test_a_restart_without_the_store_serves_what_the_disk_has(random_run: Run, tmp_path: Path) -> None:
+    """Law: with a cache folder, a service whose store is away starts, says so, and scores what it scored before."""
+    cache = {"ESPALIER_CACHE_DIR": str(tmp_path / "cache")}
+    with valkey(tmp_path, appendonly="yes") as server:
+        asyncio.run(fill_store(server.url, random_run))
+        with running(server.url, **cache) as (_, url):
+            before = httpx.post(f"{url}/score", json=SCORE, timeout=30).json()
+        server.kill()
+        with running(server.url, **cache) as (process, url):
+            after = httpx.post(f"{url}/score", json=SCORE, timeout=30).json()
+            process.send_signal(signal.SIGTERM)
+            out, _ = process.communicate(timeout=30)
+    assert before["served"]["fallback"] is None
+    assert (after["served"], after["scores"]) == (before["served"], before["scores"])
+    assert "from the disk cache" in out

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from features.errors import InvalidValue
 from features.fields import Division, Field
 from features.index import RawIndex
-from features.keys import Ids
+from features.question import Ids
 from features.rows import EncodedRows
 
 

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from features.errors import MalformedTensors
 from features.hashing import Hashes, PerfectHash, hash_integers
-from features.keys import Ids, IntegerKeys, Tensors, TextKeys, as_texts, integer_array, integers_of_texts
-from features.texts import PackedTexts, pack_question
+from features.keys import IntegerKeys, Tensors, TextKeys
+from features.question import Question
+from features.texts import PackedTexts
 
 _HASH_BITS = 64
 
@@ -33,17 +34,14 @@ class HashedIntegers:
     def __len__(self) -> int:
         return len(self._values)
 
-    def search(self, ids: Ids) -> NDArray[np.int64]:
-        """Positions of `ids`, -1 where unknown; (n,)."""
-        wanted, canonical = integer_array(ids), None
-        if wanted is None:
-            wanted, canonical = integers_of_texts(ids)
-        candidates = self._hashed.candidates(_hashes_of(wanted, self._drop))
+    def search(self, asked: Question) -> NDArray[np.int64]:
+        """Positions of the ids asked for, -1 where unknown; (n,)."""
+        wanted, canonical = asked.integers
+        candidates = self._hashed.candidates(_kept(asked.integer_hashes, self._drop))
         found = self._values.take(candidates) == wanted
         if canonical is not None:
             found &= canonical
-        positions = np.where(found, candidates, -1)
-        return _with_left_over(positions, self._left_over, self._hashed, ids)
+        return _with_left_over(np.where(found, candidates, -1), self._left_over, self._hashed, asked)
 
     def raw(self, position: int) -> str:
         """The value at `position`, as a decimal string."""
@@ -60,7 +58,9 @@ class HashedIntegers:
     @classmethod
     def build(cls, values: NDArray[np.int64], hash_bits: int = _HASH_BITS) -> HashedIntegers:
         """Hash sorted distinct values, of which there is one at least."""
-        return cls(values, PerfectHash.build(_hashes_of(values, np.uint64(_HASH_BITS - hash_bits))), hash_bits)
+        return cls(
+            values, PerfectHash.build(_kept(hash_integers(values), np.uint64(_HASH_BITS - hash_bits))), hash_bits
+        )
 
     @classmethod
     def from_tensors(cls, tensors: Tensors, prefix: str) -> HashedIntegers:
@@ -89,17 +89,13 @@ class HashedTexts:
     def __len__(self) -> int:
         return len(self._texts)
 
-    def search(self, ids: Ids) -> NDArray[np.int64]:
-        """Positions of `ids`, -1 where unknown; (n,)."""
-        if not len(ids):
+    def search(self, asked: Question) -> NDArray[np.int64]:
+        """Positions of the ids asked for, -1 where unknown; (n,)."""
+        if not len(asked):
             return np.zeros(0, np.int64)
-        try:
-            asked = pack_question(ids)  # type: ignore[arg-type] # not all strings: TypeError says so for nothing
-        except TypeError:
-            asked = pack_question(as_texts(ids))
-        candidates = self._hashed.candidates(asked.hashes() >> self._drop << self._drop)
-        positions = np.where(self._texts.equal(candidates, asked), candidates, -1)
-        return _with_left_over(positions, self._left_over, self._hashed, ids)
+        candidates = self._hashed.candidates(_kept(asked.text_hashes, self._drop))
+        found = np.where(self._texts.equal(candidates, asked.words), candidates, -1)
+        return _with_left_over(found, self._left_over, self._hashed, asked)
 
     def raw(self, position: int) -> str:
         """The value at `position`."""
@@ -117,7 +113,7 @@ class HashedTexts:
     def build(cls, texts: PackedTexts, hash_bits: int = _HASH_BITS) -> HashedTexts:
         """Hash sorted distinct texts, of which there is one at least."""
         drop = np.uint64(_HASH_BITS - hash_bits)
-        return cls(texts, PerfectHash.build(texts.hashes() >> drop << drop), hash_bits)
+        return cls(texts, PerfectHash.build(_kept(texts.hashes(), drop)), hash_bits)
 
     @classmethod
     def from_tensors(cls, tensors: Tensors, prefix: str) -> HashedTexts:
@@ -130,15 +126,15 @@ class HashedTexts:
         return cls(texts, hashed)
 
 
-def _hashes_of(values: NDArray[np.int64], drop: np.uint64) -> Hashes:
-    return hash_integers(values) >> drop << drop
+def _kept(hashes: Hashes, drop: np.uint64) -> Hashes:
+    return hashes >> drop << drop if drop else hashes
 
 
 def _with_left_over(
-    positions: NDArray[np.int64], keys: IntegerKeys | TextKeys, hashed: PerfectHash, ids: Ids
+    positions: NDArray[np.int64], keys: IntegerKeys | TextKeys, hashed: PerfectHash, asked: Question
 ) -> NDArray[np.int64]:
     """Search the rows that the hash could not place, which are hardly ever any."""
     if len(keys):
-        found = keys.search(ids)
+        found = keys.search(asked)
         positions = np.where(found >= 0, hashed.left_over.take(np.maximum(found, 0)), positions)
     return positions

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from features.decimals import as_integers
 from features.errors import InvalidValue, MalformedTensors
 from features.hashed import HashedIntegers, HashedTexts
-from features.keys import Ids, IntegerKeys, Keys, Tensors, TextKeys, as_texts, integer_array
+from features.keys import IntegerKeys, Keys, Tensors, TextKeys
+from features.question import Ids, Question, integer_array
 from features.texts import PackedTexts
 
 HASHED_FROM = 65_536
@@ -41,7 +42,7 @@ class RawIndex:
         integers = integer_array(listed)
         if integers is not None:
             return cls(IntegerKeys(np.unique(integers)))
-        texts = as_texts(listed)
+        texts = Question(listed).texts
         if bool(as_integers(texts[:_FIRST])[1].all()):  # a column of words is told by its first ones
             numbers, canonical = as_integers(texts)
             if bool(canonical.all()):
@@ -116,9 +117,9 @@ class RawIndex:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def find(self, ids: Ids) -> NDArray[np.int64]:
+    def find(self, ids: Ids | Question) -> NDArray[np.int64]:
         """Positions of `ids`, -1 where unknown; int64 (n,)."""
-        return self._keys.search(ids)
+        return self._keys.search(Question.of(ids))
 
     def values(self) -> Ids:
         """All raw values in order: int64 (n,) if all are integers, else strings."""

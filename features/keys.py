@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.decimals import as_integers
 from features.errors import InvalidValue, MalformedTensors
+from features.question import Ids, Question
 from features.texts import LONGEST_BYTES, PackedTexts
 
-Ids = Sequence[str | int] | NDArray[Any]
 Tensors = Mapping[str, NDArray[Any]]
 
 _NEVER = b"\xff"  # no UTF-8 text holds this byte, so it is found nowhere
@@ -23,47 +21,14 @@ class Keys(Protocol):
     """A sorted column of distinct keys."""
 
     def __len__(self) -> int: ...
-    def search(self, ids: Ids) -> NDArray[np.int64]:
-        """Positions of `ids`, -1 where unknown."""
+    def search(self, asked: Question) -> NDArray[np.int64]:
+        """Positions of the ids asked for, -1 where unknown."""
 
     def raw(self, position: int) -> str: ...
     def values(self) -> Ids:
         """All keys, in order."""
 
     def to_tensors(self, prefix: str) -> dict[str, NDArray[Any]]: ...
-
-
-def integer_array(ids: Ids) -> NDArray[np.int64] | None:
-    """`ids` as int64 if every one is an integer by type, else None."""
-    if not isinstance(ids, np.ndarray):
-        return _integers_of(ids)
-    if ids.size == 0:
-        return np.zeros(0, np.int64)
-    # unsigned 64-bit could wrap; it takes the exact path by text instead
-    narrow = ids.dtype.kind == "i" or (ids.dtype.kind == "u" and ids.dtype.itemsize < 8)
-    return ids.astype(np.int64, copy=False) if narrow else None
-
-
-def _integers_of(ids: Sequence[str | int]) -> NDArray[np.int64] | None:
-    if len(ids) and (not isinstance(ids[0], (int, np.integer)) or isinstance(ids[0], bool)):
-        return None  # spares the common list of strings the attempt
-    try:
-        return np.frombuffer(array("q", ids), np.int64)  # type: ignore[type-var] # a text is told by TypeError
-    except (TypeError, OverflowError):
-        return None  # beyond 64 bits, or texts too: the exact path by text
-
-
-def as_texts(ids: Ids) -> list[str]:
-    """`ids` as strings; numpy scalars become their Python equivalents first."""
-    return list(map(str, ids.tolist() if isinstance(ids, np.ndarray) else ids))
-
-
-def integers_of_texts(ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The integers of ids that are not all integers by type, and which of them are canonical; (n,) each."""
-    try:
-        return as_integers(ids)  # type: ignore[arg-type] # whatever is no string is told by TypeError
-    except TypeError:
-        return as_integers(as_texts(ids))
 
 
 class IntegerKeys:
@@ -79,14 +44,12 @@ class IntegerKeys:
     def __len__(self) -> int:
         return len(self._values)
 
-    def search(self, ids: Ids) -> NDArray[np.int64]:
-        """Positions of `ids`, -1 where unknown; (n,)."""
-        wanted = integer_array(ids)
-        if wanted is not None:
-            return _positions(self._values, wanted)
-        numbers, canonical = integers_of_texts(ids)
+    def search(self, asked: Question) -> NDArray[np.int64]:
+        """Positions of the ids asked for, -1 where unknown; (n,)."""
+        numbers, canonical = asked.integers
         found = _positions(self._values, numbers)
-        found[~canonical] = -1
+        if canonical is not None:
+            found[~canonical] = -1
         return found
 
     def raw(self, position: int) -> str:
@@ -127,9 +90,9 @@ class TextKeys:
     def __len__(self) -> int:
         return len(self._values)
 
-    def search(self, ids: Ids) -> NDArray[np.int64]:
-        """Positions of `ids`, -1 where unknown; (n,)."""
-        return _positions(self._values, self._encoded(as_texts(ids)))
+    def search(self, asked: Question) -> NDArray[np.int64]:
+        """Positions of the ids asked for, -1 where unknown; (n,)."""
+        return _positions(self._values, self._encoded(asked.texts))
 
     def _encoded(self, texts: list[str]) -> NDArray[np.bytes_]:
         width = self._values.dtype.itemsize

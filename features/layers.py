@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from features.fields import Field
 from features.index import RawIndex
-from features.keys import Ids
+from features.question import Ids, Question
 from features.rows import EncodedRows
 from features.tables import FeatureTable
 
@@ -23,7 +23,7 @@ class IdTable(Protocol):
     """What is known of the ids of one side; immutable."""
 
     def __len__(self) -> int: ...
-    def find(self, ids: Ids) -> Positions:
+    def find(self, ids: Ids | Question) -> Positions:
         """Positions of raw `ids`, -1 where unknown; int64 (n,)."""
 
     def gather(self, positions: Positions) -> EncodedRows:
@@ -80,12 +80,13 @@ class LayeredTable:
     def __len__(self) -> int:
         return self._length
 
-    def find(self, ids: Ids) -> Positions:
+    def find(self, ids: Ids | Question) -> Positions:
         """See IdTable; rows that a layer changed stand behind those of the base."""
-        positions = self._base.find(ids)
+        asked = Question.of(ids)  # both parse and pack the same ids, once
+        positions = self._base.find(asked)
         if self._changed is None:
             return positions
-        changed = self._changed.find(ids)
+        changed = self._changed.find(asked)
         named = np.flatnonzero(changed >= 0)
         rows = changed[named]
         positions[named] = np.where(self._gone[rows], -1, rows + len(self._base))
@@ -130,7 +131,7 @@ class LayeredTable:
         gone[kept] |= self._gone[old[kept]]
         columns = self._rows(delta, new, old)
         divisions = {name: self._domains(name, delta, ids, new, old) for name in self._division_names}
-        changed = FeatureTable(index.hashed(), self._fields, columns, divisions)
+        changed = FeatureTable(index.hashed(least=1), self._fields, columns, divisions)
         return LayeredTable(self._base, self._fields, self._division_names, changed, gone)
 
     def flat(self) -> FeatureTable:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from features.errors import MalformedTensors
 from features.fields import Division, Field
 from features.index import RawIndex
-from features.keys import Ids, Tensors
+from features.keys import Tensors
+from features.question import Ids, Question
 from features.rows import EncodedRows, take_lists
 
 
@@ -51,7 +52,7 @@ class FeatureTable:
         """Division name -> position of each row's domain, -1 = none."""
         return self._divisions
 
-    def find(self, ids: Ids) -> NDArray[np.int64]:
+    def find(self, ids: Ids | Question) -> NDArray[np.int64]:
         """Positions of raw `ids`, -1 where unknown; int64 (n,)."""
         return self.index.find(ids)
 

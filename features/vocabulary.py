@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from features.errors import MalformedTensors
 from features.fields import Field
 from features.index import RawIndex
-from features.keys import Ids, Tensors
+from features.keys import Tensors
+from features.question import Ids
 
 
 class Vocabulary:

@@ -67,7 +67,9 @@ def create_app(
         body_read_s=settings.body_read_s,
         wait_s=settings.publish_wait_ms / 1000,
     ).register(app)
-    ChangeRoutes(replica.publisher, access, audit, body_read_s=settings.body_read_s).register(app)
+    ChangeRoutes(
+        replica.publisher, access, audit, body_read_s=settings.body_read_s, wait_s=settings.publish_wait_ms / 1000
+    ).register(app)
     AdapterRoutes(replica.publisher, access).register(app)
     HealthRoutes(metrics, serving).register(app)
     app.add_exception_handler(HTTPException, tell_problem)

@@ -12,7 +12,17 @@ import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import FilteringBoundLogger
 
-Action = Literal["publish", "publish_fusion", "set_live", "rollback", "delete"]
+Action = Literal[
+    "publish",
+    "publish_fusion",
+    "set_live",
+    "set_canary",
+    "set_shadow",
+    "clear_canary",
+    "clear_shadow",
+    "rollback",
+    "delete",
+]
 
 
 def open_log(level: str = "info", stream: TextIO | None = None) -> FilteringBoundLogger:

@@ -7,19 +7,19 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Query
 from starlette.responses import Response
 
-from adapters_store.errors import DomainUnknown
+from adapters_store.errors import DomainUnknown, MalformedRecord
 from adapters_store.ids import check_domain, check_revision
-from service.publisher import Publisher
+from service.publisher import DomainState, Publisher
 from service.routes.access import Access
 from service.routes.described import problems
 from service.routes.reading import etag_of
 from service.routes.replies import (
     AdapterList,
     DomainReply,
+    ListedReply,
     ManifestReply,
     NoQuery,
     PageQuery,
-    RecordReply,
     RevisionList,
 )
 
@@ -71,27 +71,28 @@ class AdapterRoutes:
     async def page(self, query: Annotated[PageQuery, Query()]) -> AdapterList:
         """List domains in order of their ids, tombstones included."""
         after = check_domain(query.after) if query.after else ""
-        records = await self._publisher.records(after, query.limit + 1)
-        shown = records[: query.limit]
-        more = len(records) > query.limit
+        listed = await self._publisher.listing(after, query.limit + 1)
+        shown = listed[: query.limit]
+        more = len(listed) > query.limit
         return AdapterList(
-            adapters=[RecordReply.of(record) for record in shown], next=shown[-1].domain if more else None
+            adapters=[ListedReply.of_listed(one) for one in shown], next=shown[-1].domain if more else None
         )
 
     async def domain(self, domain: str, response: Response, query: Annotated[NoQuery, Query()]) -> DomainReply:
-        """Show a domain: its record, what this replica scores it with, and the last revision it refused."""
+        """Show a domain: its record, what this replica scores it with, and what it refused."""
         state = await self._publisher.state(check_domain(domain))
-        if state.record is not None:
-            response.headers["ETag"] = etag_of(state.record.generation)
+        _set_etag(response, state)
         return DomainReply.of_state(state)
 
     async def revisions(self, domain: str, response: Response, query: Annotated[NoQuery, Query()]) -> RevisionList:
-        """List a domain's revisions: the live one, then those before it."""
+        """List the revisions that a domain names: what scores, canary, shadow, then those before."""
         state = await self._publisher.state(check_domain(domain))
-        if state.record is None:
+        if state.fault is not None:
+            raise MalformedRecord(state.fault)
+        if state.record is None and state.live is None:
             raise DomainUnknown(f"nothing was ever published for domain {domain!r}")
-        response.headers["ETag"] = etag_of(state.record.generation)
-        return RevisionList.of(state.record)
+        _set_etag(response, state)
+        return RevisionList.of(state)
 
     async def revision(
         self, domain: str, revision: str, response: Response, query: Annotated[NoQuery, Query()]
@@ -100,3 +101,8 @@ class AdapterRoutes:
         manifest = await self._publisher.manifest(check_domain(domain), check_revision(revision))
         response.headers["ETag"] = f'"{revision}"'
         return ManifestReply(domain=domain, revision=revision, manifest=manifest.model_dump(mode="json"))
+
+
+def _set_etag(response: Response, state: DomainState) -> None:
+    if state.record is not None and state.fault is None:
+        response.headers["ETag"] = etag_of(state.record.generation, state.pointer)

@@ -1,28 +1,41 @@
-"""Changing what a domain is scored by: publish, set live, roll back, delete. Each change leaves an audit line."""
+"""Changing what a domain is scored by: aliases, rolling back, deleting. Each change leaves an audit line."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine, Mapping
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from fastapi import Depends, FastAPI, Query
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from adapters_store.errors import RecordConflict
 from adapters_store.ids import check_domain, check_revision
+from adapters_store.records import DomainRecord
+from service.domains import Trial
 from service.limits import read_body
-from service.logs import AuditLog
-from service.publisher import Publisher
+from service.logs import Action, AuditLog
+from service.publisher import Alias, Published, Publisher
 from service.refusals import InvalidRequest, PreconditionFailed
 from service.routes.access import Access, caller_of
-from service.routes.described import CONDITIONS, json_body, problems
-from service.routes.reading import Condition, decode_json, etag_of, read_condition
-from service.routes.replies import AliasBody, NoQuery, PublishReply, RecordReply, RollbackBody
+from service.routes.described import CONDITIONS, ETAG, json_body, problems
+from service.routes.reading import Demand, decode_json, etag_of, read_demand
+from service.routes.replies import AliasBody, NoQuery, PendingReply, PublishReply, RecordReply, RollbackBody
+from service.routes.waiting import BoundedWait
 
 SMALL_BODY_BYTES = 4096
 REVISION_SCHEMA = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+PERCENT_SCHEMA = {
+    "type": "number",
+    "exclusiveMinimum": 0,
+    "maximum": 100,
+    "description": "share of the users (canary) or of the requests (shadow); both need it, live takes none",
+}
+ACTIONS: dict[Alias, Action] = {"live": "set_live", "canary": "set_canary", "shadow": "set_shadow"}
+CLEARED: dict[Trial, Action] = {"canary": "clear_canary", "shadow": "clear_shadow"}
+Name = TypeVar("Name", bound=str)
 Result = TypeVar("Result")
 
 
@@ -34,40 +47,56 @@ class ChangeRoutes:
         access: lets callers with the scope publish:<pattern> in.
         audit: told of each change and each refusal.
         body_read_s: longest a client may take to send its body.
+        wait_s: longest a change waits for its activation before it answers 202.
     """
 
-    def __init__(self, publisher: Publisher, access: Access, audit: AuditLog, *, body_read_s: float) -> None:
+    def __init__(
+        self, publisher: Publisher, access: Access, audit: AuditLog, *, body_read_s: float, wait_s: float
+    ) -> None:
         self._publisher = publisher
         self._access = access
         self._audit = audit
         self._body_read_s = body_read_s
+        self._bounded = BoundedWait(wait_s)
         self._alias_decoder = msgspec.json.Decoder(AliasBody)
         self._rollback_decoder = msgspec.json.Decoder(RollbackBody)
 
     def register(self, app: FastAPI) -> None:
         """Add the routes to an app."""
+        refusals = problems(400, 401, 403, 404, 408, 409, 412, 413, 422, 423, 429, 503)
         common: dict[str, Any] = {"dependencies": [Depends(self._access.publish)], "tags": ["publishing"]}
         app.add_api_route(
             "/adapters/{domain}/aliases/{alias}",
             self.set_alias,
             methods=["PUT"],
-            responses=problems(400, 401, 403, 404, 408, 409, 412, 413, 422, 503),
-            openapi_extra=_takes("revision"),
+            responses={**_done(PublishReply, PublishReply), **refusals},
+            openapi_extra=_takes({"revision": REVISION_SCHEMA}, percent=PERCENT_SCHEMA),
+            **common,
+        )
+        app.add_api_route(
+            "/adapters/{domain}/aliases/{alias}",
+            self.clear_alias,
+            methods=["DELETE"],
+            response_model=RecordReply,
+            responses={**_done(RecordReply, PendingReply), **problems(400, 401, 403, 404, 409, 412, 422, 423, 503)},
+            openapi_extra={"parameters": CONDITIONS},
             **common,
         )
         app.add_api_route(
             "/adapters/{domain}/rollback",
             self.roll_back,
             methods=["POST"],
-            responses=problems(400, 401, 403, 404, 408, 409, 412, 413, 422, 503),
-            openapi_extra=_takes("from"),
+            response_model=RecordReply,
+            responses={**_done(RecordReply, PendingReply), **refusals},
+            openapi_extra=_takes({"from": REVISION_SCHEMA}),
             **common,
         )
         app.add_api_route(
             "/adapters/{domain}",
             self.delete,
             methods=["DELETE"],
-            responses=problems(400, 401, 403, 404, 409, 412, 422, 503),
+            response_model=RecordReply,
+            responses={**_done(RecordReply, PendingReply), **problems(400, 401, 403, 404, 409, 412, 422, 503)},
             openapi_extra={"parameters": CONDITIONS},
             **common,
         )
@@ -75,57 +104,107 @@ class ChangeRoutes:
     async def set_alias(
         self, request: Request, response: Response, domain: str, alias: str, query: Annotated[NoQuery, Query()]
     ) -> PublishReply:
-        """Make a stored revision live, after this replica has verified it."""
+        """Let live, canary or shadow name a stored revision, after this replica has verified it.
+
+        A canary scores `percent` of the users; while only `percent` moves, those that are in stay in as it grows.
+        """
         check_domain(domain)
-        if alias != "live":
-            raise InvalidRequest(f"alias {alias!r} cannot be set: `live` can; canary and shadow come later", "alias")
-        condition = _no_create(read_condition(request.headers))
+        named = _alias(alias, ACTIONS)
+        demand = _no_create(read_demand(request.headers))
         body = decode_json(self._alias_decoder, await self._read(request))
+        _check_percent(named, body.percent)
         revision = check_revision(body.revision)
-        by = caller_of(request).name
-        with self._audit.change("set_live", **audited(request), domain=domain, revision=revision) as entry:
-            change = self._publisher.set_live(domain, revision, by=by, if_generation=condition.if_generation)
-            published = await honoured(condition, change)
-            entry.done(published.status, generation=published.generation)
-        set_etag(response, published.generation)
+
+        async def change() -> Published:
+            facts: dict[str, Any] = {"domain": domain, "revision": revision} | (
+                {} if named == "live" else {"percent": body.percent}
+            )
+            with self._audit.change(ACTIONS[named], **audited(request), **facts) as entry:
+                by, wanted = caller_of(request).name, demand.if_generation
+                setting = self._publisher.set_alias(
+                    domain, named, revision, percent=body.percent, by=by, if_generation=wanted
+                )
+                published = await honoured(demand, setting)
+                entry.done(published.status, generation=published.generation)
+            return published
+
+        published = await self._bounded.within(change())
+        if published is None:
+            response.status_code = 202
+            return PublishReply(domain=domain, revision=revision, generation=None, status="pending")
+        set_etag(response, published.generation, published.pointer)
         return PublishReply.of(published)
+
+    async def clear_alias(
+        self, request: Request, response: Response, domain: str, alias: str, query: Annotated[NoQuery, Query()]
+    ) -> RecordReply | Response:
+        """End a canary or a shadow; what is live stays."""
+        check_domain(domain)
+        named = _alias(alias, CLEARED)
+        demand = _no_create(read_demand(request.headers))
+        change = self._publisher.clear_alias(
+            domain, named, by=caller_of(request).name, if_generation=demand.if_generation
+        )
+        return await self._recorded(request, response, demand, change, CLEARED[named], "cleared", domain)
 
     async def roll_back(
         self, request: Request, response: Response, domain: str, query: Annotated[NoQuery, Query()]
-    ) -> RecordReply:
+    ) -> RecordReply | Response:
         """Walk back from a revision if it is the live one, never to a revision already rolled back from."""
         check_domain(domain)
-        condition = _no_create(read_condition(request.headers))
+        demand = _no_create(read_demand(request.headers))
         body = decode_json(self._rollback_decoder, await self._read(request))
         revision = check_revision(body.from_)
-        by = caller_of(request).name
-        with self._audit.change("rollback", **audited(request), domain=domain, from_revision=revision) as entry:
-            change = self._publisher.rollback(domain, revision, by=by, if_generation=condition.if_generation)
-            record = await honoured(condition, change)
-            live = None if record.live is None else record.live.revision
-            entry.done("rolled_back", revision=live, generation=record.generation)
-        set_etag(response, record.generation)
-        return RecordReply.of(record)
+        change = self._publisher.rollback(
+            domain, revision, by=caller_of(request).name, if_generation=demand.if_generation
+        )
+        facts = {"from_revision": revision}
+        return await self._recorded(request, response, demand, change, "rollback", "rolled_back", domain, **facts)
 
     async def delete(
         self, request: Request, response: Response, domain: str, query: Annotated[NoQuery, Query()]
-    ) -> RecordReply:
+    ) -> RecordReply | Response:
         """Leave a tombstone: the domain is scored without an adapter from now on; its history stays."""
         check_domain(domain)
-        condition = _no_create(read_condition(request.headers))
-        by = caller_of(request).name
-        with self._audit.change("delete", **audited(request), domain=domain) as entry:
-            change = self._publisher.delete(domain, by=by, if_generation=condition.if_generation)
-            record = await honoured(condition, change)
-            entry.done("deleted", generation=record.generation)
-        set_etag(response, record.generation)
+        demand = _no_create(read_demand(request.headers))
+        change = self._publisher.delete(domain, by=caller_of(request).name, if_generation=demand.if_generation)
+        return await self._recorded(request, response, demand, change, "delete", "deleted", domain)
+
+    async def _recorded(
+        self,
+        request: Request,
+        response: Response,
+        demand: Demand,
+        change: Coroutine[Any, Any, DomainRecord],
+        action: Action,
+        outcome: str,
+        domain: str,
+        **facts: str,
+    ) -> RecordReply | Response:
+        """Make a change within the wait, audit it, and answer with the record as it is then."""
+
+        async def audited_change() -> tuple[DomainRecord, int]:
+            with self._audit.change(action, **audited(request), domain=domain, **facts) as entry:
+                before = await self._publisher.fleet()
+                record = await honoured(demand, change)
+                live = None if record.live is None else record.live.revision
+                entry.done(outcome, revision=live, generation=record.generation)
+            # never a pointer that moved after the change: a condition on it would overlook what the move brought
+            return record, max(before.pointer.generation, record.epoch)
+
+        changed = await self._bounded.within(audited_change())
+        if changed is None:
+            pending = PendingReply(domain=domain).model_dump_json()
+            return Response(pending, status_code=202, media_type="application/json")
+        record, pointer = changed
+        set_etag(response, record.generation, pointer)
         return RecordReply.of(record)
 
     async def _read(self, request: Request) -> bytes:
         return await read_body(request.receive, request.headers, SMALL_BODY_BYTES, self._body_read_s)
 
 
-async def honoured(condition: Condition, change: Awaitable[Result]) -> Result:
+async def honoured(demand: Demand, change: Awaitable[Result]) -> Result:
     """The result of a change; a conflict under a condition of the request's own is told as a failed precondition.
 
     Raises:
@@ -134,7 +213,7 @@ async def honoured(condition: Condition, change: Awaitable[Result]) -> Result:
     try:
         return await change
     except RecordConflict as error:
-        if condition.any:
+        if demand.any:
             raise
         raise PreconditionFailed(str(error)) from error
 
@@ -144,25 +223,48 @@ def audited(request: Request) -> dict[str, str]:
     return {"by": caller_of(request).name, "request_id": request.state.request_id}
 
 
-def set_etag(response: Response, generation: int | None) -> None:
-    """Name the record's new state, if it has a record."""
+def set_etag(response: Response, generation: int | None, pointer: int) -> None:
+    """Name the domain's new state, if it has a record."""
     if generation is not None:
-        response.headers["ETag"] = etag_of(generation)
+        response.headers["ETag"] = etag_of(generation, pointer)
 
 
-def _no_create(condition: Condition) -> Condition:
-    if condition.create_only:
+def _alias(alias: str, known: Mapping[Name, Action]) -> Name:
+    named = next((each for each in known if each == alias), None)
+    if named is None:
+        advice = "; to take live away, roll the domain back or delete it" if alias == "live" else ""
+        raise InvalidRequest(f"alias {alias!r} cannot be changed so: {' or '.join(known)} can{advice}", "alias")
+    return named
+
+
+def _check_percent(alias: Alias, percent: float | None) -> None:
+    if alias == "live" and percent is not None:
+        raise InvalidRequest("percent belongs to canary and shadow; live scores everyone else", "percent")
+    if alias != "live" and percent is None:
+        raise InvalidRequest(f"percent is missing: which share, above 0 and up to 100, {alias} shall score", "percent")
+
+
+def _no_create(demand: Demand) -> Demand:
+    if demand.create_only:
         raise InvalidRequest(
             "If-None-Match: * belongs to publishing; this route changes what is there", "If-None-Match"
         )
-    return condition
+    return demand
 
 
-def _takes(key: str) -> dict[str, Any]:
+def _done(now: type[BaseModel], pending: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    headers = {"ETag": {"schema": {"type": "string"}, **ETAG}}
+    return {
+        200: {"description": "done, on every worker of this replica", "model": now, "headers": headers},
+        202: {"description": "accepted, not active everywhere here yet", "model": pending},
+    }
+
+
+def _takes(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
     schema = {
         "type": "object",
-        "required": [key],
+        "required": list(required),
         "additionalProperties": False,
-        "properties": {key: REVISION_SCHEMA},
+        "properties": required | optional,
     }
     return {"parameters": CONDITIONS, "requestBody": json_body(schema)}

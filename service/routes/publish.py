@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import ExitStack
 from typing import Annotated, Any
 
@@ -17,10 +16,11 @@ from service.publisher import Published, Publisher
 from service.routes.access import Access, caller_of
 from service.routes.changes import audited, honoured, set_etag
 from service.routes.described import CONDITIONS, CONTENT_DIGEST, CREATE_ONLY, ETAG, artifact_body, problems
-from service.routes.reading import Condition, claimed_digest, read_condition
+from service.routes.reading import Demand, claimed_digest, read_demand
 from service.routes.replies import FusionQuery, FusionReply, PublishQuery, PublishReply
+from service.routes.waiting import BoundedWait
 
-REFUSALS = (400, 401, 403, 408, 409, 412, 413, 422, 429, 503)
+REFUSALS = (400, 401, 403, 408, 409, 412, 413, 422, 423, 429, 503)
 STATUS = {"created": 201, "stored": 201, "unchanged": 200, "verified": 200}
 
 
@@ -54,9 +54,7 @@ class PublishRoutes:
         self._audit = audit
         self._body_bytes = body_bytes
         self._body_read_s = body_read_s
-        self._wait_s = wait_s
-        # the loop keeps only a weak reference to a task that nobody awaits any longer
-        self._pending: set[asyncio.Task[Published]] = set()
+        self._bounded = BoundedWait(wait_s)
 
     def register(self, app: FastAPI) -> None:
         """Add the routes to an app."""
@@ -94,20 +92,16 @@ class PublishRoutes:
         """Publish an adapter: verify it, store it, make it live. After a 201 the next score uses it."""
         check_domain(domain)
         claimed = claimed_digest(query.revision, request.headers)
-        condition = read_condition(request.headers)
+        demand = read_demand(request.headers)
         with ExitStack() as place:
             place.enter_context(self._gate.upload())
-            body = await self._read(request)
-            task = asyncio.create_task(self._publish(request, domain, body, claimed, condition, query))
-            del body  # the task alone holds it from here
-            await asyncio.wait({task}, timeout=self._wait_s)
-            if not task.done():
-                self._finish_later(task, place.pop_all())
-                response.status_code = 202
-                return PublishReply(domain=domain, revision=claimed, generation=None, status="pending")
-        published = task.result()
+            change = self._publish(request, domain, await self._read(request), claimed, demand, query)
+            published = await self._bounded.within(change, place)
+        if published is None:
+            response.status_code = 202
+            return PublishReply(domain=domain, revision=claimed, generation=None, status="pending")
         response.status_code = STATUS[published.status]
-        set_etag(response, published.generation)
+        set_etag(response, published.generation, published.pointer)
         return PublishReply.of(published)
 
     async def fusion(self, request: Request, response: Response, query: Annotated[FusionQuery, Query()]) -> FusionReply:
@@ -130,7 +124,7 @@ class PublishRoutes:
         domain: str,
         body: bytes,
         claimed: str,
-        condition: Condition,
+        demand: Demand,
         query: PublishQuery,
     ) -> Published:
         with self._audit.change("publish", **audited(request), domain=domain, revision=claimed) as entry:
@@ -139,25 +133,14 @@ class PublishRoutes:
                 body,
                 claimed_digest=claimed,
                 by=caller_of(request).name,
-                if_generation=condition.if_generation,
-                create_only=condition.create_only,
+                if_generation=demand.if_generation,
+                create_only=demand.create_only,
                 activate=query.activate,
                 dry_run=query.dry_run,
             )
-            published = await honoured(condition, change)
+            published = await honoured(demand, change)
             entry.done(published.status, generation=published.generation)
         return published
-
-    def _finish_later(self, task: asyncio.Task[Published], place: ExitStack) -> None:
-        self._pending.add(task)
-
-        def end(done: asyncio.Task[Published]) -> None:
-            self._pending.discard(done)
-            place.close()
-            if not done.cancelled():
-                done.exception()  # its audit line has told it; reading it keeps asyncio from telling it again
-
-        task.add_done_callback(end)
 
 
 def _done() -> dict[int | str, dict[str, Any]]:

@@ -13,6 +13,7 @@ import msgspec
 from starlette.datastructures import Headers
 
 from adapters_store.ids import check_revision
+from adapters_store.records import Condition
 from service.refusals import InvalidRequest, MalformedRequest, PreconditionFailed
 from service.spelling import near
 
@@ -21,7 +22,7 @@ Body = TypeVar("Body", bound=msgspec.Struct)
 _PLACE = re.compile(r"^(?P<fault>.*?)(?: - at `\$\.?(?P<field>.*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$")
-_ETAG = re.compile(r'^"(?P<record>\d{1,18})\.(?P<pointer>\d{1,18})"$')
+_ETAG = re.compile(r'^(?P<weak>W/)?(?P<strong>"(?P<record>\d{1,18})(?:\.(?P<pointer>\d{1,18}))?")\Z', re.ASCII)
 _SHA256 = re.compile(r"(?:^|,)\s*sha-256=:(?P<digest>[A-Za-z0-9+/=]+):")
 _SHOWN = 120
 
@@ -81,15 +82,15 @@ def claimed_digest(revision: str | None, headers: Headers) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class Demand:
     """What a write demands of the record it changes.
 
     Args:
-        if_generation: the record's generation, or None for any.
+        if_generation: the record's generation, and the release pointer's where it was named; None for any.
         create_only: no live adapter may exist yet.
     """
 
-    if_generation: int | None = None
+    if_generation: Condition | None = None
     create_only: bool = False
 
     @property
@@ -98,32 +99,35 @@ class Condition:
         return self.if_generation is None and not self.create_only
 
 
-def read_condition(headers: Headers) -> Condition:
+def read_demand(headers: Headers) -> Demand:
     """Read If-Match: "<record generation>.<pointer generation>" and If-None-Match: *.
+
+    "<record generation>" alone, as clients from before releases may have kept it, leaves the pointer open.
 
     Raises:
         MalformedRequest: any other form.
-        PreconditionFailed: a pointer generation that this service does not have (releases come later; it is 0).
+        PreconditionFailed: a weak ETag, which If-Match never takes for equal (RFC 9110 13.1.1).
     """
     create = headers.get("if-none-match")
     if create is not None and create.strip() != "*":
         raise MalformedRequest("If-None-Match takes `*` only: publish if there is no adapter yet")
     match = headers.get("if-match")
     if match is None:
-        return Condition(create_only=create is not None)
+        return Demand(create_only=create is not None)
     if create is not None:
         raise MalformedRequest("send If-Match or If-None-Match, not both")
     etag = _ETAG.match(match.strip())
     if etag is None:
-        raise MalformedRequest(f'If-Match must be one ETag of this API such as "12.0", not {match[:_SHOWN]!r}')
-    if int(etag["pointer"]) != 0:
-        raise PreconditionFailed(f"If-Match names release pointer {etag['pointer']}, the pointer's generation is 0")
-    return Condition(if_generation=int(etag["record"]))
+        raise MalformedRequest(f'If-Match must be one ETag of this API such as "12.3", not {match[:_SHOWN]!r}')
+    if etag["weak"]:
+        raise PreconditionFailed(f"{match.strip()} is weak, and a weak ETag never matches: send it as {etag['strong']}")
+    pointer = etag["pointer"]
+    return Demand(if_generation=Condition(int(etag["record"]), None if pointer is None else int(pointer)))
 
 
-def etag_of(generation: int) -> str:
-    """The ETag of a domain record; the pointer's generation is 0 until there are releases."""
-    return f'"{generation}.0"'
+def etag_of(generation: int, pointer: int) -> str:
+    """The ETag of a domain: its record's generation and the release pointer's."""
+    return f'"{generation}.{pointer}"'
 
 
 def _invalid(message: str, known: tuple[str, ...]) -> InvalidRequest:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from adapters_store.records import DomainRecord
-from service.publisher import DomainState, Published
+from service.publisher import DomainState, Listed, Published
 
 EXAMPLE_REVISION = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
@@ -48,9 +48,10 @@ class NoQuery(BaseModel):
 
 
 class AliasBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Which stored revision an alias shall name."""
+    """Which stored revision an alias shall name, and for which share of users or requests."""
 
     revision: str
+    percent: Annotated[float, msgspec.Meta(gt=0, le=100)] | None = None
 
 
 class RollbackBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -80,6 +81,13 @@ class PublishReply(BaseModel):
         )
 
 
+class PendingReply(BaseModel):
+    """A change that goes on behind this reply."""
+
+    domain: str = Field(examples=["women"])
+    status: Literal["pending"] = "pending"
+
+
 class FusionReply(BaseModel):
     """What publishing a fusion did."""
 
@@ -94,6 +102,21 @@ class LiveReply(BaseModel):
     epoch: int = Field(description="generation of the release pointer when it was set", examples=[0])
 
 
+class ShareReply(BaseModel):
+    """A revision that scores, or shadows, a share."""
+
+    revision: str = Field(examples=[EXAMPLE_REVISION])
+    percent: float = Field(description="of the users (canary) or of the requests (shadow)", examples=[5.0])
+
+
+class StopReply(BaseModel):
+    """Who stopped changes, and why."""
+
+    by: str
+    at: str
+    reason: str
+
+
 class RecordReply(BaseModel):
     """A domain as the store records it."""
 
@@ -101,28 +124,51 @@ class RecordReply(BaseModel):
     division: str | None = Field(examples=["gender"])
     generation: int | None = Field(description="null when nothing was ever published", examples=[12])
     deleted: bool
-    live: LiveReply | None
+    live: LiveReply | None = Field(description="the record's own; a release may name another one")
+    canary: ShareReply | None
+    shadow: ShareReply | None
+    frozen: StopReply | None = Field(description="set while changes of this domain are refused (423)")
     updated_at: str | None
     by: str | None
 
     @classmethod
     def of(cls, record: DomainRecord) -> RecordReply:
         """As the store has it."""
+        canary, shadow, frozen = record.canary, record.shadow, record.frozen
         return cls(
             domain=record.domain,
             division=record.division,
             generation=record.generation,
             deleted=record.deleted,
             live=None if record.live is None else LiveReply(revision=record.live.revision, epoch=record.live.epoch),
+            canary=None if canary is None else ShareReply(revision=canary.revision, percent=canary.percent),
+            shadow=None if shadow is None else ShareReply(revision=shadow.revision, percent=shadow.percent),
+            frozen=None if frozen is None else StopReply(by=frozen.by, at=frozen.at, reason=frozen.reason),
             updated_at=record.updated_at,
             by=record.by,
         )
 
 
-class AdapterList(BaseModel):
-    """One page of domains, in order of their ids."""
+class ListedReply(RecordReply):
+    """A domain as recorded, and what makes it live."""
 
-    adapters: list[RecordReply]
+    effective_live: str | None = Field(
+        description="the revision that should score: the record's own or the release's", examples=[EXAMPLE_REVISION]
+    )
+    error: str | None = Field(description="why the record cannot be read; null when it can")
+
+    @classmethod
+    def of_listed(cls, listed: Listed) -> ListedReply:
+        """As the core says it."""
+        return cls.model_validate(
+            _recorded(listed.domain, None, listed.record) | {"effective_live": listed.live, "error": listed.fault}
+        )
+
+
+class AdapterList(BaseModel):
+    """One page of domains that have a record, in order of their ids."""
+
+    adapters: list[ListedReply]
     next: str | None = Field(description="cursor of the next page; null at the end")
 
 
@@ -142,47 +188,67 @@ class RejectionReply(BaseModel):
     reason: str
 
 
-class DomainReply(RecordReply):
+class DomainReply(ListedReply):
     """A domain as recorded, and as this replica serves it."""
 
+    pointer: int = Field(description="generation of the release pointer; the ETag's second half")
     resident: ResidentReply | None = Field(description="null when nothing is loaded here")
-    rejection: RejectionReply | None = Field(description="the last revision refused here")
+    prepared: list[Literal["canary", "shadow"]] = Field(description="which of them are loaded here")
+    rejection: RejectionReply | None = Field(description="the refused revision that matters most here")
+    rejections: dict[str, str] = Field(description="every revision refused here, canary and shadow too -> why")
 
     @classmethod
     def of_state(cls, state: DomainState) -> DomainReply:
         """As the core says it."""
-        record = _unrecorded(state) if state.record is None else RecordReply.of(state.record).model_dump()
-        # the core's dataclasses have these replies' fields by name
-        resident = None if state.resident is None else asdict(state.resident)
-        rejection = None if state.rejection is None else asdict(state.rejection)
-        return cls.model_validate({**record, "resident": resident, "rejection": rejection})
+        return cls.model_validate(
+            _recorded(state.domain, state.division, state.record)
+            | {
+                "effective_live": state.live,
+                "error": state.fault,
+                "pointer": state.pointer,
+                # the core's dataclasses have these replies' fields by name
+                "resident": None if state.resident is None else asdict(state.resident),
+                "prepared": list(state.prepared),
+                "rejection": None if state.rejection is None else asdict(state.rejection),
+                "rejections": dict(state.rejected),
+            }
+        )
 
 
 class RevisionEntry(BaseModel):
-    """One revision in a domain's history."""
+    """One revision that a domain names or named."""
 
     revision: str = Field(examples=[EXAMPLE_REVISION])
-    alias: Literal["live", "previous"]
-    epoch: int
+    alias: Literal["release", "live", "canary", "shadow", "previous"] = Field(
+        description="release: the fleet's release puts it before live"
+    )
+    epoch: int | None = Field(description="generation of the release pointer when it was made live; null otherwise")
     rolled_back: bool = Field(description="a roll back walked away from it, and will not return to it")
 
 
 class RevisionList(BaseModel):
-    """The live revision and those before it, newest first."""
+    """What scores first: the release's if it does, live, canary, shadow, then those before, newest first."""
 
     domain: str
     revisions: list[RevisionEntry]
 
     @classmethod
-    def of(cls, record: DomainRecord) -> RevisionList:
-        """The history of a record."""
-        live = [] if record.live is None else [(record.live.revision, "live", record.live.epoch, False)]
-        previous = [(entry.revision, "previous", entry.epoch, entry.rolled_back) for entry in record.previous]
+    def of(cls, state: DomainState) -> RevisionList:
+        """What a domain's record and the release name."""
+        record = state.record
+        own = None if record is None else record.live
+        rows: list[tuple[str, str, int | None, bool]] = []
+        if state.live is not None and (own is None or own.revision != state.live):
+            rows.append((state.live, "release", None, False))
+        if own is not None:
+            rows.append((own.revision, "live", own.epoch, False))
+        if record is not None:
+            trials = (("canary", record.canary), ("shadow", record.shadow))
+            rows += [(trial.revision, alias, None, False) for alias, trial in trials if trial is not None]
+            rows += [(entry.revision, "previous", entry.epoch, entry.rolled_back) for entry in record.previous]
         names = ("revision", "alias", "epoch", "rolled_back")
-        return cls(
-            domain=record.domain,
-            revisions=[RevisionEntry.model_validate(dict(zip(names, row, strict=True))) for row in [*live, *previous]],
-        )
+        entries = [RevisionEntry.model_validate(dict(zip(names, row, strict=True))) for row in rows]
+        return cls(domain=state.domain, revisions=entries)
 
 
 class ManifestReply(BaseModel):
@@ -199,6 +265,9 @@ class HealthReply(BaseModel):
     status: Literal["ok"] = "ok"
 
 
-def _unrecorded(state: DomainState) -> dict[str, Any]:
-    empty = dict.fromkeys(("generation", "live", "updated_at", "by"))
-    return {**empty, "domain": state.domain, "division": state.division, "deleted": False}
+def _recorded(domain: str, division: str | None, record: DomainRecord | None) -> dict[str, Any]:
+    """The fields of RecordReply, for a domain without a record that can be read too."""
+    if record is not None:
+        return RecordReply.of(record).model_dump()
+    empty = dict.fromkeys(("generation", "live", "canary", "shadow", "frozen", "updated_at", "by"))
+    return {**empty, "domain": domain, "division": division, "deleted": False}

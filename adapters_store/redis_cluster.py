@@ -7,9 +7,9 @@ from typing import Any
 
 from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode
-from redis.exceptions import AskError, MovedError, RedisError, ResponseError, TryAgainError
+from redis.exceptions import AskError, MovedError, ResponseError, TryAgainError
 
-from adapters_store.redis_links import CONNECTIONS, Command, Link, changed, client_options, keep_raw
+from adapters_store.redis_links import BROKEN, CONNECTIONS, Command, Link, changed, client_options, keep_raw
 from adapters_store.redis_urls import Target
 
 # The streams live on several servers; no one command waits for all of them.
@@ -139,7 +139,7 @@ class ClusterLink(Link):
                     raise reply
             for place, number in echoes.items():
                 self.check_step(number, found[place])
-        except (RedisError, OSError):
+        except BROKEN:
             self._stale = True
             raise
         return found

@@ -39,6 +39,9 @@ _BATCH_BYTES = 4 << 20
 BATCH_COMMANDS = 256
 _BATCHES = 4  # in flight
 
+# How a connection that is gone shows: uvloop tells a write to one that was reset by a RuntimeError.
+BROKEN = (RedisError, OSError, RuntimeError)
+
 _USED = (
     *("DEL", "ECHO", "EVAL", "EVALSHA", "EXISTS", "GET", "HGET", "HGETALL", "HKEYS", "HSET", "INFO", "MGET", "SCAN"),
     *("SET", "UNLINK", "WAIT", "XREAD"),
@@ -204,7 +207,7 @@ class Link(ABC):
     def reported(self) -> Iterator[None]:
         try:
             yield
-        except (RedisError, OSError, TimeoutError) as error:
+        except BROKEN as error:
             raise StoreUnavailable(_explained(self._target, error)) from None
 
 

@@ -3,13 +3,13 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from redis.asyncio import Redis  # its types have holes: hence the two ignores below
 from redis.asyncio.sentinel import Sentinel
-from redis.exceptions import RedisError
 
-from adapters_store.redis_links import CONNECTIONS, Command, Link, changed, client_options, keep_raw
+from adapters_store.redis_links import BROKEN, CONNECTIONS, Command, Link, changed, client_options, keep_raw
 from adapters_store.redis_urls import Target
 
 # One blocking read of the feed: so often a wiped or replaced stream is looked for.
@@ -87,9 +87,10 @@ class SingleLink(Link):
         async with self._places:
             try:
                 replies = await self._send(commands)
-            except (RedisError, OSError):
+            except BROKEN:
                 # What broke one connection has most likely broken those that wait idle: they need not fail a call each.
-                await self._client.connection_pool.disconnect(inuse_connections=False)
+                with suppress(*BROKEN):
+                    await self._client.connection_pool.disconnect(inuse_connections=False)
                 raise
         return replies
 

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import secrets
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from adapters_store.canonical import digest
 from adapters_store.errors import MalformedRecord, StoreError, StoreUnavailable
@@ -37,11 +39,17 @@ async def proxy(server: Valkey) -> AsyncIterator[FaultProxy]:
         yield running
 
 
-@pytest.fixture
-async def backend(proxy: FaultProxy) -> AsyncIterator[RedisBackend]:
+async def connect(proxy: FaultProxy) -> RedisBackend:
     """A store behind the proxy, with one record, already connected."""
     client = open_redis(f"redis://127.0.0.1:{proxy.port}?prefix={secrets.token_hex(8)}", timeout_s=TIMEOUT_S)
     assert await client.compare_and_set("domain/a", 0, record(1, x=1))
+    return client
+
+
+@pytest.fixture
+async def backend(proxy: FaultProxy) -> AsyncIterator[RedisBackend]:
+    """Such a store, closed at the end."""
+    client = await connect(proxy)
     yield client
     await client.close()
 
@@ -204,3 +212,28 @@ async def test_password_opens_the_store_and_stands_in_no_error(tmp_path: Path) -
             assert "s3cr3t" not in shown
             assert server_url in str(raised.value)
         await wrong.close()
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        partial(test_stalled_server_is_unavailable_within_the_time_out, connected=False),
+        test_write_whose_answer_was_lost_is_not_sent_again,
+        test_connections_that_died_idle_cost_one_call_at_most,
+        test_feed_misses_nothing_over_a_broken_connection,
+        test_cancelled_call_leaves_its_answer_to_nobody,
+        partial(test_flipped_bit_never_makes_another_record, bit=0),
+        test_truncated_answer_is_unavailable,
+    ],
+)
+def test_law_holds_on_the_loop_of_the_service_too(server: Valkey, law: Callable[..., Awaitable[None]]) -> None:
+    """Law: what is said above holds on uvloop, whose transports fail in other ways."""
+
+    async def hold() -> None:
+        async with FaultProxy(server.port) as proxy:
+            client = await connect(proxy)
+            await law(client, proxy)
+            await client.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(hold())

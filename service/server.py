@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -33,6 +34,7 @@ from service.settings import Settings
 from service.stores import Stores, open_stores
 
 BACKLOG = 2048
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +62,19 @@ class QuietServer(uvicorn.Server):
     Args:
         config: of uvicorn.
         on_started: called once it listens.
+        forced_by: the signals that, as the second one, end the waiting for what is in flight.
     """
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, on_started: Callable[[], None], forced_by: Collection[int] = SIGNALS
+    ) -> None:
         super().__init__(config)
         self._on_started = on_started
+        self._forced_by = forced_by
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain on the first signal, give up waiting on the second."""
-        self.force_exit = self.should_exit
+        self.force_exit = self.force_exit or (self.should_exit and sig in self._forced_by)
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -105,6 +111,7 @@ async def serve_on(
     metrics: Metrics,
     peers: Peers,
     announce: Callable[[Started], None],
+    forced_by: Collection[int] = SIGNALS,
 ) -> None:
     """Serve on a bound socket, which others may share, until a signal comes; it is closed then.
 
@@ -116,6 +123,7 @@ async def serve_on(
         metrics: what its /metrics shows.
         peers: the workers that share the socket.
         announce: told once this process listens.
+        forced_by: the signals that, as the second one, end the waiting for what is in flight.
 
     Raises:
         StartError: the store cannot be opened or read, or has no backbone that this replica can score with.
@@ -130,7 +138,7 @@ async def serve_on(
                 return not server.should_exit
 
             app = create_app(replica, settings=settings, tokens=tokens, metrics=metrics, log=log, serving=serving)
-            server = QuietServer(uvicorn_config(app, settings), lambda: announce(started))
+            server = QuietServer(uvicorn_config(app, settings), lambda: announce(started), forced_by)
             await server.serve(sockets=[listener])
 
 

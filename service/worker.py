@@ -72,7 +72,17 @@ async def work(settings: Settings, number: int, listener: socket.socket, connect
 
     try:
         metrics = WorkerMetrics(log, number, settings.workers)
-        await serve_on(listener, settings, tokens_of(settings), log=log, metrics=metrics, peers=peers, announce=ready)
+        await serve_on(
+            listener,
+            settings,
+            tokens_of(settings),
+            log=log,
+            metrics=metrics,
+            peers=peers,
+            announce=ready,
+            # a service's stop may reach every process of it, besides being passed on by the supervisor
+            forced_by=(signal.SIGINT,),
+        )
     except (ServiceError, StoreError) as error:
         channel.send(Failed.of(error))
         return 1

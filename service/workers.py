@@ -119,12 +119,14 @@ class Supervisor:
 
     def _stop(self) -> None:
         """Begin to end; called again, the workers give up waiting for what is in flight."""
+        if self._stopping.is_set():
+            self._signal(signal.SIGINT)
+            return
+        self._stopping.set()
         self._listener.close()
         self._signal(signal.SIGTERM)
-        if not self._stopping.is_set():
-            self._stopping.set()
-            bound_s = self._settings.drain_s + _MARGIN_S
-            asyncio.get_running_loop().call_later(bound_s, self._signal, signal.SIGKILL)
+        bound_s = self._settings.drain_s + _MARGIN_S
+        asyncio.get_running_loop().call_later(bound_s, self._signal, signal.SIGKILL)
 
     def _fail(self, reason: str) -> None:
         self._failure = self._failure or reason

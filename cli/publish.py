@@ -8,21 +8,29 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from adapters_store.backbone import Backbone
 from adapters_store.errors import StoreError
 from adapters_store.publishing import Published, find_run, publish_run, verify_run
 from adapters_store.verification import LogitsOf
+from cli.progress import progress_bar
 from cli.stores import StoreUrl, refused, with_store
+
+BY = "espalier publish"
 
 
 def publish(
     run: Annotated[Path, typer.Argument(help="Folder that `espalier train all` wrote.")],
     store: StoreUrl,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify everything, write nothing.")] = False,
+    release: Annotated[
+        bool, typer.Option("--release", help="Store and stage them as one release; `espalier release flip` follows.")
+    ] = False,
 ) -> None:
-    """Verify a run's bundle, fusion and adapters with the onnx engine, and make them live. Safe to repeat."""
+    """Verify a run's bundle, fusion and adapters with the onnx engine, and make them live.
+
+    Safe to repeat: what is stored already is not sent again, so a publish that was cut off goes on.
+    """
     # the engine loads ONNX Runtime: only once this command really runs
     from service.engines.onnx import OnnxEngine
     from service.errors import ServiceError
@@ -33,7 +41,7 @@ def publish(
     console = Console(highlight=False)
     try:
         files = find_run(run)
-        with _progress(console) as progress:
+        with progress_bar(console) as progress:
             task = progress.add_task("verifying", total=len(files))
             verified = verify_run(files, engine_of, lambda name: progress.advance(task))
     except (StoreError, ServiceError) as error:
@@ -43,19 +51,19 @@ def publish(
             f"verified: bundle {verified.revision[:12]} and {len(verified.adapters)} adapters; nothing written"
         )
         return
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         task = progress.add_task("publishing", total=len(files))
+
+        def advance(name: str) -> None:
+            progress.advance(task)
+
         results = with_store(
-            store,
-            lambda opened: publish_run(verified, opened, "espalier publish", lambda name: progress.advance(task)),
-            create=True,
+            store, lambda opened: publish_run(verified, opened, BY, advance, as_release=release), create=True
         )
-    _say(console, results)
-
-
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console)
+    if release:
+        _say_release(console, results)
+    else:
+        _say(console, results)
 
 
 def _say(console: Console, results: list[Published]) -> None:
@@ -67,3 +75,11 @@ def _say(console: Console, results: list[Published]) -> None:
     is_new = "is now the default" if bundle.status == "created" else "was the default already"
     console.print(f"bundle {bundle.revision[:12]} {is_new}")
     console.print(f"adapters: {adapters['created']} now live, {adapters['unchanged']} unchanged")
+
+
+def _say_release(console: Console, results: list[Published]) -> None:
+    adapters = Counter(result.status for result in results if result.kind == "adapter")
+    (release,) = (result.revision for result in results if result.kind == "release")
+    console.print(f"adapters: {adapters['created']} stored now, {adapters['unchanged']} were there already")
+    console.print(f"release {release} is staged; nothing is scored by it yet", soft_wrap=True)
+    console.print("see how far the replicas are: espalier release show; make it live: espalier release flip")

@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from adapters_store.file import FileBackend
+from adapters_store.releases import Release
 from adapters_store.store import AdapterStore
 from benchmarks.forge import Run
 from cli.publish import publish
@@ -38,6 +39,26 @@ def test_publishing_makes_a_run_live_and_can_be_repeated(random_run: Run, tmp_pa
     assert second.exit_code == 0, second.output
     assert "nothing to do: all 9 artifacts are live already" in second.output
     assert generations(store) == published
+
+
+def test_a_release_is_stored_and_staged_and_moves_no_record(random_run: Run, tmp_path: Path) -> None:
+    """Law: with `--release` every adapter is stored, one release names them all, and no domain's record is written."""
+    url = (tmp_path / "store").as_uri()
+    for stored in ("7 stored now, 0 were there", "0 stored now, 7 were there"):
+        done = runner.invoke(app, [str(random_run.folder), "--store", url, "--release"])
+        assert done.exit_code == 0, done.output
+        assert stored in done.output
+    assert generations(tmp_path / "store") == {}
+
+    async def staged() -> Release:
+        store = AdapterStore(FileBackend(tmp_path / "store"), time.time)
+        revision = (await store.staged()).release
+        assert revision is not None
+        assert f"release {revision} is staged" in done.output
+        return await store.release(revision)
+
+    release = asyncio.run(staged())
+    assert {division: len(domains) for division, domains in release.divisions.items()} == {"segment": 3, "theme": 4}
 
 
 def test_dry_run_writes_nothing(random_run: Run, tmp_path: Path) -> None:

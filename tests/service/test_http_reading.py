@@ -66,6 +66,22 @@ async def test_a_refused_revision_is_shown_with_its_reason(random_run: Run) -> N
     assert shown["rejection"]["reason"]
 
 
+async def test_an_unreadable_record_shows_its_error_and_hides_no_other(random_run: Run) -> None:
+    """Law: a record of a newer build is one row of the page with its reason, one domain with no ETag, and no failure."""
+    async with espalier(random_run) as live:
+        await live.store.backend.compare_and_set("domain/theme-2", 1, {"generation": 2, "schema": 2})
+        page = (await live.client.get("/adapters")).json()["adapters"]
+        answer = await live.client.get("/adapters/theme-2")
+        history = await live.client.get("/adapters/theme-2/revisions")
+        changed = await live.client.delete("/adapters/theme-2")
+    assert [entry["domain"] for entry in page if entry["error"]] == ["theme-2"]
+    assert sum(entry["effective_live"] is not None for entry in page) == len(page) - 1
+    assert (answer.status_code, "schema 2" in answer.json()["error"]) == (200, True)
+    assert "etag" not in answer.headers
+    assert (history.status_code, changed.status_code) == (500, 503)
+    assert "schema 2" in changed.json()["detail"]
+
+
 async def test_a_domain_of_the_bundle_without_a_record_is_known(live: Live) -> None:
     """Nothing published is a state, not an error; it has no ETag."""
     answer = await live.client.get("/adapters/theme-4")

@@ -78,11 +78,19 @@ class HashedTexts:
         texts: strictly increasing by bytes.
         hashed: the rows of `texts` by their hashes.
         hash_bits: how many bits of a hash count; fewer only to force collisions.
+        tags: uint8 (n,), a byte of each text's hash: where most questions are of unknown ids, it spares comparing.
     """
 
-    def __init__(self, texts: PackedTexts, hashed: PerfectHash, hash_bits: int = _HASH_BITS) -> None:
+    def __init__(
+        self,
+        texts: PackedTexts,
+        hashed: PerfectHash,
+        hash_bits: int = _HASH_BITS,
+        tags: NDArray[np.uint8] | None = None,
+    ) -> None:
         self._texts = texts
         self._hashed = hashed
+        self._tags = tags
         self._drop = np.uint64(_HASH_BITS - hash_bits)
         self._left_over = TextKeys.from_texts([texts.text(row) for row in hashed.left_over.tolist()])
 
@@ -94,7 +102,14 @@ class HashedTexts:
         if not len(asked):
             return np.zeros(0, np.int64)
         candidates = self._hashed.candidates(_kept(asked.text_hashes, self._drop))
-        found = np.where(self._texts.equal(candidates, asked.words), candidates, -1)
+        if self._tags is None:
+            found = np.where(self._texts.equal(candidates, asked.words), candidates, -1)
+        else:
+            likely = np.flatnonzero(self._tags.take(candidates) == asked.text_hashes.astype(np.uint8))
+            candidates = candidates[likely]
+            right = self._texts.equal(candidates, asked.words.take(likely))
+            found = np.full(len(asked), -1)
+            found[likely[right]] = candidates[right]
         return _with_left_over(found, self._left_over, self._hashed, asked)
 
     def raw(self, position: int) -> str:
@@ -110,10 +125,11 @@ class HashedTexts:
         return {**self._texts.to_tensors(prefix), **self._hashed.to_tensors(prefix)}
 
     @classmethod
-    def build(cls, texts: PackedTexts, hash_bits: int = _HASH_BITS) -> HashedTexts:
+    def build(cls, texts: PackedTexts, hash_bits: int = _HASH_BITS, with_tags: bool = False) -> HashedTexts:
         """Hash sorted distinct texts, of which there is one at least."""
-        drop = np.uint64(_HASH_BITS - hash_bits)
-        return cls(texts, PerfectHash.build(_kept(texts.hashes(), drop)), hash_bits)
+        hashes = texts.hashes()
+        hashed = PerfectHash.build(_kept(hashes, np.uint64(_HASH_BITS - hash_bits)))
+        return cls(texts, hashed, hash_bits, hashes.astype(np.uint8) if with_tags else None)
 
     @classmethod
     def from_tensors(cls, tensors: Tensors, prefix: str) -> HashedTexts:

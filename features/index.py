@@ -90,7 +90,7 @@ class RawIndex:
             raise MalformedTensors(f"neither {prefix}.values nor {prefix}.bytes is there")
         return cls((HashedTexts if is_hashed else TextKeys).from_tensors(tensors, prefix))
 
-    def hashed(self, least: int = HASHED_FROM, hash_bits: int = 64) -> RawIndex:
+    def hashed(self, least: int = HASHED_FROM, hash_bits: int = 64, mostly_unknown: bool = False) -> RawIndex:
         """The same index, found by hash if it has `least` values or more.
 
         A search over millions of keys misses the cache at every step; a hash costs two misses. A small index stays as
@@ -99,13 +99,15 @@ class RawIndex:
         Args:
             least: fewer values are searched.
             hash_bits: how many bits of a hash count; fewer only to force collisions.
+            mostly_unknown: made for questions whose ids are mostly elsewhere; a byte a row more, in memory only.
         """
         if isinstance(self._keys, (HashedIntegers, HashedTexts)) or len(self) < max(least, 1):
             return self
         tensors = self.to_tensors("")
         if ".values" in tensors:
             return RawIndex(HashedIntegers.build(tensors[".values"], hash_bits))
-        return RawIndex(HashedTexts.build(PackedTexts(tensors[".bytes"], tensors[".offsets"]), hash_bits))
+        texts = PackedTexts(tensors[".bytes"], tensors[".offsets"])
+        return RawIndex(HashedTexts.build(texts, hash_bits, mostly_unknown))
 
     def to_tensors(self, prefix: str) -> dict[str, NDArray[Any]]:
         """The tensors of this index: `<prefix>.values`, or `<prefix>.bytes` and `<prefix>.offsets`.

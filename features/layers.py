@@ -131,7 +131,7 @@ class LayeredTable:
         gone[kept] |= self._gone[old[kept]]
         columns = self._rows(delta, new, old)
         divisions = {name: self._domains(name, delta, ids, new, old) for name in self._division_names}
-        changed = FeatureTable(index.hashed(least=1), self._fields, columns, divisions)
+        changed = FeatureTable(index.hashed(least=1, mostly_unknown=True), self._fields, columns, divisions)
         return LayeredTable(self._base, self._fields, self._division_names, changed, gone)
 
     def flat(self) -> FeatureTable:

@@ -36,6 +36,10 @@ class Words:
         """A hash of each text, (n,)."""
         return hash_words(self.words, self.lengths)
 
+    def take(self, places: NDArray[np.int64]) -> Words:
+        """Those at `places`."""
+        return Words(self.words[places], self.lengths[places], self.masks[places])
+
 
 class PackedTexts:
     """Texts one after the other.

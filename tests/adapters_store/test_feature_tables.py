@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from adapters_store.backbone import Backbone, read_bundle
 from adapters_store.errors import (
@@ -56,7 +57,7 @@ def store() -> AdapterStore:
 def items(ids: list[Any], row: int = 1, shelf: int | None = 1, deleted: list[Any] | None = None) -> Delta:
     """Items that all have the same row."""
     n = len(ids)
-    columns = {
+    columns: dict[str, NDArray[Any]] = {
         "item_id": np.full(n, row, np.int32),
         "tags.values": np.full(2 * n, row % 8, np.int32),
         "tags.offsets": np.arange(n + 1, dtype=np.int64) * 2,

@@ -40,6 +40,8 @@ def test_hashed_index_answers_as_a_dict_does_however_many_hashes_collide(
     assert hashed.find(asked).tolist() == expected(indexed, asked)
     assert hashed.find(list(map(str, asked))).tolist() == expected(indexed, asked)
     assert len(hashed) == len(RawIndex.from_values(indexed))
+    sieved = RawIndex.from_values(indexed).hashed(least=1, hash_bits=bits, mostly_unknown=True)
+    assert sieved.find(asked).tolist() == expected(indexed, asked)
 
 
 @given(st.lists(INT64, min_size=1, max_size=40), st.lists(INT64, max_size=20), BITS)

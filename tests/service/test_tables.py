@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from adapters_store.backbone import Backbone, read_bundle
 from adapters_store.errors import BlobMissing
@@ -35,7 +38,7 @@ async def store(three_way_run: Run) -> AdapterStore:
 
 async def publish_items(store: AdapterStore, backbone: Backbone, ids: list[str], parent: str | None) -> FeatureRecord:
     n = len(ids)
-    columns = {
+    columns: dict[str, NDArray[Any]] = {
         "item_id": np.full(n, 5, np.int32),
         "tags.values": np.zeros(0, np.int32),
         "tags.offsets": np.zeros(n + 1, np.int64),

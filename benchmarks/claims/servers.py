@@ -88,6 +88,12 @@ class Valkey:
             return client.execute_command(*command)  # type: ignore[no-untyped-call]
 
 
+def fresh(folder: Path) -> Path:
+    """A folder beside this one that is not there yet: a server must not find the files of an earlier call."""
+    number = sum(1 for _ in folder.parent.glob(f"{folder.name}*"))
+    return folder.with_name(f"{folder.name}-{number}")
+
+
 def wait_until(holds: Callable[[], bool], what: str, limit_s: float = 30.0) -> None:
     """Ask until it holds; a refused connection counts as not yet.
 

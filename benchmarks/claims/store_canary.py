@@ -13,7 +13,7 @@ from benchmarks.claims.line import Line, between, exactly
 from benchmarks.claims.served import last_epoch_run, publish_run
 from benchmarks.claims.swaps import Dyes, make_dyes
 from benchmarks.claims.wire import Wire, score_body
-from benchmarks.claims.workplace import Server, Workplace, serving
+from benchmarks.claims.workplace import ClaimError, Server, Workplace, serving
 
 USERS = 100_000
 CONNECTIONS = 8
@@ -40,7 +40,9 @@ async def served_by(server: Server, dyes: Dyes, users: Sequence[str]) -> set[str
 def put_alias(server: Server, domain: str, alias: str, **content: object) -> None:
     """PUT one alias."""
     url = f"{server.url}/adapters/{domain}/aliases/{alias}"
-    httpx.put(url, json=content, headers=server.headers, timeout=30).raise_for_status()
+    answer = httpx.put(url, json=content, headers=server.headers, timeout=30)
+    if not answer.is_success:
+        raise ClaimError(f"{url}: {answer.text}")
 
 
 async def until_prepared(server: Server, dyes: Dyes, users: Sequence[str]) -> None:

@@ -131,7 +131,7 @@ def lines(work: Workplace) -> Iterator[Line]:
 def two_replicas(work: Workplace, run: Run, dyes: Dyes, times: int) -> Iterator[Line]:
     """The feed's lines."""
     folder = work.folder / "two-replicas"
-    with servers.valkey(fresh(folder)) as valkey:
+    with servers.valkey(servers.fresh(folder)) as valkey:
         work.espalier("publish", str(run.folder), "--store", valkey.url)
         soon = str(RECONCILE_S)
         with (
@@ -146,9 +146,3 @@ def two_replicas(work: Workplace, run: Run, dyes: Dyes, times: int) -> Iterator[
     yield at_most(
         f"{claim}, reconcile_s = {RECONCILE_S:g}", max(after) if wiped else float("nan"), RECONCILE_S + 1, " s"
     )
-
-
-def fresh(folder: Path) -> Path:
-    """A folder with nothing in it that a server could find."""
-    number = sum(1 for _ in folder.parent.glob(f"{folder.name}*"))
-    return folder.with_name(f"{folder.name}-{number}")

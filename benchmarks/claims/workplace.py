@@ -141,14 +141,14 @@ def serving(
     tokens = work.folder / f"tokens-{port}.yaml"
     token = new_token(work, tokens)
     variables = {**os.environ, **(environment or {}), **{f"ESPALIER_{k.upper()}": v for k, v in settings.items()}}
-    command = [str(Path(sys.executable).with_name("espalier")), "serve", "--store", store]
+    # through taskset, so that threads started at import are bound as well
+    command = [] if core is None else ["taskset", "--cpu-list", str(core)]
+    command += [str(Path(sys.executable).with_name("espalier")), "serve", "--store", store]
     command += ["--port", str(port), "--tokens", str(tokens)]
     log = work.folder / f"serve-{port}.log"
     started = time.monotonic()
     with log.open("ab") as sink:
         process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink, env=variables)
-    if core is not None:
-        os.sched_setaffinity(process.pid, {core})
     try:
         url = f"http://127.0.0.1:{port}"
         wait_ready(url, process, log, timeout_s=60)

@@ -53,12 +53,12 @@ class Auxiliaries:
     async def ready(self, combination: Combination) -> None:
         """Load what these auxiliary domains need; returns also when it cannot be had."""
         for domain in combination:
-            if domain is not None and self._domains.get(domain) is None and not self._loader.store_failed:
+            if domain is not None and self._domains.get(domain) is None and not self._loader.store_failed(domain):
                 pulled = self._loader.pull(domain)
                 if pulled is not None:
                     await asyncio.wait({pulled})
         pins = self._pins(combination)
-        if self._is_settled(pins) or self._loader.store_failed:
+        if self._is_settled(pins) or self._loader.store_failed(pins[0][0]):
             return
         flight = self._flights.get(pins)
         if flight is None:

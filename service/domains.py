@@ -196,7 +196,12 @@ class Domains:
         known = Known(record, self._fleet.live(domain, record), dict(rejected or {}), retry_at, version)
         self._known[domain] = known
         serving = self._slots.get(domain)
-        self._slots.activate(domain, slot, trials={role: self._prepared(domain, known, role) for role in TRIALS})
+        by_release = known.live is not None and (
+            record is None or record.live is None or record.live.revision != known.live
+        )
+        self._slots.activate(
+            domain, slot, keep=by_release, trials={role: self._prepared(domain, known, role) for role in TRIALS}
+        )
         if slot is not None and slot.revision is not None and (serving is None or serving.revision != slot.revision):
             self._observer.adapter_loaded("activated")
             self._observer.activated(domain, slot.revision, known.generation)

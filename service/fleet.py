@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from adapters_store.records import DomainRecord, ReleasePointer
-from adapters_store.releases import Release, effective
+from adapters_store.releases import Release, Standing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,10 +19,20 @@ class FleetRelease:
 
     pointer: ReleasePointer = field(default_factory=ReleasePointer)
     release: Release | None = None
+    # the manifest in one dictionary: a flip asks for every resident domain, and a model's attributes are slow
+    _revisions: dict[str, str] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        if self.release is not None:
+            for domains in self.release.divisions.values():
+                self._revisions.update(domains)
 
     def live(self, domain: str, record: DomainRecord | None) -> str | None:
         """The revision that should score a domain, with or without a record of its own."""
-        return effective(record, self.pointer, self.release, domain)
+        revision = self._revisions.get(domain)
+        if revision is None and record is None:
+            return None
+        return Standing(since=self.pointer.since, revision=revision).effective(record)
 
     def division_of(self, domain: str) -> str | None:
         """The division in which the release has the domain."""

@@ -170,7 +170,7 @@ class Ladder:
         if not self._is_cold(domain, min_generation):
             return None
         for _ in range(2):  # a flight that was joined may have read the record before the generation asked for
-            if self._loader.store_failed:
+            if self._loader.store_failed(domain):
                 return "store_unavailable"
             flight = self._loader.pull(domain)
             if flight is None or not await settled(flight, self._clock, until - self._clock.now()):

@@ -6,6 +6,7 @@ Refreshing is single flight for each domain: cold requests, the watcher and the 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from adapters_store.errors import (
     StoreError,
     StoreUnavailable,
 )
-from adapters_store.records import DomainRecord
+from adapters_store.records import DomainRecord, Stamped
 from adapters_store.store import AdapterStore
 from service.clock import Clock
 from service.domains import TRIALS, Domains, Known
@@ -32,6 +33,8 @@ from service.slots import Slot, SlotTable
 # what a stored revision suffers when the store lost or damaged it or a pin of it; publishing the blob again heals it
 LOST = (BlobMissing, DigestMismatch, MissingPin)
 UNREADABLE = (MalformedRecord, NewerSchema)
+_ANY = ""  # where one failure of the store stands for all domains
+_REMEMBERED = 10_000  # domains that the store failed to give
 _RETRY_S = 1.0  # cold requests do not ask a store that failed again for so long
 
 
@@ -68,7 +71,8 @@ class Loader:
     """Loads domains by their records and by the release that stands.
 
     Args:
-        store: where records are read.
+        store: where records are read, through the disk cache if there is one.
+        truth: the same without the disk cache.
         preparer: turns a revision into a slot, off the scoring path.
         domains: where the outcome is applied.
         slots: what is in memory now.
@@ -80,6 +84,7 @@ class Loader:
     def __init__(
         self,
         store: AdapterStore,
+        truth: AdapterStore,
         preparer: Preparer,
         domains: Domains,
         slots: SlotTable,
@@ -89,6 +94,7 @@ class Loader:
         in_flight: int,
     ) -> None:
         self._store = store
+        self._truth = truth
         self._preparer = preparer
         self._domains = domains
         self._slots = slots
@@ -96,12 +102,15 @@ class Loader:
         self._observer = observer
         self._in_flight = in_flight
         self._flights: dict[str, _Flight] = {}
-        self._ask_again_at = 0.0
+        self._ask_again_at: OrderedDict[str, float] = OrderedDict()
 
-    @property
-    def store_failed(self) -> bool:
-        """Whether the store failed so lately that a cold request need not wait for it."""
-        return self._clock.now() < self._ask_again_at
+    def store_failed(self, domain: str) -> bool:
+        """Whether the store failed so lately that a cold request need not wait for it.
+
+        With a disk cache this says nothing of another domain, which may be on this disk.
+        """
+        whose = domain if self._store is not self._truth else _ANY
+        return self._clock.now() < self._ask_again_at.get(whose, 0.0)
 
     def is_loading(self, domain: str) -> bool:
         """Whether a refresh of the domain is in the air."""
@@ -186,7 +195,7 @@ class Loader:
         found = False
         since = self._domains.get(domain)
         try:
-            stamped = await self._store.stamped_domain(domain)
+            stamped = await self._look(domain)
             found = stamped is not None
             record, version = (None, None) if stamped is None else (stamped.record, stamped.version)
             await self._bring(_Look(domain, record, version, since))
@@ -197,13 +206,31 @@ class Loader:
             if isinstance(error, UNREADABLE):
                 self._domains.unreadable(domain, self._clock.now() + _RETRY_S)
             elif not isinstance(error, LOST):
-                self._ask_again_at = self._clock.now() + _RETRY_S
+                self._remember_failure(domain)
             self._observer.adapter_loaded("store_unavailable")
             raise
         except Exception:
             if found:  # a fault of ours: asked for again, but not by every request
                 self._domains.unreadable(domain, self._clock.now() + _RETRY_S)
             raise
+
+    async def _look(self, domain: str) -> Stamped[DomainRecord] | None:
+        """The record; one that is older than the one applied here must be the truth's own word.
+
+        A backup that was put back is followed. The disk cache's copy, which is read while the truth is away, is not: it
+        may be from before what was published here.
+        """
+        stamped = await self._store.stamped_domain(domain)
+        if stamped is not None and stamped.record.generation < self._domains.generation(domain):
+            return await self._truth.stamped_domain(domain)
+        return stamped
+
+    def _remember_failure(self, domain: str) -> None:
+        for whose in (domain, _ANY):
+            self._ask_again_at[whose] = self._clock.now() + _RETRY_S
+            self._ask_again_at.move_to_end(whose)
+        while len(self._ask_again_at) > _REMEMBERED:
+            self._ask_again_at.popitem(last=False)
 
     async def _bring(self, look: _Look) -> None:
         """Apply what a look found; once more where another release came to stand meanwhile."""

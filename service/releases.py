@@ -7,17 +7,19 @@ its old one until the loader has brought the new.
 from __future__ import annotations
 
 import asyncio
+from itertools import chain
 
 from adapters_store.backend import in_flight
 from adapters_store.errors import StoreError
 from adapters_store.store import AdapterStore
+from service.confirming import confirmed
 from service.domains import Domains
 from service.fleet import FleetRelease
 from service.loader import Loader
 from service.observer import Observer
 from service.slots import SlotTable
 
-CHUNK = 256  # domains that are flipped in one turn of the event loop: about a millisecond
+CHUNK = 256  # domains that are flipped in one turn of the event loop: about two milliseconds
 
 
 class ReleaseFollower:
@@ -25,6 +27,7 @@ class ReleaseFollower:
 
     Args:
         store: where the pointer and what it names are read.
+        truth: the same without the disk cache.
         domains: flipped one by one.
         slots: tell which domains were asked for last, and go first.
         loader: brings what was not prepared.
@@ -35,6 +38,7 @@ class ReleaseFollower:
     def __init__(
         self,
         store: AdapterStore,
+        truth: AdapterStore,
         domains: Domains,
         slots: SlotTable,
         loader: Loader,
@@ -43,6 +47,7 @@ class ReleaseFollower:
         in_flight: int,
     ) -> None:
         self._store = store
+        self._truth = truth
         self._domains = domains
         self._slots = slots
         self._loader = loader
@@ -58,7 +63,8 @@ class ReleaseFollower:
             adapters_store.errors.StoreError: it, or its manifest, could not be read; the release before stands.
         """
         async with self._lock:
-            pointer = await self._store.pointer()
+            held = self._domains.fleet.pointer.generation
+            pointer = await confirmed(held, self._store.pointer, self._truth.pointer)
             if pointer != self._domains.fleet.pointer:
                 release = None if pointer.release is None else await self._store.release(pointer.release)
                 await self._apply(FleetRelease(pointer, release))
@@ -73,19 +79,16 @@ class ReleaseFollower:
     async def _apply(self, fleet: FleetRelease) -> None:
         self._domains.follow(fleet)
         unprepared = []
-        for number, domain in enumerate(self._latest_first(), start=1):
-            if self._domains.repoint(domain):
+        # those in memory go first, the one asked for last before all
+        others = [domain for domain in self._domains if self._slots.home(domain) is None]
+        for number, domain in enumerate(chain(self._slots.latest_first(), others), start=1):
+            if isinstance(domain, str) and self._domains.repoint(domain):
                 unprepared.append(domain)
             if number % CHUNK == 0:
                 await asyncio.sleep(0)
         await self.stop()
         if unprepared:
             self._loading = asyncio.get_running_loop().create_task(self._load(unprepared))
-
-    def _latest_first(self) -> list[str]:
-        """Every known domain, in memory or not; those that were asked for last first."""
-        resident = dict.fromkeys(place for place in self._slots.latest_first() if isinstance(place, str))
-        return [*resident, *(domain for domain in self._domains if domain not in resident)]
 
     async def _load(self, domains: list[str]) -> None:
         await in_flight(domains, self._load_one, limit=self._in_flight)

@@ -6,7 +6,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -93,6 +93,9 @@ class ReplicaConfig:
     stage_in_flight: int = 8
 
 
+MakeEngine = Callable[[Backbone, ReplicaConfig], Engine]
+
+
 class Replica:
     """Everything that a server needs of the core; `open` makes one.
 
@@ -137,6 +140,7 @@ class Replica:
         self._preparer = Preparer(self.reader, backbone, engine, self._loader_thread, limits)
         self.loader = Loader(
             self.reader,
+            store,
             self._preparer,
             self.domains,
             self.slots,
@@ -153,7 +157,7 @@ class Replica:
             batch_wait_s=config.batch_wait_ms / 1000,
             queue_rows=config.queue_rows,
         )
-        self.switches = Switchboard(self.reader, observer)
+        self.switches = Switchboard(self.reader, store, observer)
         self.scorer = self._make_scorer(engine.prepare(folded))
         self.publisher = Publisher(
             store,
@@ -167,7 +171,7 @@ class Replica:
             in_flight=config.publishes_in_flight,
         )
         self.releases = ReleaseFollower(
-            self.reader, self.domains, self.slots, self.loader, observer, in_flight=config.stage_in_flight
+            self.reader, store, self.domains, self.slots, self.loader, observer, in_flight=config.stage_in_flight
         )
         self.staging = self._make_staging()
         self.prewarmer = self._make_prewarmer()
@@ -239,7 +243,7 @@ class Replica:
             "switches": self.switches.follow,
             "staged": self.staging.follow,
         }
-        tables = TableFollower(self.reader, backbone, self.tables, self._observer)
+        tables = TableFollower(self.reader, self.store, backbone, self.tables, self._observer)
         followed |= {key: partial(tables.follow, side) for side, key in tables.keys.items()}
         self._followed = followed
         return Watcher(
@@ -265,6 +269,9 @@ class Replica:
         observer: Observer,
         clock: Clock,
         peers: Peers | None = None,
+        make_engine: MakeEngine = lambda backbone, config: OnnxEngine(
+            backbone, config.engine_threads, config.rows_per_run
+        ),
     ) -> Replica:
         """Read and verify the default backbone, wire the rest, and read what holds for all domains.
 
@@ -280,7 +287,7 @@ class Replica:
             raise StartError("the store has no default backbone: publish one with `espalier publish RUN --store URL`")
         try:
             backbone = await read.bundle(record.default)
-            engine = OnnxEngine(backbone, config.engine_threads, config.rows_per_run)
+            engine = make_engine(backbone, config)
             folded = verify_backbone(backbone, engine.logits)
             threads = WorkerThread("espalier-engine"), WorkerThread("espalier-loader", niceness=LOADER_NICENESS)
             replica = cls(

@@ -83,10 +83,7 @@ class Shadows:
     def compare(self, domain: str, answered: Scores, shadowed: Scores) -> None:
         """Tell how a shadow's probabilities differ from those answered."""
         self._strikes.pop(domain, None)
-        if np.isfinite(shadowed).all():
-            self._observer.shadow_scored(shadowed - answered, rank_correlation(answered, shadowed))
-        else:
-            self._observer.shadow_dropped()
+        self._observer.shadow_scored(shadowed - answered, rank_correlation(answered, shadowed))
 
 
 class ShadowRun:
@@ -117,12 +114,10 @@ class ShadowRun:
     def arrived(self, logits: Logits | None, *, failed: bool = False) -> None:
         """The batch is done with these rows, or leaves them out."""
         self._lease.release()
-        if logits is None or self._answered is None:
+        if logits is None or self._answered is None or not all(np.isfinite(part).all() for part in logits):
             self._shadows.left_out(self._domain, self._lease.slot, failed=failed)
             return
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is looked for
-            shadowed = probability(in_order(logits, self._places))
-        self._shadows.compare(self._domain, self._answered, shadowed)
+        self._shadows.compare(self._domain, self._answered, probability(in_order(logits, self._places)))
 
 
 def rank_correlation(a: Scores, b: Scores) -> float | None:

@@ -163,7 +163,7 @@ class SlotTable:
 
     def latest_first(self) -> list[Place]:
         """Every place, pinned ones first, then the one leased last."""
-        return [*(place for place in self._homes if place in self._pinned), *reversed(self._recent)]
+        return [*(place for place in self._pinned if place in self._homes), *reversed(self._recent)]
 
     def staged(self) -> list[str]:
         """Domains that hold a slot for a flip to come."""

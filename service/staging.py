@@ -211,13 +211,11 @@ class Staging:
             except StoreError:
                 self._observer.store_failed("report")
             waits = self._release is not None and self._release != self._domains.fleet.pointer.release
-            due = asyncio.ensure_future(slept(self._clock, _REPORT_S if waits else _REPORT_IDLE_S))
-            moved = asyncio.ensure_future(self._moved.wait())
+            timer = self._clock.call_later(_REPORT_S if waits else _REPORT_IDLE_S, self._moved.set)
             try:
-                await asyncio.wait({due, moved}, return_when=asyncio.FIRST_COMPLETED)
+                await self._moved.wait()
             finally:
-                due.cancel()
-                moved.cancel()
+                timer.cancel()
             if waits:
                 self._observer.staged(self._release, self._staged, self._of)
 

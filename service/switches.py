@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from adapters_store.store import AdapterStore
+from service.confirming import confirmed
 from service.observer import Observer
 
 
@@ -11,11 +12,14 @@ class Switchboard:
 
     Args:
         store: where they are recorded.
+        truth: the same without the disk cache.
         observer: told which are on.
     """
 
-    def __init__(self, store: AdapterStore, observer: Observer) -> None:
+    def __init__(self, store: AdapterStore, truth: AdapterStore, observer: Observer) -> None:
         self._store = store
+        self._truth = truth
+        self._generation = 0
         self._observer = observer
         self.backbone_only = False
 
@@ -25,5 +29,7 @@ class Switchboard:
         Raises:
             adapters_store.errors.StoreError: they could not be read; what was read last holds.
         """
-        self.backbone_only = (await self._store.switches()).adapters_only_backbone
+        switches = await confirmed(self._generation, self._store.switches, self._truth.switches)
+        self._generation = switches.generation
+        self.backbone_only = switches.adapters_only_backbone
         self._observer.backbone_only(self.backbone_only)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from adapters_store.backbone import Backbone
 from adapters_store.feature_tables import SIDES, Side
 from adapters_store.store import AdapterStore
+from service.confirming import confirmed
 from service.observer import Observer
 from service.tables import CurrentTables, load_side
 
@@ -16,16 +18,26 @@ class TableFollower:
 
     Args:
         store: where records and layers are read.
+        truth: the same without the disk cache.
         backbone: whose tables they are.
         tables: swapped; requests that run keep what they took.
         observer: told of swaps.
     """
 
-    def __init__(self, store: AdapterStore, backbone: Backbone, tables: CurrentTables, observer: Observer) -> None:
+    def __init__(
+        self,
+        store: AdapterStore,
+        truth: AdapterStore,
+        backbone: Backbone,
+        tables: CurrentTables,
+        observer: Observer,
+    ) -> None:
         self._store = store
+        self._truth = truth
         self._backbone = backbone
         self._tables = tables
         self._observer = observer
+        self._applied = dict.fromkeys(SIDES, 0)
         self._locks = {side: asyncio.Lock() for side in SIDES}
 
     @property
@@ -40,8 +52,14 @@ class TableFollower:
             adapters_store.errors.StoreError: it could not be read, or is refused; the table before goes on serving.
         """
         async with self._locks[side]:
-            record = await self._store.feature_record(self._backbone.fingerprint, side)
+            fingerprint = self._backbone.fingerprint
+            record = await confirmed(
+                self._applied[side],
+                partial(self._store.feature_record, fingerprint, side),
+                partial(self._truth.feature_record, fingerprint, side),
+            )
             table, revision = await load_side(self._store, self._backbone, side, record, self._tables.current)
+            self._applied[side] = record.generation
             if revision == self._tables.current.revisions[side]:
                 return
             # of the other side whatever serves now: it may have been swapped meanwhile

@@ -7,13 +7,17 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adapters_store.artifact import encode_adapter
+from adapters_store.backbone import Backbone
 from adapters_store.backend import Changes, Versioned
+from adapters_store.cached import CachedBackend
+from adapters_store.disk import DiskCache
 from adapters_store.errors import StoreUnavailable
 from adapters_store.manifest import AdapterManifest
 from adapters_store.memory import MemoryBackend
@@ -22,7 +26,11 @@ from adapters_store.store import AdapterStore
 from benchmarks.forge import Run, digest, forge
 from benchmarks.oracle import AdapterFile, read_safetensors
 from service.clock import Clock, LoopClock
+from service.engine import Segment
+from service.engines.onnx import OnnxEngine
+from service.errors import EngineFailed
 from service.observer import SilentObserver
+from service.peers import Peers
 from service.publisher import Published
 from service.replica import Replica, ReplicaConfig
 from service.scorer import ScoreRequest, ScoreResult
@@ -114,6 +122,61 @@ class Ledger(SilentObserver):
     activations: list[tuple[str, str, int]] = field(default_factory=list)
     rejections: list[tuple[str, str, str]] = field(default_factory=list)
     residents: list[int] = field(default_factory=list)
+    evictions: list[tuple[str, float]] = field(default_factory=list)
+    churned: list[tuple[int, int]] = field(default_factory=list)
+    failures: Counter[str] = field(default_factory=Counter)
+    stagings: list[tuple[str | None, int, int]] = field(default_factory=list)
+    compared: list[tuple[NDArray[np.float64], float | None]] = field(default_factory=list)
+    dropped: int = 0
+    canary_rows: int = 0
+    resyncs: int = 0
+    switched: list[bool] = field(default_factory=list)
+    swaps: list[tuple[str, str, int]] = field(default_factory=list)
+    warmed: list[int] = field(default_factory=list)
+
+    def evicted(self, domain: str, age_s: float) -> None:
+        """See Observer."""
+        self.evictions.append((domain, age_s))
+
+    def churn(self, evictions: int, limit_bytes: int) -> None:
+        """See Observer."""
+        self.churned.append((evictions, limit_bytes))
+
+    def store_failed(self, operation: str) -> None:
+        """See Observer."""
+        self.failures[operation] += 1
+
+    def staged(self, release: str | None, prepared: int, of: int) -> None:
+        """See Observer."""
+        self.stagings.append((release, prepared, of))
+
+    def shadow_scored(self, differences: NDArray[np.float64], rank_correlation: float | None) -> None:
+        """See Observer."""
+        self.compared.append((differences, rank_correlation))
+
+    def shadow_dropped(self) -> None:
+        """See Observer."""
+        self.dropped += 1
+
+    def canary_scored(self, rows: int) -> None:
+        """See Observer."""
+        self.canary_rows += rows
+
+    def feed(self, lag_s: float | None, resync: bool) -> None:
+        """See Observer."""
+        self.resyncs += resync
+
+    def backbone_only(self, on: bool) -> None:
+        """See Observer."""
+        self.switched.append(on)
+
+    def tables_swapped(self, side: str, revision: str, rows: int) -> None:
+        """See Observer."""
+        self.swaps.append((side, revision, rows))
+
+    def prewarmed(self, domains: int, seconds: float) -> None:
+        """See Observer."""
+        self.warmed.append(domains)
 
     def fallback(self, reason: str) -> None:
         """See Observer."""
@@ -136,6 +199,27 @@ class Ledger(SilentObserver):
         self.residents.append(adapters)
 
 
+class TappedEngine(OnnxEngine):
+    """The engine, with what it is given kept, and failing on what a test names.
+
+    Args:
+        backbone: see OnnxEngine.
+        config: of the replica.
+    """
+
+    def __init__(self, backbone: Backbone, config: ReplicaConfig) -> None:
+        super().__init__(backbone, config.engine_threads, config.rows_per_run)
+        self.batches: list[list[Segment]] = []
+        self.failing: list[Any] = []
+
+    def run(self, segments: Sequence[Segment]) -> list[NDArray[np.float64]]:
+        """See Engine."""
+        self.batches.append(list(segments))
+        if any(segment.prepared is one for segment in segments for one in self.failing):
+            raise EngineFailed("the engine fails")
+        return super().run(segments)
+
+
 @dataclass
 class Core:
     """One replica, its store, and the run whose artifacts it holds."""
@@ -146,6 +230,7 @@ class Core:
     replica: Replica
     ledger: Ledger
     clock: Clock
+    engine: TappedEngine
 
     def __post_init__(self) -> None:
         self.oracle = self.run.oracle
@@ -221,22 +306,61 @@ class Core:
         return self.oracle.auxiliary_domain(division, user, "")
 
 
-@asynccontextmanager
-async def opened(run: Run, clock: Clock | None = None, **config: Any) -> AsyncIterator[Core]:
-    """A replica over a store with the run's bundle, fusion and auxiliary blobs; no domain has a record yet."""
+async def filled(run: Run) -> FaultyBackend:
+    """A store with the run's bundle, fusion and auxiliary blobs; no domain has a record yet."""
     backend = FaultyBackend()
     store = AdapterStore(backend, lambda: 0.0)
     await store.publish_backbone(run.folder / "bundle", "test")
     await store.put((run.folder / "fusion.safetensors").read_bytes())
     for domain in run.auxiliaries():
         await store.put((run.folder / "adapters" / f"{domain}.safetensors").read_bytes())
+    return backend
+
+
+@asynccontextmanager
+async def opened(
+    run: Run,
+    clock: Clock | None = None,
+    *,
+    on: FaultyBackend | None = None,
+    cache: Path | None = None,
+    peers: Peers | None = None,
+    **config: Any,
+) -> AsyncIterator[Core]:
+    """A replica that is not started.
+
+    Args:
+        run: the artifacts.
+        clock: real if none is given.
+        on: the store; a freshly filled one if none is given.
+        cache: folder of the disk cache; none without it.
+        peers: the other workers.
+        config: of the replica.
+    """
+    backend = on or await filled(run)
+    store = AdapterStore(backend, lambda: 0.0)
+    reader = None
+    if cache is not None:
+        reader = AdapterStore(CachedBackend(backend, DiskCache(cache, 1 << 30)), lambda: 0.0)
     clock = clock or LoopClock()
     ledger = Ledger()
+    engines: list[TappedEngine] = []
+
+    def make_engine(backbone: Backbone, config: ReplicaConfig) -> TappedEngine:
+        engines.append(TappedEngine(backbone, config))
+        return engines[-1]
+
     replica = await Replica.open(
-        store, config=ReplicaConfig(**{"cold_wait_ms": 10_000.0, **config}), observer=ledger, clock=clock
+        store,
+        reader=reader,
+        config=ReplicaConfig(**{"cold_wait_ms": 10_000.0, **config}),
+        observer=ledger,
+        clock=clock,
+        peers=peers,
+        make_engine=make_engine,
     )
     try:
-        yield Core(run, backend, store, replica, ledger, clock)
+        yield Core(run, backend, store, replica, ledger, clock, engines[0])
     finally:
         backend.open.set()
         await replica.stop()

@@ -147,7 +147,8 @@ class LifecycleMetrics:
         """How far this replica is with a staged release; None when nothing is staged."""
         self._staged.set(of)
         self._staged_prepared.set(prepared)
-        told = (release, release is not None and prepared == of)
+        # how many there are is known only once the release's manifest was read
+        told = (release, 0 < of == prepared)
         if told != self._told:
             self._log.info("staged", release=release, prepared=prepared, of=of)
         self._told = told

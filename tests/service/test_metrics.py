@@ -104,8 +104,8 @@ def test_staging_and_switching_are_logged_once() -> None:
     """Law: progress is told again and again, its beginning and its end are logged, and so is each throw of a switch."""
     stream = io.StringIO()
     metrics = Metrics(open_log(stream=stream))
-    for prepared in (0, 1, 2, 2):
-        metrics.staged("a" * 64, prepared, 2)
+    for prepared, of in ((0, 0), (0, 2), (1, 2), (2, 2), (2, 2)):
+        metrics.staged("a" * 64, prepared, of)
         metrics.backbone_only(prepared == 2)
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert [(line["event"], line.get("prepared")) for line in lines] == [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cli import adapters, data, demo, evaluate, publish, release, score, serve, store, token, train
+from cli import adapters, data, demo, evaluate, features, publish, release, score, serve, store, token, train
 
 app = typer.Typer(
     name="espalier",
@@ -20,6 +20,7 @@ app.command(name="publish")(publish.publish)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(release.app, name="release")
 app.add_typer(store.app, name="store")
+app.add_typer(features.app, name="features")
 app.command(name="serve")(serve.serve)
 app.command(name="score")(score.score)
 app.add_typer(token.app, name="token")

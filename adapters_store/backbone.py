@@ -26,8 +26,8 @@ _MANIFEST_BYTES = 64 * 2**20
 class BlobReader(Protocol):
     """Where a bundle's files can be read from by digest; an `AdapterStore` is one."""
 
-    async def get(self, revision: str) -> bytes:
-        """The bytes of this digest, already checked against it."""
+    async def map(self, revision: str) -> memoryview:
+        """The bytes of this digest, already checked against it; memory-mapped where the store has local files."""
 
 
 class Backbone:
@@ -43,7 +43,9 @@ class Backbone:
         DoesNotFit: A weight has another shape than fields and tower say.
     """
 
-    def __init__(self, revision: str, manifest: BackboneManifest, files: Mapping[str, bytes | Path]) -> None:
+    def __init__(
+        self, revision: str, manifest: BackboneManifest, files: Mapping[str, bytes | memoryview | Path]
+    ) -> None:
         self.revision = revision
         self.manifest = manifest
         self.fingerprint = manifest.fingerprint
@@ -59,7 +61,7 @@ class Backbone:
             MalformedArtifact: The bundle has no such file.
         """
         source = self._source(name)
-        return source if isinstance(source, bytes) else _read(source)
+        return _read(source) if isinstance(source, Path) else bytes(source)
 
     def tensors(self, name: str) -> dict[str, Array]:
         """The tensors of `<name>.safetensors`: weights, vocabulary, users, items or golden; not cached.
@@ -78,7 +80,7 @@ class Backbone:
         tensors = self.tensors("golden")
         return golden_rows(self.manifest, tensors, tensors.get("logits"))
 
-    def _source(self, name: str) -> bytes | Path:
+    def _source(self, name: str) -> bytes | memoryview | Path:
         if name not in self.files:
             raise MalformedArtifact(f"the bundle has no file {name!r}; it has {sorted(self.files)}")
         return self.files[name]
@@ -200,15 +202,15 @@ async def read_bundle_from_store(store: BlobReader, revision: str) -> Backbone:
         revision: Of the bundle.
 
     Returns:
-        The backbone, its files in memory.
+        The backbone; where the store has local files they are memory-mapped, so that worker processes share them.
 
     Raises:
         BlobMissing: The manifest or a file is not in the store.
         ArtifactError: The manifest or the weights are refused.
         StoreUnavailable: The store cannot be read.
     """
-    manifest = parse_bundle_manifest(await store.get(revision))
-    return Backbone(revision, manifest, {entry.name: await store.get(entry.sha256) for entry in manifest.files})
+    manifest = parse_bundle_manifest(bytes(await store.map(revision)))
+    return Backbone(revision, manifest, {entry.name: await store.map(entry.sha256) for entry in manifest.files})
 
 
 def parse_bundle_manifest(content: bytes) -> BackboneManifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from adapters_store.errors import (
     MalformedArtifact,
     StoreUnavailable,
 )
+from adapters_store.file import FileBackend
 from adapters_store.manifest import BackboneManifest, manifest_content
 from adapters_store.memory import MemoryBackend
 from adapters_store.store import AdapterStore
@@ -161,3 +163,15 @@ def test_manifest_and_folder_arguments_are_plain(tmp_path: Path) -> None:
     )
     with pytest.raises(KeyError, match="vocabulary"):
         write_bundle(tmp_path / "bundle", manifest, {})
+
+
+async def test_bundle_of_a_store_with_files_is_memory_mapped(world: World, tmp_path: Path) -> None:
+    """Law: read from a store that has local files, tables and weights are views of a mapping, not copies."""
+    store = AdapterStore(FileBackend(tmp_path, create=True), lambda: 0.0)
+    backbone = await read_bundle_from_store(store, await store.publish_backbone(world.folder / "bundle"))
+    for array in (*backbone.weights.values(), *backbone.tensors("vocabulary").values()):
+        owner = array
+        while isinstance(owner, np.ndarray):
+            owner = owner.base
+        assert isinstance(owner, memoryview)
+        assert isinstance(owner.obj, mmap.mmap)

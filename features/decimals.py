@@ -46,12 +46,12 @@ def as_integers(texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.boo
     first = buffer[starts]
     words = gather_words(buffer, ends - _BYTES, _WORDS)
     # what stands before a text is as if it were leading zeros
-    masks = _own_bytes().take(lengths, axis=0, mode="clip")
+    masks = _own_bytes().take(lengths, axis=1, mode="clip")
     words = (words & masks) | (_ZEROS & ~masks)
-    digits = np.all((words & _HIGH == _ZEROS) & ((words + _SIX) & _HIGH == _ZEROS), axis=1)
+    digits = np.all((words & _HIGH == _ZEROS) & ((words + _SIX) & _HIGH == _ZEROS), axis=0)
     canonical = digits & (lengths >= 1) & (lengths <= _SAFE_DIGITS) & ((first != ord("0")) | (lengths == 1))
     eights = _eight_digits(words)
-    numbers = ((eights[:, 0] * 10**8 + eights[:, 1]) * 10**8 + eights[:, 2]).astype(np.int64)
+    numbers = ((eights[0] * 10**8 + eights[1]) * 10**8 + eights[2]).astype(np.int64)
     unsure = ~canonical & (lengths <= 20) & ((lengths > _SAFE_DIGITS) | (first == ord("-")))
     for place in np.flatnonzero(unsure).tolist():
         value = as_integer(texts[place])
@@ -71,6 +71,6 @@ def _eight_digits(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 @cache
 def _own_bytes() -> NDArray[np.uint64]:
-    """Which bytes of the words that end where a text ends belong to it, by its length, (25, words)."""
+    """Which bytes of the words that end where a text ends belong to it, by its length, (words, 25)."""
     own = np.arange(_BYTES)[None, :] >= _BYTES - np.arange(_BYTES + 1)[:, None]
-    return (own.astype(np.uint8) * np.uint8(255)).view("<u8")
+    return np.ascontiguousarray((own.astype(np.uint8) * np.uint8(255)).view("<u8").T)

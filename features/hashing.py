@@ -9,6 +9,7 @@ and searched the ordinary way: the hash decides how fast an answer is, never wha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,15 +38,15 @@ def hash_words(words: Hashes, lengths: NDArray[np.int64]) -> Hashes:
     """A 64-bit hash of each text.
 
     Args:
-        words: little-endian words of its bytes, (n, k), zero behind its end; words of zero change nothing.
+        words: little-endian words of its bytes, (k, n), zero behind its end; words of zero change nothing.
         lengths: of the texts in bytes, (n,).
     """
     hashes = lengths.view(np.uint64) * np.uint64(_ODD)
-    for column in range(words.shape[1]):
-        # each word is mixed before it is added, with a factor of its place: equal words must not trade places
-        word = words[:, column] * np.uint64((_ODD * (2 * column + 3)) & 0xFFFFFFFFFFFFFFFF)
-        word ^= word >> _HALF
-        word *= _WORD_ODD
+    # each word is mixed before it is added, with a factor of its place: equal words must not trade places
+    mixed = words * _word_factors(len(words))
+    mixed ^= mixed >> _HALF
+    mixed *= _WORD_ODD
+    for word in mixed:
         hashes += word
     return _mixed(hashes)
 
@@ -178,6 +179,11 @@ def _mixed(hashes: Hashes) -> Hashes:
 def _factors() -> Hashes:
     """An odd factor a pilot: each spreads the same hashes anew over the slots."""
     return hash_integers(np.arange(1, _PILOTS + 1)) | np.uint64(1)
+
+
+@cache
+def _word_factors(count: int) -> Hashes:
+    return np.array([[(_ODD * (2 * place + 3)) & 0xFFFFFFFFFFFFFFFF] for place in range(count)], np.uint64)
 
 
 def _ranged(hashes: Hashes, size: np.uint64) -> NDArray[np.int64]:

@@ -23,9 +23,10 @@ class Words:
     """Texts of a question or of a table.
 
     Args:
-        words: uint64 (n, k), zero behind each text's end.
+        words: uint64 (k, n), the first word of every text, then the second: numpy is quick along the long axis only.
+            Zero behind each text's end.
         lengths: int64 (n,), in bytes; of a text longer than LONGEST_BYTES only its length is right.
-        masks: uint64 (n, k), which bits of the words belong to the text.
+        masks: uint64 (k, n), which bits of the words belong to the text.
     """
 
     words: Hashes
@@ -38,7 +39,7 @@ class Words:
 
     def take(self, places: NDArray[np.int64]) -> Words:
         """Those at `places`."""
-        return Words(self.words[places], self.lengths[places], self.masks[places])
+        return Words(self.words[:, places], self.lengths[places], self.masks[:, places])
 
 
 class PackedTexts:
@@ -67,11 +68,11 @@ class PackedTexts:
         starts, ends = self._bounds(positions)
         same: NDArray[np.bool_] = ends - starts == asked.lengths
         # where the lengths differ the words mean nothing, and where they agree the masks do too
-        differences = self._gathered(starts, asked.words.shape[1])
+        differences = self._gathered(starts, len(asked.words))
         differences ^= asked.words
         differences &= asked.masks
-        for column in range(differences.shape[1]):
-            same &= differences[:, column] == 0
+        for word in differences:
+            same &= word == 0
         return same
 
     def chunks(self, rows: int = 1 << 16) -> Iterator[Words]:
@@ -95,12 +96,11 @@ class PackedTexts:
             # big-endian words compare as their bytes do; the zeros behind an end sort before every text's byte
             words = chunk.words.byteswap()
             if last is not None:
-                width = max(words.shape[1], last.shape[1])
-                words, last = _widened(words, width), _widened(last, width)
-                words = np.concatenate([last, words])
+                count = max(len(words), len(last))
+                words = np.concatenate([_widened(last, count), _widened(words, count)], axis=1)
             if not bool(np.all(_rises(words))):
                 return False
-            last = words[-1:]
+            last = words[:, -1:]
         return True
 
     def _bounds(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -111,7 +111,7 @@ class PackedTexts:
 
     def _words(self, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Words:
         masks = _masks_of(lengths)
-        words = self._gathered(starts, masks.shape[1])
+        words = self._gathered(starts, len(masks))
         words &= masks
         return Words(words, lengths, masks)
 
@@ -120,10 +120,10 @@ class PackedTexts:
         if limit >= 0 and not (len(starts) and int(starts.max()) > limit):
             return gather_words(self.joined, starts, count)
         at_end = starts > limit
-        words = np.empty((len(starts), count), np.uint64)
-        words[at_end] = gather_words(self._tail, starts[at_end] - self._tail_start, count)
+        words = np.empty((count, len(starts)), np.uint64)
+        words[:, at_end] = gather_words(self._tail, starts[at_end] - self._tail_start, count)
         if limit >= 0:
-            words[~at_end] = gather_words(self.joined, starts[~at_end], count)
+            words[:, ~at_end] = gather_words(self.joined, starts[~at_end], count)
         return words
 
 
@@ -136,7 +136,7 @@ def pack_question(texts: Sequence[str]) -> Words:
     buffer, starts, ends = lay_out(texts)
     lengths = ends - starts
     masks = _masks_of(lengths)
-    words = gather_words(buffer, starts, masks.shape[1])
+    words = gather_words(buffer, starts, len(masks))
     words &= masks
     return Words(words, lengths, masks)
 
@@ -147,11 +147,10 @@ def lay_out(texts: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64],
     Raises:
         TypeError: one of them is not a string.
     """
-    joined = "\0".join(texts)
-    encoded = joined.encode("utf-8", "surrogatepass")
+    encoded = "\0".join(texts).encode("utf-8", "surrogatepass")
     buffer = np.frombuffer(b"".join([_LEAD, encoded, _TRAIL]), np.uint8)
-    if joined.count("\0") == len(texts) - 1:
-        zeros = np.flatnonzero(buffer[len(_LEAD) - 1 : len(_LEAD) + len(encoded) + 1] == 0) + (len(_LEAD) - 1)
+    zeros = np.flatnonzero(buffer[len(_LEAD) - 1 : len(_LEAD) + len(encoded) + 1] == 0) + (len(_LEAD) - 1)
+    if len(zeros) == len(texts) + 1:
         return buffer, zeros[:-1] + 1, zeros[1:]
     # a text with a NUL itself: only then are the ends worth a loop
     sizes = np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts])
@@ -160,23 +159,23 @@ def lay_out(texts: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64],
 
 
 def gather_words(buffer: NDArray[np.uint8], starts: NDArray[np.int64], count: int) -> Hashes:
-    """`count` little-endian words (n, count) from each of `starts`, at any alignment; they must lie inside `buffer`."""
+    """`count` little-endian words (count, n) from each of `starts`, at any alignment; they must lie inside `buffer`."""
     width = count * _WORD
     # one element is all the bytes of a text, so numpy copies each in one step
     windows = np.ndarray((len(buffer) - width + 1,), np.dtype(f"V{width}"), buffer, 0, (1,))
-    return windows[starts].view("<u8").reshape(len(starts), count)
+    return np.ascontiguousarray(windows[starts].view("<u8").reshape(len(starts), count).T)
 
 
 def _masks_of(lengths: NDArray[np.int64]) -> Hashes:
-    """Which bits of each text's words belong to it, (n, words); of a longer text as if it ended at LONGEST_BYTES."""
+    """Which bits of each text's words belong to it, (words, n); of a longer text as if it ended at LONGEST_BYTES."""
     longest = min(int(lengths.max(initial=0)), LONGEST_BYTES)
-    return _masks()[:, : _word_count(longest)].take(lengths, axis=0, mode="clip")
+    return _masks(_word_count(longest)).take(lengths, axis=1, mode="clip")
 
 
 @cache
-def _masks() -> Hashes:
-    """Which bits of each word belong to a text, by its length, (LONGEST_BYTES + 1, words)."""
-    left = np.arange(LONGEST_BYTES + 1)[:, None] - _WORD * np.arange(_word_count(LONGEST_BYTES))
+def _masks(count: int) -> Hashes:
+    """Which bits of `count` words belong to a text, by its length, (count, LONGEST_BYTES + 1)."""
+    left = np.arange(LONGEST_BYTES + 1) - _WORD * np.arange(count)[:, None]
     filled = np.clip(left, 0, _WORD).astype(np.uint64)
     partial = (np.uint64(1) << (np.minimum(filled, np.uint64(7)) * np.uint64(8))) - np.uint64(1)
     return np.where(filled == _WORD, ~np.uint64(0), partial)
@@ -186,13 +185,13 @@ def _word_count(longest: int) -> int:
     return max(1, -(-longest // _WORD))
 
 
-def _widened(words: Hashes, width: int) -> Hashes:
-    return np.pad(words, ((0, 0), (0, width - words.shape[1])))
+def _widened(words: Hashes, count: int) -> Hashes:
+    return np.pad(words, ((0, count - len(words)), (0, 0)))
 
 
 def _rises(words: Hashes) -> NDArray[np.bool_]:
-    rises = np.zeros(len(words) - 1, bool)
-    for column in reversed(range(words.shape[1])):
-        before, after = words[:-1, column], words[1:, column]
+    rises = np.zeros(words.shape[1] - 1, bool)
+    for word in words[::-1]:
+        before, after = word[:-1], word[1:]
         rises = (after > before) | ((after == before) & rises)
     return rises

@@ -1,4 +1,4 @@
-"""Random interleavings of single publishes, flips, rollbacks and deletes: one serial order explains what readers see."""
+"""Random interleavings of publishes, flips and rollbacks: one serial order explains what readers see."""
 
 from __future__ import annotations
 

@@ -1,0 +1,210 @@
+"""200 publishes a second through the feed, beside steady scoring: how much the slow tail of scoring grows."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from adapters_store.store import AdapterStore
+from adapters_store.urls import open_backend
+from benchmarks.claims import servers
+from benchmarks.claims.fleet import Fleet
+from benchmarks.claims.line import Line, at_most, exactly, measured
+from benchmarks.claims.served import last_epoch_run
+from benchmarks.claims.wire import Wire, score_body
+from benchmarks.claims.workplace import ROOT, ClaimError, Server, Workplace, serving
+from benchmarks.forge import Run
+
+SERVER_CORE, OTHER_CORE = 0, 1
+DOMAINS = 100
+PER_S = 200
+BATCH = 10
+WINDOWS, WINDOW_S = 7, 30.0
+SHARE_OF_KNEE = 0.30
+BOUND = 1.25
+CONNECTIONS = 16
+ITEMS = 100
+BUILDS = 8
+
+
+class Requests:
+    """The bodies of the steady load, in turn over all domains."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        oracle, rng = fleet.run.oracle, np.random.default_rng(3)
+        users, items = list(oracle.index["user"]), list(oracle.index["item"])
+        bodies = [
+            score_body(str(rng.choice(users)), domain, [str(i) for i in rng.choice(items, ITEMS, replace=False)])
+            for domain in fleet.domains
+        ]
+        self.bodies = itertools.cycle(bodies)
+
+
+async def knee(server: Server, requests: Requests, seconds: float) -> float:
+    """Requests a second that the server answers when it is never left without one."""
+    count, until = 0, time.monotonic() + seconds
+
+    async def work() -> None:
+        nonlocal count
+        async with Wire(server.url, server.headers) as wire:
+            while time.monotonic() < until:
+                await wire.post("/score", next(requests.bodies))
+                count += 1
+
+    await asyncio.gather(*(work() for _ in range(CONNECTIONS)))
+    return count / seconds
+
+
+async def window(server: Server, requests: Requests, per_s: float, seconds: float) -> tuple[float, int]:
+    """Steady requests at a rate that does not wait for answers.
+
+    Returns:
+        99th percentile of the time from when a request was due to its answer, ms; and how many were not answered 200.
+    """
+    start, waits, failed = time.monotonic() + 0.05, list[float](), 0
+    number = itertools.count()
+
+    async def work() -> None:
+        nonlocal failed
+        async with Wire(server.url, server.headers) as wire:
+            while (turn := next(number)) < per_s * seconds:
+                due = start + turn / per_s
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                status, _ = await wire.post("/score", next(requests.bodies))
+                waits.append(time.monotonic() - due)
+                failed += status != 200
+
+    await asyncio.gather(*(work() for _ in range(CONNECTIONS)))
+    return 1000 * float(np.quantile(waits, 0.99)), failed
+
+
+@contextlib.contextmanager
+def storm(work: Workplace, url: str, fleet: Fleet) -> Iterator[None]:
+    """Publishes from a process of its own, until the block ends."""
+    # it yields to the client that measures: what waits on this core for the storm would be counted against the server
+    command = [
+        "nice",
+        sys.executable,
+        "-m",
+        "benchmarks.claims.store_storm",
+        url,
+        str(fleet.run.folder),
+        str(fleet.size),
+    ]
+    with (work.folder / "storm.log").open("ab") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+        assert process.stdout is not None
+        assert process.stdin is not None
+        try:
+            if not process.stdout.readline():
+                raise ClaimError(f"the storm did not start: {(work.folder / 'storm.log').read_text()[-2000:]}")
+            yield
+        finally:
+            process.stdin.close()
+            process.wait(30)
+            process.stdout.close()
+
+
+async def publish_for_ever(url: str, fleet: Fleet) -> None:
+    """Make one build after the other live, ten domains each 50 ms, until standard input ends."""
+    store = AdapterStore(open_backend(url, timeout_s=30), time.time)
+    domains = fleet.domains
+    builds = [await store.put_many(fleet.artifacts(build, domains)) for build in range(1, BUILDS + 1)]
+    print("started", flush=True)
+    ended = asyncio.create_task(asyncio.to_thread(sys.stdin.read))
+    start = time.monotonic()
+    for turn in itertools.count():
+        if ended.done():
+            break
+        await asyncio.sleep(max(0.0, start + turn * BATCH / PER_S - time.monotonic()))
+        lap, first = divmod(turn * BATCH, len(domains))
+        revisions = builds[lap % BUILDS]
+        await store.change_many(
+            [
+                store.activation(
+                    domains[i % len(domains)], fleet.run.natural_division, revisions[i % len(domains)], "storm"
+                )
+                for i in range(first, first + BATCH)
+            ]
+        )
+    await store.close()
+
+
+async def generations(url: str, fleet: Fleet) -> int:
+    """Changes of all domains so far."""
+    store = AdapterStore(open_backend(url, timeout_s=30), time.time)
+    try:
+        found, _ = await store.stamped_domains(fleet.domains)
+        return sum(stamped.record.generation for stamped in found.values())
+    finally:
+        await store.close()
+
+
+@contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """This process and all that it starts on one core; a server with a core of its own has the other."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {OTHER_CORE})
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        os.sched_setaffinity(0, before)
+
+
+def lines(work: Workplace) -> Iterator[Line]:
+    """Windows in turn with and without the storm."""
+    run = last_epoch_run(work)
+    fleet = Fleet(run, DOMAINS)
+    count, seconds = (2, 4.0) if work.quick else (WINDOWS, WINDOW_S)
+    with apart(), servers.valkey(servers.fresh(work.folder / "storm")) as valkey:
+        work.espalier("publish", str(run.folder), "--store", valkey.url)
+        asyncio.run(first_build(valkey.url, fleet))
+        with serving(work, valkey.url, core=SERVER_CORE) as server:
+            requests = Requests(fleet)
+            asyncio.run(knee(server, requests, 2.0))  # all domains become resident
+            most = asyncio.run(knee(server, requests, 2.0 if work.quick else 10.0))
+            calm, stormy, published, failed = [], [], [], 0
+            for _ in range(count):
+                tail, bad = asyncio.run(window(server, requests, SHARE_OF_KNEE * most, seconds))
+                calm.append(tail)
+                failed += bad
+                with storm(work, valkey.url, fleet):
+                    before = asyncio.run(generations(valkey.url, fleet))
+                    tail, bad = asyncio.run(window(server, requests, SHARE_OF_KNEE * most, seconds))
+                    published.append((asyncio.run(generations(valkey.url, fleet)) - before) / seconds)
+                stormy.append(tail)
+                failed += bad
+    ratio = statistics.median(stormy) / statistics.median(calm)
+    yield measured(
+        "knee of the server on one core, requests of 100 items", f"{most:.0f}/s; load {SHARE_OF_KNEE * most:.0f}/s"
+    )
+    yield measured("publishes a second during the storm, median of the windows", f"{statistics.median(published):.0f}")
+    yield exactly("requests not answered 200 in all windows", failed, 0)
+    told = f"{statistics.median(stormy):.2f} ms against {statistics.median(calm):.2f} ms"
+    yield at_most(
+        f"median p99 of {count} windows of {seconds:g} s in the storm over that without ({told})", ratio, BOUND
+    )
+
+
+async def first_build(url: str, fleet: Fleet) -> None:
+    """The fleet as it is before any storm."""
+    store = AdapterStore(open_backend(url, timeout_s=30), time.time)
+    await fleet.publish(store, fleet.domains, list(fleet.artifacts(1, fleet.domains)))
+    await store.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(publish_for_ever(sys.argv[1], Fleet(Run(Path(sys.argv[2])), int(sys.argv[3]))))

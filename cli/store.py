@@ -1,27 +1,67 @@
-"""`espalier store`: collect what nobody names any longer."""
+"""`espalier store`: check a store, copy it to another one, collect what nobody names any longer."""
 
 from __future__ import annotations
 
 import re
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from adapters_store.checking import CheckReport, check_store
+from adapters_store.copying import Copied, copy_store
 from adapters_store.garbage import MIN_GRACE_S, Collected, collect
 from cli.progress import steps
-from cli.stores import AsJson, StoreUrl, print_json, with_store
+from cli.stores import AsJson, StoreUrl, completed, open_store, print_json, with_store
 
-app = typer.Typer(help="Collect a store's garbage.", no_args_is_help=True)
+app = typer.Typer(help="Check a store, copy it, collect its garbage.", no_args_is_help=True)
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _TIME = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 
 
-@app.callback()
-def store_() -> None:
-    """Check a store, copy it, collect its garbage."""
+@app.command()
+def check(store: StoreUrl, as_json: AsJson = False) -> None:
+    """Look at every digest and every record; ends with status 1 when something is wrong. Writes nothing."""
+    with steps(Console(stderr=True), shown=not as_json) as on_step:
+        report = with_store(store, lambda opened: check_store(opened, on_step))
+    if as_json:
+        print_json({**asdict(report), "sound": report.sound})
+    else:
+        _say_checked(report)
+    if not report.sound:
+        raise typer.Exit(1)
+
+
+@app.command()
+def copy(
+    source: Annotated[str, typer.Argument(help="URL of the store to copy from.", metavar="SRC", show_default=False)],
+    destination: Annotated[str, typer.Argument(help="URL of the store to copy to.", metavar="DST", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Copy all blobs and records to another store, which may be of another kind.
+
+    What is there already is skipped: a copy that was cut off goes on, and a second one brings what changed since.
+    """
+
+    async def work() -> Copied:
+        with steps(Console(stderr=True), shown=not as_json) as on_step:
+            async with AsyncExitStack() as stack:
+                opened = open_store(source)
+                stack.push_async_callback(opened.close)
+                target = open_store(destination, create=True)
+                stack.push_async_callback(target.close)
+                return await copy_store(opened, target, on_step)
+
+    copied = completed(work(), source, destination)
+    if as_json:
+        print_json(asdict(copied))
+    else:
+        _say_copied(copied)
+    if copied.damaged:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -55,6 +95,29 @@ def seconds_of(text: str) -> float:
     if found is None:
         raise typer.BadParameter(f"{text!r} is no time: write a number and one of s, m, h, d, w, for example 7d")
     return float(found[1]) * SECONDS[found[2]]
+
+
+def _say_checked(report: CheckReport) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    size = f"{report.blob_bytes / 2**20:,.1f} MiB"
+    console.print(f"{report.blobs:,} blobs ({size}) and {report.records:,} records were looked at")
+    if report.unknown_records:
+        console.print(f"{report.unknown_records:,} records are of a kind that this build does not know")
+    for fault in report.faults:
+        console.print(f"{fault.key}: {fault.what}; {fault.advice}", markup=False, style="red")
+    if report.more_faults:
+        console.print(f"and {report.more_faults:,} faults more", style="red")
+    if report.sound:
+        console.print("nothing is wrong")
+
+
+def _say_copied(copied: Copied) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    size = f"{copied.blob_bytes / 2**20:,.1f} MiB"
+    console.print(f"blobs: {copied.blobs:,} copied ({size}), {copied.blobs_there:,} were there already")
+    console.print(f"records: {copied.records:,} copied, {copied.records_there:,} were there already")
+    for revision in copied.damaged:
+        console.print(f"blob {revision} is damaged in the source and was left out: no record names it", style="red")
 
 
 def _say_collected(collected: Collected, grace: str) -> None:

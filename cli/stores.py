@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+from stamina.instrumentation import get_on_retry_hooks, set_on_retry_hooks
 
 from adapters_store.errors import BadId, StoreError
 from adapters_store.store import AdapterStore
@@ -49,10 +50,25 @@ def with_store(url: str, work: Callable[[AdapterStore], Awaitable[T]], create: b
         finally:
             await store.close()
 
+    return completed(run(), url)
+
+
+def completed(work: Coroutine[Any, Any, T], *urls: str) -> T:
+    """Run work on stores to its end; a StoreError ends the command with its message and status 1.
+
+    Args:
+        work: what to do.
+        urls: of the stores; their secrets are not shown.
+    """
+    hooks = get_on_retry_hooks()
+    # stamina would print its warnings to stdout, into what a program reads; a failure for good is told below
+    set_on_retry_hooks([])
     try:
-        return asyncio.run(run())
+        return asyncio.run(work)
     except StoreError as error:
-        raise refused(error, url) from error
+        raise refused(error, *urls) from error
+    finally:
+        set_on_retry_hooks(hooks)
 
 
 def open_store(url: str, create: bool = False) -> AdapterStore:

@@ -148,11 +148,15 @@ def test_an_unreadable_record_hides_no_other(call: Any, tmp_path: Path, revision
 
 
 def test_a_password_of_the_store_is_never_printed(tmp_path: Path) -> None:
-    """Law: a store that cannot be reached is named without user, password and query, and so is it in --help."""
+    """Law: a store that cannot be reached is named without user, password and query, and so is it in --help.
+
+    Nothing but the result goes to stdout: retries are not told there.
+    """
     secret = "redis://user:hunter2@127.0.0.1:1/0?prefix=hunter2x"
     for arguments in (["list"], ["list", "--help"]):
         done = runner.invoke(app, arguments, env={"ESPALIER_STORE": secret})
         assert "hunter2" not in done.output
+    assert runner.invoke(app, ["list", "--json"], env={"ESPALIER_STORE": secret}).stdout == ""
 
 
 def test_tables_are_for_people(tmp_path: Path, revisions: list[str]) -> None:

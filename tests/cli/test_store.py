@@ -80,6 +80,48 @@ async def aged(folder: Path, age_s: float) -> None:
     assert await then.backend.compare_and_set("domain/theme-1", held.record["generation"], record)
 
 
+def test_check_names_each_fault_and_ends_with_status_1(tmp_path: Path, revisions: list[str]) -> None:
+    """Law: a sound store is 0; a damaged blob, a lost one and an unreadable record are named, and the status is 1."""
+    sound = call(tmp_path, "check")
+    assert (sound["sound"], sound["blobs"], sound["records"]) == (True, 2, 1)
+    (path,) = (tmp_path / "store" / "blobs").rglob(revisions[0])
+    path.write_bytes(path.read_bytes()[:-1])
+    done = runner.invoke(app, ["check", "--json"], env={"ESPALIER_STORE": (tmp_path / "store").as_uri()})
+    (fault,) = json.loads(done.stdout)["faults"]
+    assert done.exit_code == 1
+    assert revisions[0] in fault["key"]
+    path.unlink()
+    text = runner.invoke(app, ["check", "--store", (tmp_path / "store").as_uri()])
+    assert text.exit_code == 1
+    assert revisions[0] in text.stdout
+    assert "nothing is wrong" not in text.stdout
+
+
+def test_copy_brings_everything_and_goes_on_where_it_was(tmp_path: Path, revisions: list[str]) -> None:
+    """Law: the copy has every blob and record; the second time nothing is left to bring, and later changes are."""
+    source, destination = (tmp_path / "store").as_uri(), (tmp_path / "other").as_uri()
+    first = call(tmp_path, "copy", source, destination)
+    assert (first["blobs"], first["records"], first["blobs_there"]) == (2, 1, 0)
+    again = call(tmp_path, "copy", source, destination)
+    assert (again["blobs"], again["records"], again["blobs_there"], again["records_there"]) == (0, 0, 2, 1)
+    asyncio.run(opened(tmp_path).set_live("theme-1", "theme", revisions[1], "test"))
+    assert call(tmp_path, "copy", source, destination)["records"] == 1
+    live = asyncio.run(AdapterStore(FileBackend(tmp_path / "other"), time.time).domain("theme-1"))
+    assert live is not None
+    assert live.live is not None
+    assert (live.live.revision, live.generation) == (revisions[1], 2)
+    assert "records: 0 copied, 1 were there" in runner.invoke(app, ["copy", source, destination]).stdout
+
+
+def test_copy_shows_no_secret_of_either_store(tmp_path: Path, revisions: list[str]) -> None:
+    """Law: an error names neither URL's password."""
+    secret = "redis://user:hunter2@127.0.0.1:1/0"
+    for pair in ((secret, (tmp_path / "other").as_uri()), ((tmp_path / "store").as_uri(), secret)):
+        done = runner.invoke(app, ["copy", *pair])
+        assert done.exit_code == 1
+        assert "hunter2" not in done.output
+
+
 def test_a_grace_period_is_a_time_and_long_enough(tmp_path: Path, revisions: list[str]) -> None:
     """Law: a time is a number and a unit; what is shorter than any change of a record takes is refused."""
     assert [seconds_of(text) for text in ("90s", "1.5h", "7d", "1w")] == [90, 5400, 604_800, 604_800]

@@ -195,10 +195,18 @@ class Loader:
         found = False
         since = self._domains.get(domain)
         try:
-            stamped = await self._look(domain)
+            try:
+                stamped, away = await self._look(domain), False
+            except StoreUnavailable:
+                if since is not None or not self._is_on_disk_by_release(domain):
+                    raise
+                stamped, away = None, True
             found = stamped is not None
             record, version = (None, None) if stamped is None else (stamped.record, stamped.version)
             await self._bring(_Look(domain, record, version, since))
+            known = self._domains.get(domain)
+            if away and known is not None:
+                known.retry_at = self._clock.now() + _RETRY_S
             if not ready.done():
                 ready.set_result(True)
             await self._bring_trials(domain)
@@ -224,6 +232,13 @@ class Loader:
         if stamped is not None and stamped.record.generation < self._domains.generation(domain):
             return await self._truth.stamped_domain(domain)
         return stamped
+
+    def _is_on_disk_by_release(self, domain: str) -> bool:
+        """Whether the release may serve a domain whose record is neither in reach nor on the disk.
+
+        The disk keeps no word of absent records, but has one of every domain that ever served here by its own record.
+        """
+        return self._store is not self._truth and self._domains.fleet.live(domain, None) is not None
 
     def _remember_failure(self, domain: str) -> None:
         for whose in (domain, _ANY):

@@ -3,7 +3,7 @@
 ::
 
     StoreError
-    ├── BadId                     a domain, division, revision or store URL that is not one
+    ├── BadId                     a domain, division, revision, percentage or store URL that is not one
     ├── StoreUnavailable          the store cannot be reached, read or written
     ├── StoreRefused              a store that does not keep the promises that writing needs
     ├── BlobMissing               no blob of this digest
@@ -36,7 +36,7 @@ class StoreError(Exception):
 
 
 class BadId(StoreError):
-    """A domain, division, revision or store URL that is not one."""
+    """A domain, division, revision, percentage or store URL that is not one."""
 
 
 class StoreUnavailable(StoreError):

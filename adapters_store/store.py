@@ -207,7 +207,7 @@ class AdapterStore(FleetStore):
             The record as it is now.
 
         Raises:
-            BadId: An id is none.
+            BadId: An id or the percentage is none.
             BlobMissing: The store does not have the revision, or is deleting it.
             DomainUnknown: There is no such record.
             RecordConflict: Nothing is live, or this revision is, or a condition does not hold.

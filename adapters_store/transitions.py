@@ -6,7 +6,7 @@ A change that changes nothing returns the record itself, so that a repeated requ
 from collections.abc import Collection
 from typing import TypeVar
 
-from adapters_store.errors import BlobMissing, NothingToRollBack, RecordConflict, WrongDomain
+from adapters_store.errors import BadId, BlobMissing, NothingToRollBack, RecordConflict, WrongDomain
 from adapters_store.records import (
     HISTORY,
     BackboneRecord,
@@ -129,10 +129,11 @@ def canaried(
         The next record, or `record` itself.
 
     Raises:
+        BadId: The percentage is none.
         RecordConflict: Nothing is live, or this revision is.
         BlobMissing: The revision is being deleted.
     """
-    _check_beside(record, revision, "canary", standing)
+    _check_beside(record, revision, percent, "canary", standing)
     held = record.canary
     if held is not None and held.revision == revision:
         canary = held.model_copy(update={"percent": percent})
@@ -145,7 +146,7 @@ def shadowed(
     record: DomainRecord, revision: str, percent: float, by: str, now: float, standing: Standing = ALONE
 ) -> DomainRecord:
     """Score a revision beside the live one; arguments, returns and errors as `canaried`."""
-    _check_beside(record, revision, "shadow", standing)
+    _check_beside(record, revision, percent, "shadow", standing)
     held = record.shadow
     if held is not None and held.revision == revision:
         shadow = held.model_copy(update={"percent": percent})
@@ -271,7 +272,9 @@ def _named(record: DomainRecord, revision: str) -> dict[str, Mark]:
     return {marked: mark for marked, mark in record.condemned.items() if marked != revision}
 
 
-def _check_beside(record: DomainRecord, revision: str, alias: str, standing: Standing) -> None:
+def _check_beside(record: DomainRecord, revision: str, percent: float, alias: str, standing: Standing) -> None:
+    if not 0 < percent <= 100:
+        raise BadId(f"{percent:g} is no percentage of a {alias}: it must be more than 0 and at most 100")
     serving = standing.effective(record)
     if serving is None:
         raise RecordConflict(f"domain {record.domain!r} serves nothing that a {alias} could stand beside")

@@ -22,6 +22,7 @@ from adapters_store.releases import Release
 from adapters_store.store import AdapterStore
 from adapters_store.tensors import write_tensors
 from benchmarks.release_model import TurnBackend, Turns
+from tests.adapters_store.fleets import artifact
 from tests.adapters_store.world import World
 
 
@@ -45,12 +46,6 @@ def clock() -> Clock:
 def store(clock: Clock) -> AdapterStore:
     """An empty store."""
     return AdapterStore(MemoryBackend(), clock)
-
-
-def artifact(domain: str, number: int, pins: dict[str, str] | None = None, fusion: str | None = None) -> bytes:
-    """As much of an adapter as garbage collection looks at."""
-    manifest = {"kind": "fused" if pins else "lora", "domain": domain, "fuses": pins or {}, "fusion": fusion}
-    return write_tensors({}, {**manifest, "number": number})
 
 
 async def passes(store: AdapterStore, clock: Clock) -> tuple[Collected, Collected]:

@@ -53,6 +53,7 @@ class FaultyBackend(MemoryBackend):
         self.held: str | None = None  # the record whose next reads are answered late, from before
         self.reading: asyncio.Future[None] | None = None
         self.meanwhile: Callable[[], object] = lambda: None  # happens between a record's change and its reply
+        self.stored: Callable[[], object] = lambda: None  # happens after bytes were stored
 
     async def get_blob(self, digest: str) -> bytes:
         """See Backend."""
@@ -71,6 +72,7 @@ class FaultyBackend(MemoryBackend):
         self.lost.discard(digest)
         self.damaged.discard(digest)
         await super().put_blob(digest, content)
+        self.stored()
 
     async def read_record(self, key: str) -> Versioned | None:
         """See Backend."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from adapters_store.artifact import encode_adapter
+from adapters_store.backend import Versioned
 from adapters_store.errors import (
     ArtifactError,
     BlobMissing,
@@ -26,7 +27,8 @@ from adapters_store.tensors import TensorLimits
 from benchmarks.forge import Run, digest
 from benchmarks.oracle import read_safetensors
 from service.errors import BodyMismatch, DivisionMismatch, PublishBusy
-from tests.service.clockwork import quiet
+from service.peers import Refresh
+from tests.service.clockwork import quiet, turns_until
 from tests.service.core import Core, assert_scores, opened
 
 DOMAIN = "theme-1"
@@ -334,3 +336,91 @@ async def test_records_and_manifests_are_listed(core: Core) -> None:
     bundle = core.replica.backbone_revision
     with pytest.raises(BlobMissing, match="no adapter"):
         await publisher.manifest("theme-1", bundle)
+
+
+class Waiting:
+    """Peers that answer when told, and keep what they were asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int]] = []
+        self.refresh: Refresh | None = None
+        self.done = asyncio.Event()
+        self.done.set()
+
+    async def start(self, refresh: Refresh) -> None:
+        """See Peers."""
+        self.refresh = refresh
+
+    async def applied(self, domain: str, generation: int) -> None:
+        """See Peers."""
+        self.asked.append((domain, generation))
+        await self.done.wait()
+
+    async def stop(self) -> None:
+        """See Peers."""
+
+
+async def test_every_change_waits_for_the_other_workers(random_run: Run) -> None:
+    """Law: after the flip here a change returns once the peers have applied that generation, and not before."""
+    async with opened(random_run, peers=(peers := Waiting())) as core:
+        publisher = core.replica.publisher
+        first = await core.publish(DOMAIN, core.dye(DOMAIN, 0.1))
+        peers.done.clear()
+        publishing = asyncio.create_task(core.publish(DOMAIN, core.dye(DOMAIN, 0.2)))
+        await turns_until(lambda: len(peers.asked) == 2)
+        assert (await core.score(DOMAIN)).served.revision == digest(core.dye(DOMAIN, 0.2))
+        assert not publishing.done()
+        peers.done.set()
+        second = await publishing
+        assert peers.asked == [(DOMAIN, first.generation), (DOMAIN, second.generation)]
+        await publisher.set_alias(DOMAIN, "canary", first.revision, 5.0, by="test")
+        await publisher.clear_alias(DOMAIN, "canary", by="test")
+        await publisher.rollback(DOMAIN, second.revision, by="test")
+        await publisher.delete(DOMAIN, by="test")
+        assert [generation for _, generation in peers.asked] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_worker_that_is_told_of_a_change_reaches_it(random_run: Run) -> None:
+    """Law: what the peers call brings this worker to that generation, or raises; older records are not enough."""
+    async with opened(random_run, peers=(peers := Waiting())) as core:
+        await core.publish(DOMAIN)
+        record = await core.put_live(DOMAIN, core.dye(DOMAIN, 0.4))
+        assert peers.refresh is not None
+        await peers.refresh(DOMAIN, record.generation)
+        assert (await core.score(DOMAIN)).served.generation == record.generation
+        with pytest.raises(StoreUnavailable, match="generation"):
+            await peers.refresh(DOMAIN, record.generation + 1)
+
+
+async def test_a_blob_that_was_being_deleted_is_put_once_more(core: Core) -> None:
+    """Law: a publish that garbage collection crossed stores its bytes again and succeeds; its pins are named."""
+    body = core.dye(DOMAIN, 0.2)
+    condemned = iter([True, False])
+
+    def cross() -> None:
+        if next(condemned, False):
+            core.backend.lost.add(digest(body))
+
+    core.backend.stored = cross
+    published = await core.publish(DOMAIN, body)
+    assert (published.status, (await core.score(DOMAIN, strict=True)).served.revision) == ("created", digest(body))
+
+
+async def test_one_unreadable_record_hides_no_other(core: Core) -> None:
+    """Law: a listing names every domain with what serves it; one that cannot be read says why, here and alone."""
+    for domain in ("theme-1", "theme-2"):
+        await core.publish(domain)
+    held = await core.backend.read_record("domain/theme-1")
+    assert held is not None
+    core.backend.restore("domain/theme-1", Versioned({**held.record, "schema": 99}, "newer"))
+    listed = await core.replica.publisher.listing()
+    assert [(one.domain, one.record is None, one.live) for one in listed] == [
+        ("theme-1", True, None),
+        ("theme-2", False, digest(core.body("theme-2"))),
+    ]
+    assert "schema 99" in (listed[0].fault or "")
+    assert [record.domain for record in await core.replica.publisher.records()] == ["theme-2"]
+    state = await core.replica.publisher.state("theme-1")
+    assert "schema 99" in (state.fault or "")
+    assert state.resident is not None
+    assert (await core.score("theme-1", strict=True)).served.revision == digest(core.body("theme-1"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from adapters_store.backend import Versioned, in_flight
 from adapters_store.errors import ArtifactError, BlobMissing, RecordError
-from adapters_store.fleet import BACKBONE, DOMAIN, FEATURES, GARBAGE, PREWARM, RELEASE, REPLICA, STAGED, SWITCHES
+from adapters_store.record_store import BACKBONE, DOMAIN, FEATURES, GARBAGE, PREWARM, RELEASE, REPLICA, STAGED, SWITCHES
 from adapters_store.records import (
     BackboneRecord,
     DomainRecord,

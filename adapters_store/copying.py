@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from adapters_store.backend import Change, Versioned, in_flight
 from adapters_store.errors import ArtifactError, BlobMissing, RecordConflict
-from adapters_store.fleet import BACKBONE, DOMAIN, FEATURES, GARBAGE, RELEASE, REPLICA, STAGED
+from adapters_store.record_store import BACKBONE, DOMAIN, FEATURES, GARBAGE, RELEASE, REPLICA, STAGED
 from adapters_store.records import (
     BackboneRecord,
     DomainRecord,

@@ -24,8 +24,9 @@ from adapters_store.errors import (
     StoreError,
     StoreUnavailable,
 )
-from adapters_store.fleet import ATTEMPTS, DOMAIN, GARBAGE, RELEASE, SWITCHES, FleetStore
+from adapters_store.fleet import FleetStore
 from adapters_store.ids import check_division, check_domain, check_revision
+from adapters_store.record_store import ATTEMPTS, DOMAIN, GARBAGE, RELEASE, SWITCHES
 from adapters_store.records import (
     Condition,
     DomainRecord,
@@ -167,11 +168,13 @@ class DomainChanges:
         pointer = parse_record(held[RELEASE].record, ReleasePointer, RELEASE) if RELEASE in held else ReleasePointer()
         switches = parse_record(held[SWITCHES].record, Switches, SWITCHES) if SWITCHES in held else Switches()
         release = None if pointer.release is None else await self._store.release(pointer.release)
-        marked = {key for key in (GARBAGE, *owners) if key in held and held[key].record.get("condemned")}
-        for intent in intents if marked else ():
+        marks = {key: set(held[key].record.get("condemned") or ()) for key in (GARBAGE, *owners) if key in held}
+        for intent in intents:
+            own = [GARBAGE, *(DOMAIN + domain for domain in intent.pins)]
             try:
-                for key in sorted(marked & {GARBAGE, *(DOMAIN + domain for domain in intent.pins)}):
-                    await self._store.spare(key, intent.needed(), intent.by)
+                for key in own:
+                    if not marks.get(key, set()).isdisjoint(intent.needed()):
+                        await self._store.spare(key, intent.needed(), intent.by)
             except BlobMissing as error:
                 outcomes[intent.domain].refuse(error)
         return _Round(pointer, release, switches.frozen)

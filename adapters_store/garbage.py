@@ -16,7 +16,7 @@ from functools import partial
 from adapters_store.backend import in_flight
 from adapters_store.errors import ArtifactError, BlobMissing, RecordConflict
 from adapters_store.file import FileBackend
-from adapters_store.fleet import DOMAIN, GARBAGE, REPLICA, is_sweeping
+from adapters_store.record_store import DOMAIN, GARBAGE, REPLICA, is_sweeping
 from adapters_store.records import HISTORY, GarbageRecord, Mark, Stop, changed, rfc3339, seconds_of
 from adapters_store.references import Contents, Held, OnStep, contents_of, held_by_records, pins_of, silent
 from adapters_store.store import AdapterStore

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from adapters_store.fleet import DOMAIN
+from adapters_store.record_store import DOMAIN
 from adapters_store.records import DomainRecord
 from adapters_store.store import AdapterStore
 

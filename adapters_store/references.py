@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from adapters_store.backend import in_flight
 from adapters_store.canonical import parse_json
 from adapters_store.errors import ArtifactError, BlobMissing
-from adapters_store.fleet import BACKBONE, DOMAIN, FEATURES, GARBAGE, RELEASE, STAGED
+from adapters_store.record_store import BACKBONE, DOMAIN, FEATURES, GARBAGE, RELEASE, STAGED
 from adapters_store.records import (
     HISTORY,
     BackboneRecord,

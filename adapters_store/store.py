@@ -8,8 +8,9 @@ from adapters_store.backend import Backend
 from adapters_store.blobs import Clock
 from adapters_store.domain_changes import DomainChanges, Intent, Outcome
 from adapters_store.errors import RecordConflict, RecordError
-from adapters_store.fleet import DOMAIN, FleetStore
+from adapters_store.fleet import FleetStore
 from adapters_store.ids import check_domain, check_revision
+from adapters_store.record_store import DOMAIN
 from adapters_store.records import Condition, DomainRecord, Stamped, parse_record
 from adapters_store.releases import Standing
 from adapters_store.transitions import (

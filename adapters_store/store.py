@@ -104,15 +104,6 @@ class AdapterStore(FleetStore):
         held = await self._backend.read_records(keys)
         return [parse_record(held[key].record, DomainRecord, key) for key in keys if key in held]
 
-    async def generations(self) -> dict[str, int]:
-        """Domain to generation of its record, tombstones included.
-
-        Raises:
-            StoreUnavailable: The store cannot be read.
-        """
-        found = await self._backend.read_records(await self._backend.list_records(DOMAIN))
-        return {key.removeprefix(DOMAIN): held.record["generation"] for key, held in found.items()}
-
     async def set_live(
         self,
         domain: str,

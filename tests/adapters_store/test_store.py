@@ -191,7 +191,8 @@ async def test_domains_are_listed_in_pages_and_polled(store: AdapterStore) -> No
     assert [record.domain for record in await store.domains()] == ["a", "b", "c"]
     assert [record.domain for record in await store.domains(after="a", limit=1)] == ["b"]
     assert await store.domains(after="c") == []
-    assert await store.generations() == {"a": 2, "b": 2, "c": 1}
+    assert {record.domain: record.generation for record in await store.domains()} == {"a": 2, "b": 2, "c": 1}
+    assert set(await store.versions()) == {"domain/a", "domain/b", "domain/c"}
 
 
 async def test_record_that_cannot_be_read_is_an_error(backend: Backend, store: AdapterStore) -> None:

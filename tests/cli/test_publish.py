@@ -23,7 +23,8 @@ runner = CliRunner()
 
 
 def generations(folder: Path) -> dict[str, int]:
-    return asyncio.run(AdapterStore(FileBackend(folder), time.time).generations())
+    records = asyncio.run(AdapterStore(FileBackend(folder), time.time).domains())
+    return {record.domain: record.generation for record in records}
 
 
 def test_publishing_makes_a_run_live_and_can_be_repeated(random_run: Run, tmp_path: Path) -> None:

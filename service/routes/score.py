@@ -12,6 +12,7 @@ from starlette.responses import Response
 from service.auth import Guard, Scope
 from service.clock import Clock
 from service.errors import DeadlineExceeded
+from service.ladder import Alias, Fallback
 from service.limits import read_body
 from service.metrics import Metrics
 from service.routes.reading import decode_json, read_deadline_s
@@ -40,11 +41,11 @@ class ServedReply(msgspec.Struct, frozen=True):
 
     backbone: str
     revision: str | None
-    alias: str | None
+    alias: Alias | None
     generation: int | None
     fuses: dict[str, str]
     features: dict[str, str]
-    fallback: str | None
+    fallback: Fallback | None
 
 
 class ScoreReply(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""docs/store.md says what the program has: its commands, their options, the settings, the metrics, the files it links."""
+"""docs/store.md says what the program has: commands and their options, settings, metrics, URLs, files."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 import shlex
 from pathlib import Path
 
-import click
 import pytest
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from adapters_store.object_urls import parse_object_url
@@ -28,8 +28,8 @@ COMMANDS = [line for line in LINES if line.startswith("espalier ")]
 def test_every_command_of_the_guide_exists_with_its_options(line: str) -> None:
     """Law: what a reader types is known to the program, to the last option."""
     words = shlex.split(line, comments=True)[1:]
-    command: click.Command = get_command(app)
-    while isinstance(command, click.Group):
+    command = get_command(app)
+    while isinstance(command, TyperGroup):
         command = command.commands[words.pop(0)]
     options = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in words if word.startswith("--")} <= options
@@ -38,10 +38,10 @@ def test_every_command_of_the_guide_exists_with_its_options(line: str) -> None:
 def test_every_command_on_a_store_stands_in_the_guide() -> None:
     """Law: a command that is added without a line in the guide fails here."""
     root = get_command(app)
-    assert isinstance(root, click.Group)
+    assert isinstance(root, TyperGroup)
     for name in ("adapters", "release", "store", "features"):
         group = root.commands[name]
-        assert isinstance(group, click.Group)
+        assert isinstance(group, TyperGroup)
         missing = [each for each in group.commands if f"espalier {name} {each}" not in TEXT]
         assert not missing, name
 

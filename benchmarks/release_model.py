@@ -2,12 +2,14 @@
 
 The law is linearizability of what was acknowledged: there is one order of all acknowledged operations that respects who
 had ended before whom began, in which each is legal for the model, and after which, and at every moment in which all
-writers rested, every domain effectively serves what the model says. The model is design.md 2 once more, written apart
-from the store's code: no generation, no compare-and-set.
+writers rested, every domain effectively serves what the model says. What was refused while nobody else was at work must
+be illegal for the model; what was refused in a race may have been beaten by anyone.
+
+The model is design.md 2 once more, written apart from the store's code: no generation, no compare-and-set.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
@@ -17,6 +19,7 @@ from adapters_store.backend import Change, Versioned
 from adapters_store.canonical import digest
 from adapters_store.errors import RecordError
 from adapters_store.memory import MemoryBackend
+from adapters_store.records import DomainRecord
 from adapters_store.releases import Release, effective
 from adapters_store.store import AdapterStore
 
@@ -65,6 +68,7 @@ class Acknowledged:
         name: The revision or release that it named, or left.
         result: Of a rollback: what serves now.
         seen: Of a reader: domain to effective live.
+        refused: It was refused, and nobody else was at work.
     """
 
     kind: str
@@ -74,6 +78,7 @@ class Acknowledged:
     name: str = ""
     result: str = ""
     seen: tuple[tuple[str, str | None], ...] = ()
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,8 @@ class Model:
 
     def after(self, done: Acknowledged) -> "Model | None":
         """The fleet after an acknowledged operation, or None where it could not have succeeded."""
+        if done.refused:
+            return self if self.after(replace(done, refused=False)) is None else None
         if done.kind == "read":
             return self if all(self.serves(domain) == revision for domain, revision in done.seen) else None
         if done.kind == "flip":
@@ -128,6 +135,8 @@ class Model:
     def _domain_after(self, done: Acknowledged) -> "Model | None":
         place = DOMAINS.index(done.domain)
         held, serving = self.domains[place], self.serves(done.domain)
+        if done.kind != "publish" and held.under < 0 and serving is None:
+            return None  # nobody knows this domain
         before = held.before if held.own is None else ((held.own, False), *held.before)
         if serving is not None and serving != held.own:
             before = ((serving, False), *before)
@@ -328,44 +337,47 @@ class Race:
                 [self._writer(store, operations) for store, operations in zip(stores, phase, strict=True)]
             )
             self.history.append(await self._look(AdapterStore(backend, lambda: 0.0)))
+        self.history = [done for done in self.history if not (done.refused and self._was_raced(done))]
         return self.history
+
+    def _was_raced(self, done: Acknowledged) -> bool:
+        others = (other for other in self.history if other is not done and other.kind != "read")
+        return any(other.began < done.ended and done.began < other.ended for other in others)
 
     def _writer(self, store: AdapterStore, operations: Sequence[Operation]) -> Callable[[], Any]:
         async def write() -> None:
             for operation in operations:
-                try:
-                    self.history.append(await self._carry_out(store, operation))
-                except RecordError:
-                    continue  # refused: nothing happened, which the final state proves
+                self.history.append(await self._carry_out(store, operation))
 
         return write
 
     async def _carry_out(self, store: AdapterStore, operation: Operation) -> Acknowledged:
+        name, call = await self._call(store, operation)
+        began, result, refused = self._turns.taken, "", False
+        try:
+            record = await call
+            if operation.kind == "roll back" and isinstance(record, DomainRecord) and record.live is not None:
+                result = NAMES[record.live.revision]
+        except RecordError:
+            refused = True
+        return Acknowledged(operation.kind, began, self._turns.taken, operation.domain, name, result, refused=refused)
+
+    async def _call(self, store: AdapterStore, operation: Operation) -> tuple[str, Coroutine[Any, Any, object]]:
+        """What the operation names, and the call; a rollback leaves what is seen now."""
         kind, domain = operation.kind, operation.domain
-        name = result = ""
         if kind == "roll back":
             from_ = await serving(store, domain) or REVISIONS[0]
-            began = self._turns.taken
-            record = await store.rollback(domain, from_, "")
-            name, result = NAMES[from_], NAMES[record.live.revision] if record.live else ""
-        elif kind == "roll back release":
+            return NAMES[from_], store.rollback(domain, from_, "")
+        if kind == "roll back release":
             release = (await store.pointer()).release or digest(RELEASES[0].encoded())
-            began = self._turns.taken
-            await store.roll_back_release(release, "")
-            name = NAMES[release]
-        elif kind == "flip":
+            return NAMES[release], store.roll_back_release(release, "")
+        if kind == "flip":
             release = digest(RELEASES[operation.number % len(RELEASES)].encoded())
-            began = self._turns.taken
-            await store.flip(release, "", min_staged=0)
-            name = NAMES[release]
-        elif kind == "publish":
-            began = self._turns.taken
-            await store.set_live(domain, DIVISION, REVISIONS[operation.number], "")
-            name = NAMES[REVISIONS[operation.number]]
-        else:
-            began = self._turns.taken
-            await store.delete(domain, "")
-        return Acknowledged(kind, began, self._turns.taken, domain, name, result)
+            return NAMES[release], store.flip(release, "", min_staged=0)
+        if kind == "publish":
+            revision = REVISIONS[operation.number]
+            return NAMES[revision], store.set_live(domain, DIVISION, revision, "")
+        return "", store.delete(domain, "")
 
     async def _look(self, store: AdapterStore) -> Acknowledged:
         seen = []

@@ -27,6 +27,10 @@ def test_model_tells_wrong_histories_apart() -> None:
     at_once = Acknowledged("publish", 3, 9, "a", "r2")
     assert explanation([publish, at_once, Acknowledged("read", 9, 9, seen=(("a", "r1"),))]) is not None
     assert explanation([publish, Acknowledged("roll back", 5, 9, "a", "r1", "r2")]) is None
+    refused = Acknowledged("roll back", 11, 12, "a", "r2", refused=True)
+    assert explanation([publish, refused]) is not None
+    assert explanation([publish, later, refused]) is None
+    assert explanation([Acknowledged("publish", 0, 2, "a", "r1", refused=True)]) is None
     assert explanation([publish, Acknowledged("flip", 5, 9, "", "R0"), Acknowledged("delete", 9, 12, "a")]) is not None
 
 

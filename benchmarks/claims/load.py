@@ -116,6 +116,7 @@ async def under_load(
     limits = httpx.Limits(max_connections=64, keepalive_expiry=5)
     async with httpx.AsyncClient(timeout=10, limits=limits, headers=publisher.headers) as client:
         await publish(client, publisher, dyes, next(iter(dyes.bodies)), outcome)
+        await until_dyed(client, targets, dyes)
         work = [asyncio.create_task(ask(client, targets, dyes, stop, outcome, i)) for i in range(CLIENTS)]
         work.append(asyncio.create_task(swap(client, publisher, dyes, stop, outcome)))
         started = time.monotonic()
@@ -124,6 +125,18 @@ async def under_load(
         stop.set()
         await asyncio.gather(*work)
     return outcome
+
+
+async def until_dyed(client: httpx.AsyncClient, targets: Targets, dyes: Dyes) -> None:
+    """Until every target scores by a dye and no longer by what was published before."""
+    user, items = dyes.requests[0]
+    body = {"user_id": user, "domain_id": dyes.domain, "item_ids": items}
+    for server in targets.servers:
+        for _ in range(1000):
+            answer = await client.post(f"{server.url}/score", json=body, headers=server.headers)
+            if answer.json()["served"]["revision"] in dyes.expected:
+                break
+            await asyncio.sleep(0.01)
 
 
 async def ask(

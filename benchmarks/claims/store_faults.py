@@ -129,12 +129,12 @@ def stalled_s3(scene: Scene) -> Played:
 
 
 def damaged_blobs(scene: Scene) -> Played:
-    """Blobs reach the replica that scores with a flipped byte or cut short, one in three; another one publishes."""
+    """Blobs reach the replica that scores with a flipped byte or cut short, one in ten; another one publishes."""
     with servers.valkey(scene.folder / "v") as valkey, Mangler(valkey.port) as mangler:
         scene.publish(valkey.url, {})
 
         async def fault() -> None:
-            mangler.every = 3
+            mangler.every = 10
             await asyncio.sleep(scene.at(50))
             mangler.every = 0
 

@@ -32,14 +32,15 @@ PROBLEM: dict[str, Any] = {
         "field": "item_id",
     },
 }
-ETAG = {"description": 'generation of the record and of the release pointer, as If-Match takes it: "12.0"'}
+ETAG = {"description": 'generation of the record and of the release pointer, as If-Match takes it: "12.3"'}
 CONDITIONS: list[dict[str, Any]] = [
     {
         "name": "If-Match",
         "in": "header",
         "required": False,
-        "schema": {"type": "string", "examples": ['"12.0"']},
-        "description": "change only the record with this ETag; else 412",
+        "schema": {"type": "string", "examples": ['"12.3"', '"12"']},
+        "description": "change only the domain with this ETag, else 412: its record's generation and the release "
+        "pointer's; without the second half the pointer may have any",
     }
 ]
 CREATE_ONLY: dict[str, Any] = {

@@ -67,7 +67,7 @@ async def test_a_refused_revision_is_shown_with_its_reason(random_run: Run) -> N
 
 
 async def test_an_unreadable_record_shows_its_error_and_hides_no_other(random_run: Run) -> None:
-    """Law: a record of a newer build is one row of the page with its reason, one domain with no ETag, and no failure."""
+    """Law: a record of a newer build is one row with its reason, one domain without ETag, and no failure."""
     async with espalier(random_run) as live:
         await live.store.backend.compare_and_set("domain/theme-2", 1, {"generation": 2, "schema": 2})
         page = (await live.client.get("/adapters")).json()["adapters"]

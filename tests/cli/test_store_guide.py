@@ -21,7 +21,7 @@ from service.settings import Settings
 GUIDE = Path(__file__).parents[2] / "docs" / "store.md"
 TEXT = GUIDE.read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
-COMMANDS = [line[line.index("espalier ") :] for line in LINES if re.match(r"(ESPALIER_\w+=\S+ )?espalier ", line)]
+COMMANDS = [found[1] for line in LINES if (found := re.match(r"(?:[A-Z_]+=\S+ )?(espalier .*)", line))]
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -18,6 +18,7 @@ from adapters_store.feature_tables import (
     side_divisions,
 )
 from adapters_store.manifest import FeatureManifest
+from adapters_store.record_store import GARBAGE
 from adapters_store.store import AdapterStore
 from features.index import RawIndex
 from features.layers import Delta, LayeredTable
@@ -86,6 +87,7 @@ async def publish_layer(
     if dry_run:
         return PublishedLayer(layer.revision, "verified", layer.manifest, len(content))
     await store.put(content)
+    await store.spare(GARBAGE, [layer.revision], by)  # an earlier table that comes back may be condemned
     await store.set_features(backbone.fingerprint, side, layer.revision, record.revision, by)
     return PublishedLayer(layer.revision, "created", layer.manifest, len(content))
 
@@ -152,5 +154,5 @@ class _Draft:
         return decode_layer(content, self._backbone.manifest), content
 
     def _flat(self, table: LayeredTable) -> Delta:
-        flat = table.under(self._rows).flat()
+        flat = table.under([self._rows]).flat()
         return Delta(flat.index, flat.columns, flat.divisions, RawIndex.from_values([]))

@@ -221,8 +221,10 @@ async def load_table(
         wanted = layer.manifest.parent
     if above and base.deltas != above[-1].manifest.deltas - 1:
         raise MalformedArtifact(f"layer {above[-1].revision} counts {above[-1].manifest.deltas} deltas wrongly")
-    table = await asyncio.to_thread(_stacked, base.table, above)
-    return LoadedTable(above[0].revision if above else base.revision, table, base.deltas + len(above))
+    if not above:
+        return base
+    table = await asyncio.to_thread(base.table.under, [layer.rows for layer in reversed(above)])
+    return LoadedTable(above[0].revision, table, base.deltas + len(above))
 
 
 async def layers_of(store: BlobMapper, revision: str) -> list[str]:
@@ -280,12 +282,6 @@ def _full(layer: FeatureLayer, backbone: Backbone, side: str) -> LoadedTable:
     names = [division.name for division in side_divisions(backbone.manifest, side)]
     table = FeatureTable(layer.rows.index, fields, layer.rows.columns, layer.rows.divisions)
     return LoadedTable(layer.revision, LayeredTable(table, fields, names))
-
-
-def _stacked(table: LayeredTable, above: Sequence[FeatureLayer]) -> LayeredTable:
-    for layer in reversed(above):
-        table = table.under(layer.rows)
-    return table
 
 
 def _rows(tensors: Mapping[str, Array], manifest: FeatureManifest, backbone: BackboneManifest) -> Delta:

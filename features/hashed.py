@@ -118,7 +118,7 @@ class HashedTexts:
 
     def values(self) -> list[str]:
         """All values, in order."""
-        return [self._texts.text(row) for row in range(len(self._texts))]
+        return self._texts.all()
 
     def to_tensors(self, prefix: str) -> dict[str, NDArray[Any]]:
         """The tensors of this column, named after `prefix`."""

@@ -14,6 +14,7 @@ from features.texts import LONGEST_BYTES, PackedTexts
 
 Tensors = Mapping[str, NDArray[Any]]
 
+_CHUNK = 1 << 16
 _NEVER = b"\xff"  # no UTF-8 text holds this byte, so it is found nowhere
 
 
@@ -130,7 +131,14 @@ class TextKeys:
                 raise InvalidValue(f"raw value {text[:32]!r}... has {len(text)} bytes; at most {LONGEST_BYTES} fit")
             if b"\0" in text:
                 raise InvalidValue(f"raw value {text!r} holds a NUL byte; remove it from the data")
-        return cls(np.unique(np.array(encoded, dtype=bytes)))
+        width = max(map(len, encoded), default=0) or 1
+        # a chunk at a time: numpy holds the interpreter while it reads a list, and requests wait for it
+        chunks = [np.array(encoded[start : start + _CHUNK], f"S{width}") for start in range(0, len(encoded), _CHUNK)]
+        joined = np.concatenate([np.zeros(0, f"S{width}"), *chunks])
+        values = np.sort(joined, kind="stable")  # quick where parts of it are sorted
+        is_first = np.ones(len(values), bool)
+        is_first[1:] = values[1:] != values[:-1]
+        return cls(values[is_first])
 
     @classmethod
     def from_tensors(cls, tensors: Tensors, prefix: str) -> TextKeys:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,25 +114,29 @@ class LayeredTable:
         domains[above] = self._changed.division(name, positions[above] - len(self._base))
         return domains
 
-    def under(self, delta: Delta) -> LayeredTable:
-        """This table with one more layer on top; it stays as it is itself.
+    def under(self, deltas: Sequence[Delta]) -> LayeredTable:
+        """This table with more layers on top; it stays as it is itself.
 
         Args:
-            delta: what changes; an id that it deletes may be unknown.
+            deltas: what changes, the oldest first; an id that one deletes may be unknown.
         """
-        before = self._changed_values()
-        index = _union([*before, delta.index.values(), delta.deleted.values()])
-        ids = index.values()
-        new, old = delta.index.find(ids), np.full(len(ids), -1, np.int64)
-        if self._changed is not None:
-            old = self._changed.find(ids)
-        gone = delta.deleted.find(ids) >= 0
-        kept = np.flatnonzero((old >= 0) & (new < 0))
-        gone[kept] |= self._gone[old[kept]]
-        columns = self._rows(delta, new, old)
-        divisions = {name: self._domains(name, delta, ids, new, old) for name in self._division_names}
-        changed = FeatureTable(index.hashed(least=1, mostly_unknown=True), self._fields, columns, divisions)
-        return LayeredTable(self._base, self._fields, self._division_names, changed, gone)
+        if not deltas:
+            return self
+        held = [] if self._changed is None else [self._changed]
+        named = [values for delta in deltas for values in (delta.index.values(), delta.deleted.values())]
+        index = _union([*(table.index.values() for table in held), *named])
+        asked = Question(index.values())
+        before = self._changed.find(asked) if self._changed is not None else np.full(len(index), -1, np.int64)
+        parents = self.find(asked)
+        domains = {name: self.division(name, parents) for name in self._division_names}
+        newest = _Newest(before, sum(map(len, held)), (before >= 0) & (parents < 0))
+        for delta in deltas:
+            newest.lay(delta, asked, domains)
+        parts = [*(table.columns for table in held), *(delta.columns for delta in deltas)]
+        nothing = self._base.gather(np.full(1, -1, np.int64))
+        columns = EncodedRows.concatenate([*parts, nothing]).take(newest.rows)
+        changed = FeatureTable(index.hashed(least=1, mostly_unknown=True), self._fields, columns, domains)
+        return LayeredTable(self._base, self._fields, self._division_names, changed, newest.gone)
 
     def flat(self) -> FeatureTable:
         """The same as one table without layers."""
@@ -150,27 +154,33 @@ class LayeredTable:
         divisions = {name: self.division(name, positions) for name in self._division_names}
         return FeatureTable(index, self._fields, self.gather(positions), divisions)
 
-    def _changed_values(self) -> list[Ids]:
-        return [] if self._changed is None else [self._changed.index.values()]
 
-    def _rows(self, delta: Delta, new: Positions, old: Positions) -> EncodedRows:
-        """The row of each id: the delta's, else the one that it had above the base; nothing for a deleted one."""
-        fresh = FeatureTable(delta.index, self._fields, delta.columns, {}).gather(new)
-        if self._changed is None or not self._fields:
-            return fresh
-        both = EncodedRows.concatenate([fresh, self._changed.gather(old)])
-        own = np.arange(len(new))
-        return both.take(np.where(new >= 0, own, own + len(new)))
+class _Newest:
+    """For each of n ids which row the newest layer gives it, while layers are laid one on another.
 
-    def _domains(self, name: str, delta: Delta, ids: Ids, new: Positions, old: Positions) -> NDArray[np.int32]:
-        parents = self.division(name, self.find(ids))
-        if name not in delta.divisions:
-            return parents
-        return np.where(new >= 0, _picked(delta.divisions[name], new), parents)
+    Args:
+        rows: its row in what there is before, int64 (n,); -1, the row behind all layers, where it has none.
+        laid: how many rows there are before.
+        gone: bool (n,), whether it is deleted.
+    """
 
+    def __init__(self, rows: Positions, laid: int, gone: NDArray[np.bool_]) -> None:
+        self.rows = rows
+        self.gone = gone
+        self._laid = laid
 
-def _picked(column: NDArray[np.int32], positions: Positions) -> NDArray[Any]:
-    return column[positions] if len(column) else np.full(len(positions), -1, np.int32)
+    def lay(self, delta: Delta, asked: Question, domains: Mapping[str, NDArray[np.int32]]) -> None:
+        """One layer more; the columns (n,) of `domains` follow it."""
+        new = delta.index.find(asked)
+        has_row, is_deleted = new >= 0, delta.deleted.find(asked) >= 0
+        self.rows[has_row] = new[has_row] + self._laid
+        self._laid += len(delta.index)
+        self.gone |= is_deleted
+        self.gone[has_row] = False
+        for name, column in domains.items():
+            column[is_deleted] = -1
+            if name in delta.divisions:
+                column[has_row] = delta.divisions[name][new[has_row]]
 
 
 def _chosen(values: Ids, rows: Positions) -> Ids:

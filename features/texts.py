@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,14 @@ class PackedTexts:
     def text(self, position: int) -> str:
         """The text at `position`."""
         return self.joined[self.offsets[position] : self.offsets[position + 1]].tobytes().decode()
+
+    def all(self) -> list[str]:
+        """All texts, in order."""
+        content, bounds = self.joined.tobytes(), self.offsets.tolist()
+        if content.isascii():  # then cutting the text is cutting its bytes
+            whole = content.decode()
+            return [whole[start:end] for start, end in pairwise(bounds)]
+        return [content[start:end].decode() for start, end in pairwise(bounds)]
 
     def equal(self, positions: NDArray[np.int64], asked: Words) -> NDArray[np.bool_]:
         """Whether the text at each of `positions` is the one asked for in its place, (n,)."""

@@ -79,12 +79,14 @@ def test_deltas_on_a_table_say_what_the_rebuilt_table_says(
 ) -> None:
     """Law: any deltas (new, changed, deleted, brought back; with and without a division) equal a table written anew."""
     table = LayeredTable(table_of(base), FIELDS, ["shelf"])
-    model = dict(base)
+    bottom, model = table, dict(base)
+    deltas: list[Delta] = []
     for rows, deleted, with_division in changes:
         gone = deleted - set(rows)
         before = table
         answers = said(before, IDS)
-        table = table.under(delta_of(rows, gone, with_division))
+        deltas.append(delta_of(rows, gone, with_division))
+        table = table.under(deltas[-1:])
         assert said(before, IDS) == answers  # what others hold stays as it is
         for id_, row in rows.items():
             shelf = row[3] if with_division else model[id_][3] if id_ in model else -1
@@ -92,7 +94,7 @@ def test_deltas_on_a_table_say_what_the_rebuilt_table_says(
         model = {id_: row for id_, row in model.items() if id_ not in gone}
     rebuilt = table_of(model)
     assert said(table, asked) == said(rebuilt, asked) == [model.get(id_) for id_ in asked]
-    assert said(table, IDS) == said(rebuilt, IDS)
+    assert said(table, IDS) == said(rebuilt, IDS) == said(bottom.under(deltas), IDS)  # one by one or all at once
     assert len(table) == len(model)
     flat = table.flat().tensors()
     assert {name: array.tobytes() for name, array in flat.items()} == {
@@ -103,7 +105,7 @@ def test_deltas_on_a_table_say_what_the_rebuilt_table_says(
 def test_unknown_ids_of_a_layered_table_gather_as_in_any_table() -> None:
     """Law: an id that no layer knows, or that one deleted, is row 0, the field's `missing`, no list and no domain."""
     row: Row = (3, [1, 2], 1.5, 1)
-    table = LayeredTable(table_of({"1": row, "2": row}), FIELDS, ["shelf"]).under(delta_of({"3": row}, {"2"}, True))
+    table = LayeredTable(table_of({"1": row, "2": row}), FIELDS, ["shelf"]).under([delta_of({"3": row}, {"2"}, True)])
     positions = table.find(["2", "nobody", "3"])
     rows = table.gather(positions)
     assert rows.arrays["brand"].tolist() == [0, 0, 3]
@@ -117,7 +119,7 @@ def test_table_without_fields_layers_too() -> None:
     none = EncodedRows(1, {})
     base = FeatureTable(RawIndex.from_values([1]), (), none, {"shelf": np.array([1], np.int32)})
     delta = Delta(RawIndex.from_values([2]), none, {"shelf": np.array([0], np.int32)}, RawIndex.from_values([]))
-    table = LayeredTable(base, (), ["shelf"]).under(delta)
+    table = LayeredTable(base, (), ["shelf"]).under([delta])
     positions = table.find([1, 2, 3])
     assert table.gather(positions).n == 3
     assert table.division("shelf", positions).tolist() == [1, 0, -1]

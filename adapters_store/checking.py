@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from adapters_store.backend import Versioned, in_flight
+from adapters_store.contents import contents_of
 from adapters_store.errors import ArtifactError, BlobMissing, RecordError
 from adapters_store.record_store import BACKBONE, DOMAIN, FEATURES, GARBAGE, PREWARM, RELEASE, REPLICA, STAGED, SWITCHES
 from adapters_store.records import (
@@ -19,7 +20,7 @@ from adapters_store.records import (
     Switches,
     parse_record,
 )
-from adapters_store.references import PAGE, OnStep, contents_of, silent
+from adapters_store.references import PAGE, OnStep, silent
 from adapters_store.store import AdapterStore
 
 # Blobs in memory at once.

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from adapters_store.backend import Change, Versioned, in_flight
+from adapters_store.contents import contents_of
 from adapters_store.errors import ArtifactError, BlobMissing, RecordConflict
 from adapters_store.record_store import BACKBONE, DOMAIN, FEATURES, GARBAGE, RELEASE, REPLICA, STAGED
 from adapters_store.records import (
@@ -18,7 +19,7 @@ from adapters_store.records import (
     StagedRelease,
     parse_record,
 )
-from adapters_store.references import OnStep, contents_of, silent
+from adapters_store.references import OnStep, silent
 from adapters_store.store import AdapterStore
 
 _BATCH = 256

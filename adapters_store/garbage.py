@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from adapters_store.backend import in_flight
+from adapters_store.contents import Contents, contents_of
 from adapters_store.errors import ArtifactError, BlobMissing, RecordConflict
 from adapters_store.file import FileBackend
 from adapters_store.record_store import DOMAIN, GARBAGE, REPLICA, is_sweeping
 from adapters_store.records import HISTORY, GarbageRecord, Mark, Stop, changed, rfc3339, seconds_of
-from adapters_store.references import Contents, Held, OnStep, contents_of, held_by_records, pins_of, silent
+from adapters_store.references import Held, OnStep, held_by_records, pins_of, silent
 from adapters_store.store import AdapterStore
 from adapters_store.transitions import condemned, doomed, spared
 
@@ -80,6 +81,7 @@ async def collect(
     Raises:
         ValueError: The grace period is too short.
         RecordError: A record cannot be read by this build, or another collection is deleting; nothing was deleted.
+        BlobMissing: The live or the staged release is not there; nothing was deleted.
         ArtifactError: A kept release is damaged; nothing was deleted.
         StoreUnavailable: The store failed; collecting again goes on.
     """

@@ -5,6 +5,7 @@ from typing import Any, Literal, overload
 
 from adapters_store.backend import Changes
 from adapters_store.blobs import BlobStore
+from adapters_store.contents import contents_of
 from adapters_store.errors import BlobMissing, Frozen, RecordError, StoreUnavailable
 from adapters_store.ids import check_domain, check_revision
 from adapters_store.records import (
@@ -84,11 +85,17 @@ class RecordStore(BlobStore):
 
         Raises:
             BadId: `revision` is none.
-            BlobMissing: The store does not have it.
+            BlobMissing: The store does not have it, or one of its files, or is deleting them.
+            DigestMismatch: It is damaged.
             StoreUnavailable: Unknown whether it happened.
         """
         if not await self.has(revision):
             raise BlobMissing(f"bundle {revision} is not in the store: publish it first")
+        files = contents_of(await self.get(revision)).names
+        await self.spare(GARBAGE, [revision, *files], by)
+        missing = files - await self._backend.has_blobs(sorted(files))
+        if missing:
+            raise BlobMissing(f"file {min(missing)} of bundle {revision} is not in the store: publish the bundle again")
         return await self._change(
             BACKBONE, BackboneRecord, lambda record: defaulted(record, revision, by, self._clock())
         )
@@ -188,12 +195,13 @@ class RecordStore(BlobStore):
 
         Raises:
             BadId: An id is none.
-            BlobMissing: The store does not have the layer.
+            BlobMissing: The store does not have the layer, or is deleting it.
             Frozen: Changes are stopped.
             RecordConflict: Another layer is the newest.
             StoreUnavailable: Unknown whether it happened.
         """
         key = _features(fingerprint, side)
+        await self.spare(GARBAGE, [revision, *([expected_parent] if expected_parent else [])], by)
         if not await self.has(revision):
             raise BlobMissing(f"layer {revision} is not in the store: put it there before it is used")
         await self._check_not_frozen()

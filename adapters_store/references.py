@@ -1,11 +1,10 @@
-"""What names what: a blob's own references, and everything that records and releases hold on to."""
+"""Everything that a store's records and releases hold on to."""
 
-import struct
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from adapters_store.backend import in_flight
-from adapters_store.canonical import parse_json
+from adapters_store.contents import contents_of
 from adapters_store.errors import ArtifactError, BlobMissing
 from adapters_store.record_store import BACKBONE, DOMAIN, FEATURES, GARBAGE, RELEASE, STAGED
 from adapters_store.records import (
@@ -24,7 +23,6 @@ from adapters_store.store import AdapterStore
 PAGE = 1000
 # Adapters and bundles in memory at once while their references are read.
 _OPEN = 8
-_HEADER = struct.Struct("<Q")
 
 OnStep = Callable[[str, int, int], None]
 """Called with what is being done, how many of it are done, and of how many."""
@@ -32,52 +30,6 @@ OnStep = Callable[[str, int, int], None]
 
 def silent(what: str, done: int, of: int) -> None:
     """Tell nobody."""
-
-
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """What a blob says of itself.
-
-    Args:
-        kind: `lora`, `fused`, `fusion`, `features`, `release`, `bundle`, or `unknown` for whatever cannot be read.
-        domain: Whose adapter it is; empty for others.
-        names: Blobs that it needs: pins, the fusion, a bundle's files, a layer's parent.
-        size_bytes: Of the blob.
-    """
-
-    kind: str
-    domain: str = ""
-    names: frozenset[str] = frozenset()
-    size_bytes: int = 0
-
-
-def contents_of(content: bytes) -> Contents:
-    """Read a blob's references without believing anything else of it."""
-    try:
-        manifest = parse_json(content) if content[:1] == b"{" else _metadata(content)
-    except (ValueError, KeyError, TypeError, struct.error):
-        manifest = None
-    if not isinstance(manifest, dict):
-        return Contents("unknown", size_bytes=len(content))
-    kind, names = str(manifest.get("kind", "unknown")), set()
-    if kind == "release":
-        divisions = manifest.get("divisions") or {}
-        names = {revision for domains in divisions.values() for revision in domains.values()}
-    elif "files" in manifest:
-        kind, names = "bundle", {entry["sha256"] for entry in manifest["files"]}
-    else:
-        names = {*(manifest.get("fuses") or {}).values(), manifest.get("fusion"), manifest.get("parent")}
-    found = frozenset(name for name in names if isinstance(name, str))
-    return Contents(kind, str(manifest.get("domain", "")), found, len(content))
-
-
-def _metadata(content: bytes) -> object:
-    """The manifest inside a tensor file's header."""
-    (size,) = _HEADER.unpack_from(content)
-    header = parse_json(content[_HEADER.size : _HEADER.size + size])
-    if not isinstance(header, dict):
-        raise ValueError("the header is no object")
-    return parse_json(header["__metadata__"]["espalier"])
 
 
 @dataclass(slots=True)
@@ -125,6 +77,7 @@ async def held_by_records(store: AdapterStore, releases: int = HISTORY) -> Held:
 
     Raises:
         RecordError: A record cannot be read by this build: then nobody knows what it names.
+        BlobMissing: The live or the staged release is not there.
         ArtifactError: A kept release is damaged.
         StoreUnavailable: The store cannot be read.
     """
@@ -146,7 +99,9 @@ async def held_by_records(store: AdapterStore, releases: int = HISTORY) -> Held:
     if RELEASE in found:
         pointer = parse_record(found[RELEASE].record, ReleasePointer, RELEASE)
         past = [entry.release for entry in pointer.previous[: max(1, releases)]]
-        kept = {revision for revision in (pointer.release, *past) if revision is not None}
+        # an earlier one may have been collected when fewer were kept
+        kept = await store.has_many([revision for revision in past if revision is not None])
+        kept |= {pointer.release} if pointer.release else set()
     if STAGED in found:
         staged = parse_record(found[STAGED].record, StagedRelease, STAGED).release
         kept |= {staged} if staged else set()

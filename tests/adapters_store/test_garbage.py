@@ -155,6 +155,9 @@ async def test_revision_that_is_being_deleted_cannot_be_named(store: AdapterStor
         store.set_live("u", "theme", loose, "me"),
         store.set_live("u", "theme", await store.put(artifact("u", 0)), "me", pins={"t": doomed}),
         store.set_live("u", "theme", await store.put(artifact("u", 0)), "me", fusion=loose),
+        store.set_default_backbone(loose),
+        store.set_default_backbone(await store.put(b'{"files":[{"sha256":"%s"}]}' % loose.encode())),
+        store.set_features("f" * 64, "users", loose, None, "me"),
     ):
         with pytest.raises(BlobMissing, match="is being deleted as garbage: publish it again"):
             await naming
@@ -213,6 +216,19 @@ async def test_collection_that_was_cut_off_is_finished(clock: Clock) -> None:
             break
     else:
         raise AssertionError("a collection never came to its end")
+
+
+async def test_release_that_was_collected_when_fewer_were_kept_is_not_missed(store: AdapterStore, clock: Clock) -> None:
+    """Law: only the last so many releases are kept, and keeping more again later is no fault."""
+    revisions = [await store.put(artifact("t", number)) for number in range(3)]
+    releases = [await store.put_release(Release(divisions={"theme": {"t": revision}})) for revision in revisions]
+    for release in releases:
+        await store.flip(release, "me", min_staged=0)
+    for _ in range(2):
+        await collect(store, MIN_GRACE_S, dry_run=False, releases=1)
+        clock.now += MIN_GRACE_S
+    assert await store.has_many([*revisions, *releases]) == {*revisions[1:], *releases[1:]}
+    assert (await collect(store, MIN_GRACE_S, dry_run=False)).condemned == 0
 
 
 async def test_unreadable_record_stops_the_collection(store: AdapterStore, clock: Clock) -> None:

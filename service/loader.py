@@ -21,7 +21,7 @@ from adapters_store.errors import (
     StoreError,
     StoreUnavailable,
 )
-from adapters_store.records import DomainRecord, Stamped
+from adapters_store.records import DomainRecord
 from adapters_store.store import AdapterStore
 from service.clock import Clock
 from service.domains import TRIALS, Domains, Known
@@ -59,12 +59,14 @@ class _Look:
         record: None when there is none.
         version: of the record.
         since: what was known here before the look.
+        in_vain: the record was out of reach, so the release alone decides for a moment.
     """
 
     domain: str
     record: DomainRecord | None
     version: str | None
     since: Known | None
+    in_vain: bool = False
 
 
 class Loader:
@@ -193,20 +195,10 @@ class Loader:
 
     async def _refresh(self, domain: str, ready: asyncio.Future[bool]) -> None:
         found = False
-        since = self._domains.get(domain)
         try:
-            try:
-                stamped, away = await self._look(domain), False
-            except StoreUnavailable:
-                if since is not None or not self._is_on_disk_by_release(domain):
-                    raise
-                stamped, away = None, True
-            found = stamped is not None
-            record, version = (None, None) if stamped is None else (stamped.record, stamped.version)
-            await self._bring(_Look(domain, record, version, since))
-            known = self._domains.get(domain)
-            if away and known is not None:
-                known.retry_at = self._clock.now() + _RETRY_S
+            look = await self._look(domain)
+            found = look.record is not None
+            await self._bring(look)
             if not ready.done():
                 ready.set_result(True)
             await self._bring_trials(domain)
@@ -222,23 +214,28 @@ class Loader:
                 self._domains.unreadable(domain, self._clock.now() + _RETRY_S)
             raise
 
-    async def _look(self, domain: str) -> Stamped[DomainRecord] | None:
-        """The record; one that is older than the one applied here must be the truth's own word.
+    async def _look(self, domain: str) -> _Look:
+        """What the store says of a domain.
 
-        A backup that was put back is followed. The disk cache's copy, which is read while the truth is away, is not: it
-        may be from before what was published here.
+        A record that is older than the one applied here must be the truth's own word. A backup that was put back is
+        followed; the disk cache's copy, read while the truth is away, may be from before what was published here.
+
+        Where neither has the record in reach, a domain that is not known here is served by the release if it lists it:
+        the disk keeps no word of absent records, but has one of every domain that ever served here by its own.
         """
-        stamped = await self._store.stamped_domain(domain)
-        if stamped is not None and stamped.record.generation < self._domains.generation(domain):
-            return await self._truth.stamped_domain(domain)
-        return stamped
-
-    def _is_on_disk_by_release(self, domain: str) -> bool:
-        """Whether the release may serve a domain whose record is neither in reach nor on the disk.
-
-        The disk keeps no word of absent records, but has one of every domain that ever served here by its own record.
-        """
-        return self._store is not self._truth and self._domains.fleet.live(domain, None) is not None
+        since = self._domains.get(domain)
+        try:
+            stamped = await self._store.stamped_domain(domain)
+            if stamped is not None and stamped.record.generation < self._domains.generation(domain):
+                stamped = await self._truth.stamped_domain(domain)
+        except StoreUnavailable:
+            cached = self._store is not self._truth
+            if not cached or since is not None or self._domains.fleet.live(domain, None) is None:
+                raise
+            return _Look(domain, None, None, None, in_vain=True)
+        if stamped is None:
+            return _Look(domain, None, None, since)
+        return _Look(domain, stamped.record, stamped.version, since)
 
     def _remember_failure(self, domain: str) -> None:
         for whose in (domain, _ANY):
@@ -288,7 +285,7 @@ class Loader:
                 rejected[revision] = str(error)
                 self._observer.adapter_loaded("rejected")
                 self._observer.rejected(look.domain, revision, str(error))
-        retry_at = None if missing is None else self._clock.now() + _RETRY_S
+        retry_at = self._clock.now() + _RETRY_S if missing is not None or look.in_vain else None
         version = look.version if missing is None else None
         self._domains.apply(
             look.domain, look.record, slot, rejected, retry_at=retry_at, version=version, since=look.since

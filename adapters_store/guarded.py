@@ -15,6 +15,7 @@ from adapters_store.errors import StoreUnavailable
 T = TypeVar("T")
 
 _CIRCUIT = "store"
+_SLOWEST_BYTES_S = 2**20
 # An attempt ends a little before the call does, so that it is the attempt that fails and the breaker hears of it.
 _ATTEMPT_SHARE = 0.98
 
@@ -29,7 +30,10 @@ class GuardedBackend(Backend):
     Args:
         inner: Where calls go.
         deadline_s: Longest time that a call about single records or blobs' presence takes, retries included, seconds.
-        bulk_s: The same for a call that carries blobs, many records, or a listing.
+        bulk_s: The same for a call about many records or a listing, and for storing blobs, there with time for their
+            bytes on a slow line on top.
+        fetch_s: The same for fetching a blob, whose size nobody knows before; a store that falls silent fails sooner,
+            by its own time-out.
         attempts: How often at most something safe is tried.
         pause_s: First pause between attempts, seconds; it doubles.
         breaker_failures: So many failures in a row open the breaker: calls then fail at once.
@@ -42,6 +46,7 @@ class GuardedBackend(Backend):
         *,
         deadline_s: float = 5.0,
         bulk_s: float = 60.0,
+        fetch_s: float = 600.0,
         attempts: int = 3,
         pause_s: float = 0.05,
         breaker_failures: int = 8,
@@ -50,6 +55,7 @@ class GuardedBackend(Backend):
         self._inner = inner
         self._deadline_s = deadline_s
         self._bulk_s = bulk_s
+        self._fetch_s = fetch_s
         self._attempts = attempts
         self._pause_s = pause_s
         self._breakers = AsyncCircuitBreakerFactory(breaker_failures, breaker_s)
@@ -71,20 +77,21 @@ class GuardedBackend(Backend):
     async def put_blob(self, digest: str, content: bytes) -> None:
         """See Backend."""
         await self.prepare_writing()
-        await self._repeated(lambda: self._inner.put_blob(digest, content), self._bulk_s)
+        await self._repeated(lambda: self._inner.put_blob(digest, content), self._sending_s(len(content)))
 
     async def put_blobs(self, blobs: Mapping[str, bytes]) -> None:
         """See Backend."""
         await self.prepare_writing()
-        await self._repeated(lambda: self._inner.put_blobs(blobs), self._bulk_s)
+        size = sum(map(len, blobs.values()))
+        await self._repeated(lambda: self._inner.put_blobs(blobs), self._sending_s(size))
 
     async def get_blob(self, digest: str) -> bytes:
         """See Backend."""
-        return await self._repeated(lambda: self._inner.get_blob(digest), self._bulk_s)
+        return await self._repeated(lambda: self._inner.get_blob(digest), self._fetch_s)
 
     async def blob_path(self, digest: str) -> Path | None:
         """See Backend."""
-        return await self._repeated(lambda: self._inner.blob_path(digest), self._bulk_s)
+        return await self._repeated(lambda: self._inner.blob_path(digest), self._fetch_s)
 
     async def has_blob(self, digest: str) -> bool:
         """See Backend."""
@@ -141,6 +148,9 @@ class GuardedBackend(Backend):
     async def close(self) -> None:
         """See Backend."""
         await self._inner.close()
+
+    def _sending_s(self, size_bytes: int) -> float:
+        return self._bulk_s + size_bytes / _SLOWEST_BYTES_S
 
     async def _repeated(self, work: Callable[[], Awaitable[T]], limit_s: float) -> T:
         """Try what is safe to repeat, within one bound for all attempts and pauses."""

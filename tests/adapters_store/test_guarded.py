@@ -134,7 +134,7 @@ async def test_waiting_is_bounded_whatever_stalls() -> None:
     """Law: a store that answers nothing costs the bound, once for all attempts, and says so."""
     inner = Ailing()
     inner.stalled = True
-    guarded = GuardedBackend(inner, deadline_s=0.05, bulk_s=0.05, **TINY)
+    guarded = GuardedBackend(inner, deadline_s=0.05, bulk_s=0.05, fetch_s=0.05, **TINY)
     loop = asyncio.get_running_loop()
     calls: list[Callable[[], Awaitable[object]]] = [
         lambda: guarded.read_record("domain/a"),

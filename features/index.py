@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from features.decimals import as_integers
 from features.errors import InvalidValue, MalformedTensors
 from features.hashed import HashedIntegers, HashedTexts
-from features.keys import IntegerKeys, Keys, Tensors, TextKeys
+from features.keys import IntegerKeys, Keys, Tensors, TextKeys, distinct
 from features.question import Ids, Question, integer_array
 from features.texts import PackedTexts
 
@@ -41,12 +41,12 @@ class RawIndex:
         listed: Ids = values if isinstance(values, np.ndarray) else list(values)
         integers = integer_array(listed)
         if integers is not None:
-            return cls(IntegerKeys(np.unique(integers)))
+            return cls(IntegerKeys(distinct(integers)))
         texts = Question(listed).texts
         if bool(as_integers(texts[:_FIRST])[1].all()):  # a column of words is told by its first ones
             numbers, canonical = as_integers(texts)
             if bool(canonical.all()):
-                return cls(IntegerKeys(np.unique(numbers)))
+                return cls(IntegerKeys(distinct(numbers)))
         return cls(TextKeys.from_texts(texts))
 
     @classmethod

@@ -233,16 +233,18 @@ def _opened(path: Path) -> tuple[Any, Any, Any]:
 
 def _raw(column: Any) -> RawColumn:
     """A column of values, each distinct one once; ids are hardly ever repeated, so integers stay as they are."""
+    if str(column.type).startswith("dictionary"):
+        column = column.dictionary_decode()
     kind = str(column.type)
     if kind == "null":
         return RawColumn([], np.full(len(column), -1, np.int64))
-    if "int" in kind and "dictionary" not in kind:
+    if "int" in kind:
         places = np.arange(len(column))
         if column.null_count:
             places[column.is_null().to_numpy(zero_copy_only=False)] = -1
             column = column.fill_null(0)
         return RawColumn(column.to_numpy(zero_copy_only=False), places)
-    coded = column if "dictionary" in kind else column.dictionary_encode()
+    coded = column.dictionary_encode()
     places = coded.indices.cast("int64").fill_null(-1).to_numpy(zero_copy_only=False)
     return RawColumn(coded.dictionary.to_pylist(), places)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -29,6 +29,7 @@ def expected(indexed: list[Any], asked: list[Any]) -> list[int]:
     return [places.get(str(value), -1) for value in asked]
 
 
+@settings(deadline=None)  # a loaded machine is no fault
 @given(st.lists(st.one_of(INT64, TEXT, NEAR.filter(lambda v: str(v) not in ("ab\0", "\ud800"))), max_size=40), BITS,
        st.lists(st.one_of(INT64, st.text(max_size=300), NEAR), max_size=40))  # fmt: skip
 def test_hashed_index_answers_as_a_dict_does_however_many_hashes_collide(
@@ -44,6 +45,7 @@ def test_hashed_index_answers_as_a_dict_does_however_many_hashes_collide(
     assert sieved.find(asked).tolist() == expected(indexed, asked)
 
 
+@settings(deadline=None)  # a loaded machine is no fault
 @given(st.lists(INT64, min_size=1, max_size=40), st.lists(INT64, max_size=20), BITS)
 def test_hashed_integers_are_found_as_list_array_and_text_alike(values: list[int], more: list[int], bits: int) -> None:
     """Law: an integer id means the same as a Python integer, in a numpy array and as its decimal text."""
@@ -137,6 +139,7 @@ DECIMALS = st.one_of(
 )
 
 
+@settings(deadline=None)  # a loaded machine is no fault
 @given(st.lists(DECIMALS, min_size=40, max_size=60))
 def test_many_decimals_are_parsed_as_each_by_itself(texts: list[str]) -> None:
     """Law: parsing eight digits a step gives what the regular expression and `int` give one by one."""

@@ -85,6 +85,20 @@ def test_ids_of_any_type_are_the_same_ids(tmp_path: Path, kind: str) -> None:
     assert index.values().tolist() == sorted([10, 9, 3 if kind == "uint64" else -3])  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("kind", ["int8", "uint64", "string", "large_string", "dictionary", "integer dictionary"])
+def test_sparse_values_of_any_type_are_the_same_values(tmp_path: Path, kind: str) -> None:
+    """Law: a field's values may be integers, texts or dictionaries of either, with empty ones among them."""
+    values = pa.array([12, None, 99])
+    if kind.endswith("dictionary"):
+        values = (values if kind.startswith("integer") else values.cast("string")).dictionary_encode()
+    else:
+        values = values.cast(kind)
+    table = read(tmp_path, COLUMNS | {"brand": values})
+    assert table.rows.columns.arrays["brand"].tolist() == [0, 2, 0]
+    assert table.rows.divisions["shelf"].tolist() == [-1, 1, -1]
+    assert table.unknown_values["brand"] == 1
+
+
 def test_table_does_not_depend_on_row_groups_or_order(tmp_path: Path) -> None:
     """Law: however a file is cut or sorted, the encoded table is the same."""
     rng = np.random.default_rng(0)

@@ -147,7 +147,7 @@ async def test_waiting_is_bounded_whatever_stalls() -> None:
         began = loop.time()
         with pytest.raises(StoreUnavailable, match="did not answer within"):
             await call()
-        assert loop.time() - began < 1.0
+        assert loop.time() - began < 5.0
     assert inner.calls["read_record"] == 1
 
 
@@ -155,19 +155,19 @@ async def test_pauses_between_attempts_count_towards_the_bound() -> None:
     """Law: the bound is on the sum of attempts and pauses."""
     inner = Ailing()
     inner.failures = 10**6
-    guarded = GuardedBackend(inner, deadline_s=0.1, attempts=1000, pause_s=0.02, breaker_failures=10**6)
+    guarded = GuardedBackend(inner, deadline_s=0.5, attempts=1000, pause_s=0.02, breaker_failures=10**6)
     loop = asyncio.get_running_loop()
     began = loop.time()
     with pytest.raises(StoreUnavailable):
         await guarded.read_record("domain/a")
-    assert loop.time() - began < 1.0
+    assert loop.time() - began < 5.0
     assert 1 < inner.calls["read_record"] < 20
 
 
 async def test_breaker_opens_on_a_dead_store_and_closes_on_one_that_is_back() -> None:
     """Law: after failures in a row calls fail without reaching the store; after a while one gets through and heals."""
     inner = Ailing()
-    guarded = GuardedBackend(inner, attempts=1, pause_s=0.001, breaker_failures=3, breaker_s=0.1)
+    guarded = GuardedBackend(inner, attempts=1, pause_s=0.001, breaker_failures=3, breaker_s=0.5)
     inner.failures = 3
     for _ in range(3):
         with pytest.raises(StoreUnavailable, match="connection reset"):

@@ -7,11 +7,13 @@ its old one until the loader has brought the new.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from itertools import chain
 
 from adapters_store.backend import in_flight
 from adapters_store.errors import StoreError
 from adapters_store.store import AdapterStore
+from service.clock import Clock, slept
 from service.confirming import confirmed
 from service.domains import Domains
 from service.fleet import FleetRelease
@@ -19,6 +21,7 @@ from service.loader import Loader
 from service.observer import Observer
 from service.slots import SlotTable
 
+_TRY_AGAIN_S = 5.0
 CHUNK = 256  # domains that are flipped in one turn of the event loop: about two milliseconds
 
 
@@ -31,6 +34,7 @@ class ReleaseFollower:
         domains: flipped one by one.
         slots: tell which domains were asked for last, and go first.
         loader: brings what was not prepared.
+        clock: when to try again what the store could not give.
         observer: told when it cannot.
         in_flight: domains that are loaded at once after a flip.
     """
@@ -42,6 +46,7 @@ class ReleaseFollower:
         domains: Domains,
         slots: SlotTable,
         loader: Loader,
+        clock: Clock,
         observer: Observer,
         *,
         in_flight: int,
@@ -51,6 +56,7 @@ class ReleaseFollower:
         self._domains = domains
         self._slots = slots
         self._loader = loader
+        self._clock = clock
         self._observer = observer
         self._in_flight = in_flight
         self._lock = asyncio.Lock()
@@ -91,11 +97,20 @@ class ReleaseFollower:
             self._loading = asyncio.get_running_loop().create_task(self._load(unprepared))
 
     async def _load(self, domains: list[str]) -> None:
-        await in_flight(domains, self._load_one, limit=self._in_flight)
+        """Bring what was not prepared; what the store could not give is asked for again until another flip."""
+        left = domains
+        while left:
+            failed: list[str] = []
+            await in_flight(left, partial(self._load_one, failed=failed), limit=self._in_flight)
+            left = failed
+            if left:
+                await slept(self._clock, _TRY_AGAIN_S)
 
-    async def _load_one(self, domain: str) -> None:
+    async def _load_one(self, domain: str, failed: list[str]) -> None:
+        if self._domains.get(domain) is None:
+            return  # evicted meanwhile: its next request pulls it
         try:
             await self._loader.refresh(domain)
         except StoreError:
-            # its requests try again once it was asked for in vain, and so does the next comparison with the store
             self._observer.store_failed("release")
+            failed.append(domain)

@@ -171,7 +171,7 @@ class Replica:
             in_flight=config.publishes_in_flight,
         )
         self.releases = ReleaseFollower(
-            self.reader, store, self.domains, self.slots, self.loader, observer, in_flight=config.stage_in_flight
+            self.reader, store, self.domains, self.slots, self.loader, clock, observer, in_flight=config.stage_in_flight
         )
         self.staging = self._make_staging()
         self.prewarmer = self._make_prewarmer()

@@ -101,6 +101,26 @@ async def test_what_was_not_prepared_is_loaded_after_the_flip(core: Core) -> Non
     await turns_until(lambda: (slot := slots.get(DOMAIN)) is not None and slot.revision == digest(new))
 
 
+async def test_what_the_store_could_not_give_after_a_flip_is_asked_for_again(random_run: Run) -> None:
+    """Law: a store that goes away right after a flip leaves no domain behind for good, with a record or without."""
+    async with opened(random_run, clock := ManualClock()) as core:
+        new = {domain: core.dye(domain, 0.9) for domain in (DOMAIN, OTHER)}
+        await core.publish(DOMAIN, core.dye(DOMAIN, 0.1))
+        await flip(core, await release_of(core, {OTHER: core.dye(OTHER, 0.1)}))
+        await core.score(OTHER, strict=True)
+        await core.store.flip(await release_of(core, new), "someone", min_staged=0)
+        await core.replica.releases.follow()
+        core.backend.away = True
+        await turns_until(lambda: core.ledger.failures["release"] == 2)
+        for domain in new:
+            assert (await core.score(domain)).served.alias == "previous"
+        core.backend.away = False
+        await clock.advance(5.0)
+        slots = core.replica.slots
+        for domain, body in new.items():
+            await turns_until(lambda name=domain, body=body: slots.get(name).revision == digest(body))
+
+
 async def test_a_release_serves_a_domain_without_a_record(core: Core) -> None:
     """Law: a domain that only the release lists is pulled as cold, listed by the bundle or not; generation is null."""
     bodies = {DOMAIN: core.dye(DOMAIN, 0.5), "theme-9": core.renamed(OTHER, "theme-9")}
@@ -234,7 +254,9 @@ async def test_5000_resident_domains_flip_in_short_turns() -> None:
     store = AdapterStore(MemoryBackend(), time.time)
     slots = SlotTable(Slot.empty, lambda count, size: None, limit_bytes=1 << 40)
     domains = Domains([], slots, SilentObserver(), unknown_limit=10)
-    follower = ReleaseFollower(store, store, domains, slots, loader=None, observer=SilentObserver(), in_flight=8)  # type: ignore[arg-type]  # nothing is left to load
+    follower = ReleaseFollower(
+        store, store, domains, slots, loader=None, clock=ManualClock(), observer=SilentObserver(), in_flight=8
+    )  # type: ignore[arg-type]  # nothing is left to load
     releases = [
         Release(divisions={"theme": {f"d{i}": f"{i + n * domains_of:064x}" for i in range(domains_of)}}) for n in (0, 1)
     ]

@@ -21,7 +21,7 @@ from adapters_store.references import held_by_records
 from adapters_store.releases import Release
 from adapters_store.store import AdapterStore
 from adapters_store.tensors import write_tensors
-from benchmarks.release_model import TurnBackend, Turns
+from benchmarks.turns import TurnBackend, Turns
 from tests.adapters_store.fleets import artifact
 from tests.adapters_store.world import World
 

@@ -76,7 +76,7 @@ def by_processes(store: Store, folder: Path) -> int:
         ]
         failed = [writer.wait() for writer in writers]
     if any(failed):
-        raise ClaimError(f"{store.name}: a writer failed\n{log.read_text()[-3000:]}")
+        raise ClaimError(f"{store.name}: the writers ended with {failed}\n{log.read_text()[-3000:]}")
     return asyncio.run(work(change=False))
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from contextlib import suppress
 from typing import Any
 
+import pytest
+
 from adapters_store.backend import Changes
-from adapters_store.errors import StoreUnavailable
+from adapters_store.errors import StoreError, StoreUnavailable
 from adapters_store.releases import Release
 from benchmarks.forge import Run, digest
 from tests.factory import THEMES
@@ -213,3 +217,59 @@ async def test_a_replica_that_missed_an_hour_ends_in_the_same_state(random_run: 
         assert expected["scores"][OTHER, core.users[0]][3] == "no_adapter"
         for core in (resyncing, reconciling):
             assert await state_of(core) == expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_any_history_ends_as_a_fresh_replica_begins(random_run: Run, seed: int) -> None:
+    """Law: a replica that lived through any changes, its own and others', scores as one that starts after them."""
+    draw = random.Random(seed)
+    async with opened(random_run, prewarm_s=0) as core:
+        await core.replica.start()
+        changed = 0
+        for _ in range(60):
+            with suppress(StoreError):
+                await any_change(core, draw, draw.choice(THEMES[:3]))
+                changed += 1
+            await core.score(draw.choice(THEMES[:3]))
+        assert changed > 15
+        pointer = await core.store.pointer()
+        await turns_until(lambda: core.replica.domains.fleet.pointer == pointer)
+        for _ in range(3):  # what was noticed last may have been noticed just now
+            await quiet()
+            await core.replica.watcher.settled()
+        for domain in THEMES:  # what a flip left to be loaded, in the background too
+            known = core.replica.domains.get(domain)
+            live = None if known is None else known.live
+            await turns_until(lambda domain=domain, live=live: revision_of(core, domain) == live)
+        async with opened(random_run, on=core.backend) as fresh:
+            for domain in THEMES:
+                await fresh.replica.loader.refresh(domain)
+            assert await state_of(core) == await state_of(fresh)
+
+
+async def any_change(core: Core, draw: random.Random, domain: str) -> None:
+    """One change of one domain or of the fleet, through this replica or by another writer."""
+    store, publisher = core.store, core.replica.publisher
+    body = core.dye(domain, draw.choice([0.1, 0.2, 0.3, 0.4]))
+    live = (await publisher.state(domain)).live or "0" * 64
+    kind = draw.choice(["publish", "put", "rollback", "delete", "canary", "clear", "flip", "unflip"])
+    if kind == "publish":
+        await core.publish(domain, body)
+    elif kind == "put":
+        await core.put_live(domain, body)
+    elif kind == "rollback":
+        await (
+            publisher.rollback(domain, live, by="test") if draw.random() < 0.5 else store.rollback(domain, live, "x")
+        )
+    elif kind == "delete":
+        await (publisher.delete(domain, by="test") if draw.random() < 0.5 else store.delete(domain, "x"))
+    elif kind == "canary":
+        await store.put(body)
+        await publisher.set_alias(domain, "canary", digest(body), draw.choice([30.0, 60.0]), by="test")
+    elif kind == "clear":
+        await publisher.clear_alias(domain, "canary", by="test")
+    elif kind == "flip":
+        named = {one: await store.put(core.dye(one, 0.5)) for one in draw.sample(THEMES[:3], 2)}
+        await store.flip(await store.put_release(Release(divisions={"theme": named})), "x", min_staged=0)
+    else:
+        await store.roll_back_release((await store.pointer()).release or "0" * 64, "x")

@@ -78,7 +78,7 @@ class HashedTexts:
         texts: strictly increasing by bytes.
         hashed: the rows of `texts` by their hashes.
         hash_bits: how many bits of a hash count; fewer only to force collisions.
-        tags: uint8 (n,), a byte of each text's hash: where most questions are of unknown ids, it spares comparing.
+        tags: uint16 (n,), two bytes of each text's hash: where most ids asked for are unknown, they spare comparing.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class HashedTexts:
         texts: PackedTexts,
         hashed: PerfectHash,
         hash_bits: int = _HASH_BITS,
-        tags: NDArray[np.uint8] | None = None,
+        tags: NDArray[np.uint16] | None = None,
     ) -> None:
         self._texts = texts
         self._hashed = hashed
@@ -105,11 +105,12 @@ class HashedTexts:
         if self._tags is None:
             found = np.where(self._texts.equal(candidates, asked.words), candidates, -1)
         else:
-            likely = np.flatnonzero(self._tags.take(candidates) == asked.text_hashes.astype(np.uint8))
-            candidates = candidates[likely]
-            right = self._texts.equal(candidates, asked.words.take(likely))
+            likely = np.flatnonzero(self._tags.take(candidates) == asked.text_hashes.astype(np.uint16))
             found = np.full(len(asked), -1)
-            found[likely[right]] = candidates[right]
+            if len(likely):
+                candidates = candidates[likely]
+                right = self._texts.equal(candidates, asked.words.take(likely))
+                found[likely[right]] = candidates[right]
         return _with_left_over(found, self._left_over, self._hashed, asked)
 
     def raw(self, position: int) -> str:
@@ -129,7 +130,7 @@ class HashedTexts:
         """Hash sorted distinct texts, of which there is one at least."""
         hashes = texts.hashes()
         hashed = PerfectHash.build(_kept(hashes, np.uint64(_HASH_BITS - hash_bits)))
-        return cls(texts, hashed, hash_bits, hashes.astype(np.uint8) if with_tags else None)
+        return cls(texts, hashed, hash_bits, hashes.astype(np.uint16) if with_tags else None)
 
     @classmethod
     def from_tensors(cls, tensors: Tensors, prefix: str) -> HashedTexts:

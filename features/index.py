@@ -99,7 +99,7 @@ class RawIndex:
         Args:
             least: fewer values are searched.
             hash_bits: how many bits of a hash count; fewer only to force collisions.
-            mostly_unknown: made for questions whose ids are mostly elsewhere; a byte a row more, in memory only.
+            mostly_unknown: made for questions whose ids are mostly elsewhere; two bytes a row more, in memory only.
         """
         if isinstance(self._keys, (HashedIntegers, HashedTexts)) or len(self) < max(least, 1):
             return self

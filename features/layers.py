@@ -88,8 +88,9 @@ class LayeredTable:
             return positions
         changed = self._changed.find(asked)
         named = np.flatnonzero(changed >= 0)
-        rows = changed[named]
-        positions[named] = np.where(self._gone[rows], -1, rows + len(self._base))
+        if len(named):
+            rows = changed[named]
+            positions[named] = np.where(self._gone[rows], -1, rows + len(self._base))
         return positions
 
     def gather(self, positions: Positions) -> EncodedRows:

@@ -153,7 +153,7 @@ def _check_staged(reports: Sequence[ReplicaReport], release: str, min_staged: fl
     def share(report: ReplicaReport) -> float:
         if report.release != release:
             return 0.0
-        return report.staged / report.of if report.of else 1.0
+        return report.staged / report.of if report.of else 0.0  # it has not read yet what there is to prepare
 
     worst = min(reports, key=share)
     if share(worst) < min_staged:

@@ -12,7 +12,15 @@ from typing import Literal
 from adapters_store.artifact import Adapter, Fusion, decode_adapter, decode_fusion
 from adapters_store.backbone import Backbone, read_bundle
 from adapters_store.errors import ArtifactError, DigestMismatch, MalformedArtifact, StoreUnavailable
-from adapters_store.shipping import Parcel, Shipped, activate_parcels, release_parcels, store_parcels
+from adapters_store.shipping import (
+    OnStep,
+    Parcel,
+    Shipped,
+    activate_parcels,
+    release_parcels,
+    silent,
+    store_parcels,
+)
 from adapters_store.store import AdapterStore
 from adapters_store.verification import LogitsOf, verify_adapter, verify_backbone, verify_fusion
 
@@ -153,7 +161,7 @@ async def publish_run(
     run: VerifiedRun,
     store: AdapterStore,
     by: str,
-    on_file: OnFile = lambda name: None,
+    on_step: OnStep = silent,
     as_release: bool = False,
     stage: bool = True,
 ) -> list[Published]:
@@ -166,7 +174,7 @@ async def publish_run(
         run: Verified.
         store: Where to.
         by: Who asks; recorded.
-        on_file: Called after each file that is published.
+        on_step: Called as artifacts are `stored`, each once, and as adapters are `activated`.
         as_release: Make one fleet release of the adapters instead, and leave the domains' records alone; the bundle
             becomes the default only where there is none.
         stage: Let replicas prepare that release.
@@ -183,26 +191,23 @@ async def publish_run(
     shipped = Shipped()
     parcels = [Parcel(one.domain, one.division, one.revision, one.path, one.pins, one.fusion) for one in run.adapters]
     results = [await _put_bundle(run, store)]
+    on_step("stored", 1)
     if run.fusion is not None:
         before = shipped.there
-        await store_parcels([Parcel("", "", run.fusion.revision, run.fusion.path)], store, shipped)
+        await store_parcels([Parcel("", "", run.fusion.revision, run.fusion.path)], store, shipped, on_step)
         known = shipped.there > before
         results.append(Published("fusion", "fusion", run.fusion.revision, "unchanged" if known else "created"))
     there = await _there(store, run.adapters) if as_release else set()
-    await store_parcels(parcels, store, shipped)
+    await store_parcels(parcels, store, shipped, on_step)
     if not as_release or (await store.backbone_record()).default is None:
         await store.set_default_backbone(run.revision, by)
-    for result in results:
-        on_file(result.name)
     if as_release:
         results += [_stored(one, one.revision in there) for one in run.adapters]
         release = await release_parcels(parcels, store, by, stage)
         results.append(Published("release", "release", release, "created"))
     else:
-        outcomes = await activate_parcels(parcels, store, by)
+        outcomes = await activate_parcels(parcels, store, by, on_step)
         results += [_stored(one, not done.changed) for one, done in zip(run.adapters, outcomes, strict=True)]
-    for adapter in run.adapters:
-        on_file(adapter.path.name)
     return results
 
 

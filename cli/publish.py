@@ -52,10 +52,12 @@ def publish(
         )
         return
     with progress_bar(console) as progress:
-        task = progress.add_task("publishing", total=len(files))
+        tasks = {"stored": progress.add_task("storing", total=len(files))}
+        if not release:
+            tasks["activated"] = progress.add_task("activating", total=len(files.adapters))
 
-        def advance(name: str) -> None:
-            progress.advance(task)
+        def advance(what: str, more: int) -> None:
+            progress.advance(tasks[what], more)
 
         results = with_store(
             store, lambda opened: publish_run(verified, opened, BY, advance, as_release=release), create=True

@@ -187,6 +187,9 @@ async def test_flip_asks_whether_replicas_are_ready(store: AdapterStore, clock: 
     await store.report_replica(ReplicaReport(replica="r-2", release=None, staged=200, of=200))
     with pytest.raises(NotStaged, match=r"r-2 has prepared 0\.0%"):
         await store.flip(release, "me", min_staged=0.5)
+    await store.report_replica(ReplicaReport(replica="r-2", release=release, staged=0, of=0))  # not read yet
+    with pytest.raises(NotStaged, match=r"r-2 has prepared 0\.0%"):
+        await store.flip(release, "me", min_staged=0.5)
     clock.now += 89
     await store.report_replica(ReplicaReport(replica="r-1", release=release, staged=199, of=200))
     with pytest.raises(NotStaged, match="r-2"):

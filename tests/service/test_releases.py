@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from adapters_store.errors import NotStaged
+from adapters_store.errors import NotStaged, RecordConflict
 from adapters_store.memory import MemoryBackend
+from adapters_store.records import Condition
 from adapters_store.releases import Release
 from adapters_store.store import AdapterStore
 from benchmarks.forge import Run, digest
@@ -152,6 +153,20 @@ async def test_a_publish_after_the_flip_stands_above_the_release(core: Core) -> 
     await core.replica.releases.follow()
     result = await core.score(DOMAIN, strict=True)
     assert (result.served.revision, result.served.alias) == (digest(single), "live")
+
+
+async def test_a_condition_names_the_release_too(core: Core) -> None:
+    """Law: what a client saw before a flip is no condition that holds after it; what its state says then is."""
+    first = await core.publish(DOMAIN, core.dye(DOMAIN, 0.1))
+    assert first.generation is not None
+    await flip(core, await release_of(core, {DOMAIN: core.dye(DOMAIN, 0.4)}))
+    with pytest.raises(RecordConflict):
+        await core.publish(DOMAIN, core.dye(DOMAIN, 0.2), if_generation=Condition(first.generation, first.pointer))
+    state = await core.replica.publisher.state(DOMAIN)
+    assert (state.live, state.pointer) == (digest(core.dye(DOMAIN, 0.4)), 1)
+    seen = Condition(first.generation, state.pointer)
+    assert (await core.publish(DOMAIN, core.dye(DOMAIN, 0.2), if_generation=seen)).status == "created"
+    assert (await core.score(DOMAIN, strict=True)).served.revision == digest(core.dye(DOMAIN, 0.2))
 
 
 async def test_publishing_what_the_release_serves_is_unchanged(core: Core) -> None:

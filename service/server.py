@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -139,6 +140,9 @@ async def serve_on(
 
             app = create_app(replica, settings=settings, tokens=tokens, metrics=metrics, log=log, serving=serving)
             server = QuietServer(uvicorn_config(app, settings), lambda: announce(started), forced_by)
+            # what lives as long as the process is not walked by each full collection, which stops every request
+            gc.collect()
+            gc.freeze()
             await server.serve(sockets=[listener])
 
 

@@ -237,14 +237,17 @@ def open_layered(url: str, *, timeout_s: float) -> LayeredBackend:
     Raises:
         BadId: The URL cannot be used; the message says why.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its text may quote a password
+        raise BadId("this is no store URL: check the name of the bucket") from None
     first, _, scheme = parts.scheme.partition("+")
     if first not in ("redis", "rediss") or scheme not in ("s3", "gs", "az"):
         raise BadId("a store with a Redis before it is named redis+s3://bucket/prefix?redis=redis://host:6379/0")
     options = parse_qsl(parts.query, keep_blank_values=True)
     caches = [value for name, value in options if name == "redis"]
     kinds = {"rediss"} if first == "rediss" else {"redis", "rediss"}
-    if len(caches) != 1 or urlsplit(caches[0]).scheme.partition("+")[0] not in kinds:
+    if len(caches) != 1 or caches[0].partition("://")[0].partition("+")[0] not in kinds:
         raise BadId(f"a {parts.scheme}:// URL names its Redis once, as redis={first}://host:6379/0")
     others = urlencode([(name, value) for name, value in options if name != "redis"])
     truth = open_objects(parts._replace(scheme=scheme, query=others).geturl(), timeout_s=timeout_s)

@@ -26,6 +26,7 @@ _OPTIONS = {
 }
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FOLDER = re.compile(r"[A-Za-z0-9_=@-][A-Za-z0-9_=@.-]*")
+_NAME = re.compile(r"[A-Za-z_]{1,32}")
 # A part of an upload in several parts, and the slowest line that it must still pass in time.
 _PART_BYTES = 5 << 20
 SLOWEST_BYTES_S = 1 << 20
@@ -75,7 +76,10 @@ def parse_object_url(url: str) -> ObjectUrl:
     Raises:
         BadId: It is none; the message names the part, and the option that an unknown one is near to.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise BadId("this is no URL: check the name of the bucket") from None
     if parts.scheme not in _OPTIONS:
         raise BadId("an object store's URL starts with s3://, gs:// or az://")
     if "@" in parts.netloc:
@@ -150,6 +154,8 @@ def _options(scheme: str, query: str) -> Mapping[str, str]:
     known = _OPTIONS[scheme]
     options: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
+        if not _NAME.fullmatch(name):  # most likely half a value, so perhaps half a password: not shown
+            raise BadId(f"an option of a {scheme}:// URL has no name: percent-encode & in the values, it is %26")
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {near[0]}" if near else f"known are {', '.join(known)}"
@@ -163,8 +169,12 @@ def _options(scheme: str, query: str) -> Mapping[str, str]:
 def _endpoint(text: str | None) -> str | None:
     if text is None:
         return None
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
+    try:
+        parts = urlsplit(text)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # no such host, or no such port
+        fits = False
+    if not fits or "@" in parts.netloc or parts.query:
         raise BadId("option endpoint is http://host:port or https://host:port, without credentials")
     return text.rstrip("/")
 

@@ -12,7 +12,7 @@ A remote backend is opened inside bounds (`guarded`). Its library is imported on
 """
 
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from adapters_store.backend import Backend
 from adapters_store.errors import BadId
@@ -24,8 +24,6 @@ _REDIS = frozenset(f"redis{s}{kind}" for s in ("", "s") for kind in ("", "+senti
 _OBJECTS = frozenset({"s3", "gs", "az"})
 _LAYERED = frozenset(f"{redis}+{objects}" for redis in ("redis", "rediss") for objects in _OBJECTS)
 _KNOWN = "memory://, file:///absolute/folder, redis://, s3://, gs://, az:// and redis+s3://"
-_SECRET = ("secret", "password", "token", "access_key", "account_key", "sas")
-_HIDDEN = "***"
 # Total time of a call over that of one try by the backend: room for its retries.
 _DEADLINE_OVER_TIMEOUT = 2.5
 
@@ -45,10 +43,15 @@ def open_backend(url: str, create: bool = False, *, timeout_s: float = 2.0) -> B
         BadId: The URL names no backend of this build.
         StoreUnavailable: The store is not there, or cannot be reached.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its text may quote the password
+        raise BadId("this is no store URL: check the host, and the brackets of an IPv6 address") from None
     if parts.scheme == "memory":
         return MemoryBackend()
     if parts.scheme == "file":
+        if parts.query or parts.fragment:
+            raise BadId("percent-encode the folder of a file store: ? is %3F, # is %23")
         path = Path(unquote(parts.path))
         if parts.netloc or not path.is_absolute() or path == Path("/"):
             raise BadId("a file store is named file:///absolute/folder, with three slashes")
@@ -58,28 +61,6 @@ def open_backend(url: str, create: bool = False, *, timeout_s: float = 2.0) -> B
         scheme = parts.scheme + "://" if parts.scheme else "this"
         raise BadId(f"a store URL starts with one of {_KNOWN}; {scheme} is none")
     return GuardedBackend(remote, deadline_s=_DEADLINE_OVER_TIMEOUT * timeout_s)
-
-
-def redacted(url: str) -> str:
-    """A URL for people: without its password, and without the values of parameters that hold secrets."""
-    try:
-        parts = urlsplit(url)
-        options = parse_qsl(parts.query, keep_blank_values=True)
-    except ValueError:
-        return _HIDDEN
-    user, at, host = parts.netloc.rpartition("@")
-    if ":" in user:
-        user = f"{user.partition(':')[0]}:{_HIDDEN}"
-    shown = [f"{name}={_shown_option(name, value)}" for name, value in options]
-    query = f"?{'&'.join(shown)}" if shown else ""
-    authority = f"//{user}{at}{host}" if parts.netloc or "://" in url else ""
-    return f"{parts.scheme}:{authority}{parts.path}{query}" if parts.scheme else url
-
-
-def _shown_option(name: str, value: str) -> str:
-    if any(part in name.lower() for part in _SECRET):
-        return _HIDDEN
-    return redacted(value) if "://" in value else value
 
 
 def _open_remote(scheme: str, url: str, timeout_s: float) -> Backend | None:

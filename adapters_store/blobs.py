@@ -17,6 +17,7 @@ Clock = Callable[[], float]
 _INLINE_BYTES = 256 * 1024
 _BATCH_BLOBS = 256
 _BATCH_BYTES = 32 * 2**20
+_READS = 3
 
 
 class BlobStore:
@@ -97,10 +98,13 @@ class BlobStore:
             DigestMismatch: The bytes in the store are not those that were put there.
             StoreUnavailable: The store cannot be read.
         """
-        content = await self._backend.get_blob(check_revision(revision))
-        if await _digest(content) != revision:
-            raise _damaged(revision)
-        return content
+        check_revision(revision)
+        # what the way damaged comes whole the next time; what is damaged in the store does not
+        for _ in range(_READS):
+            content = await self._backend.get_blob(revision)
+            if await _digest(content) == revision:
+                return content
+        raise _damaged(revision)
 
     async def map(self, revision: str) -> memoryview:
         """An artifact's bytes, read-only; memory-mapped where the store has local files, so that processes share them.

@@ -2,8 +2,10 @@
 
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 from adapters_store.canonical import parse_json
+from adapters_store.ids import is_revision
 
 _HEADER = struct.Struct("<Q")
 
@@ -28,24 +30,27 @@ class Contents:
 def contents_of(content: bytes) -> Contents:
     """Read a blob's references without believing anything else of it."""
     try:
-        manifest = parse_json(content) if content[:1] == b"{" else _metadata(content)
-    except (ValueError, KeyError, TypeError, struct.error):
-        manifest = None
-    if not isinstance(manifest, dict):
+        manifest: Any = parse_json(content) if content[:1] == b"{" else _metadata(content)
+        kind, names = _named(manifest)
+        domain = str(manifest.get("domain", ""))
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error):  # it is not of our making
         return Contents("unknown", size_bytes=len(content))
-    kind, names = str(manifest.get("kind", "unknown")), set()
+    found = frozenset(name for name in names if isinstance(name, str) and is_revision(name))
+    return Contents(kind, domain, found, len(content))
+
+
+def _named(manifest: Any) -> tuple[str, list[object]]:
+    """Kind, and what may be revisions; any exception of a wrong type may come of a strange manifest."""
+    kind = str(manifest.get("kind", "unknown"))
     if kind == "release":
         divisions = manifest.get("divisions") or {}
-        names = {revision for domains in divisions.values() for revision in domains.values()}
-    elif "files" in manifest:
-        kind, names = "bundle", {entry["sha256"] for entry in manifest["files"]}
-    else:
-        names = {*(manifest.get("fuses") or {}).values(), manifest.get("fusion"), manifest.get("parent")}
-    found = frozenset(name for name in names if isinstance(name, str))
-    return Contents(kind, str(manifest.get("domain", "")), found, len(content))
+        return kind, [revision for domains in divisions.values() for revision in domains.values()]
+    if "files" in manifest:
+        return "bundle", [entry["sha256"] for entry in manifest["files"]]
+    return kind, [*(manifest.get("fuses") or {}).values(), manifest.get("fusion"), manifest.get("parent")]
 
 
-def _metadata(content: bytes) -> object:
+def _metadata(content: bytes) -> Any:
     """The manifest inside a tensor file's header."""
     (size,) = _HEADER.unpack_from(content)
     header = parse_json(content[_HEADER.size : _HEADER.size + size])

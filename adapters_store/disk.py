@@ -17,6 +17,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -254,7 +255,8 @@ def refuse_strangers(folder: Path, state: os.stat_result) -> None:
 def _touch(path: Path, state: os.stat_result) -> None:
     now = time.time_ns()
     if now - state.st_atime_ns > _TOUCH_NS:
-        os.utime(path, ns=(now, state.st_mtime_ns))
+        with suppress(FileNotFoundError):  # evicted since it was read
+            os.utime(path, ns=(now, state.st_mtime_ns))
 
 
 def _remove(path: Path, faults: list[str]) -> None:

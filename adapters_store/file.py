@@ -26,6 +26,7 @@ from adapters_store.backend import Backend, Changes, Record, Versioned
 from adapters_store.canonical import canonical_json, digest, parse_json
 from adapters_store.durable import TEMPORARY, sync_folder, write_durably
 from adapters_store.errors import BlobMissing, MalformedRecord, StoreUnavailable
+from adapters_store.ids import is_revision
 from adapters_store.polling import PollingFeed
 
 T = TypeVar("T")
@@ -150,7 +151,7 @@ class FileBackend(Backend):
             raise BlobMissing(f"no blob {name} in the store") from None
 
     def _list_blobs(self) -> list[str]:
-        return sorted(path.name for path in self._blobs.glob("??/*") if not path.name.startswith(TEMPORARY))
+        return sorted(path.name for path in self._blobs.glob("??/*") if is_revision(path.name))
 
     def _record_path(self, key: str) -> Path:
         return self._records / f"{quote(key, safe=_SAFE)}{_SUFFIX}"

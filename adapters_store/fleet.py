@@ -81,7 +81,9 @@ class FleetStore(RecordStore):
             StoreUnavailable: Unknown whether it happened.
         """
         await self._check_not_frozen()
-        named = set() if revision is None else (await self.release(revision)).revisions()
+        named = set() if revision is None else {revision, *(await self.release(revision)).revisions()}
+        if revision is not None and not await self.has(revision):  # held here, and gone there
+            raise BlobMissing(f"release {revision} is not in the store: put it there before it is staged")
         record = await self._change(STAGED, StagedRelease, lambda record: staged(record, revision, by, self._clock()))
         # Looked at after the release is named, as garbage collection looks at what is named after it says that it
         # deletes: of a collection at the same time one side sees the other.
@@ -136,11 +138,15 @@ class FleetStore(RecordStore):
 
         Raises:
             BadId: `from_` is none.
+            BlobMissing: The earlier one was collected as garbage.
             RecordConflict: Another release is live.
             NothingToRollBack: There is no earlier one.
             StoreUnavailable: Unknown whether it happened.
         """
         check_revision(from_)
+        earlier = release_rolled_back(await self.pointer(), from_, by, self._clock()).release
+        if earlier is not None and not await self.has(earlier):
+            raise BlobMissing(f"the release before, {earlier}, is not in the store any more: flip to another instead")
         return await self._change(
             RELEASE, ReleasePointer, lambda pointer: release_rolled_back(pointer, from_, by, self._clock())
         )

@@ -82,7 +82,8 @@ async def collect(
         ValueError: The grace period is too short.
         RecordError: A record cannot be read by this build, or another collection is deleting; nothing was deleted.
         BlobMissing: The live or the staged release is not there; nothing was deleted.
-        ArtifactError: A kept release is damaged; nothing was deleted.
+        ArtifactError: What is kept and names others (an adapter, a release, a bundle, a feature layer) is damaged, or
+            came damaged; nothing was deleted.
         StoreUnavailable: The store failed; collecting again goes on.
     """
     if grace_s < MIN_GRACE_S:

@@ -59,7 +59,7 @@ class GuardedBackend(Backend):
         self._attempts = attempts
         self._pause_s = pause_s
         self._breakers = AsyncCircuitBreakerFactory(breaker_failures, breaker_s)
-        self._preparing = asyncio.Lock()
+        self._preparing: asyncio.Task[None] | None = None
         self._prepared = False
 
     @property
@@ -68,11 +68,14 @@ class GuardedBackend(Backend):
         return self._inner
 
     async def prepare_writing(self) -> None:
-        """See Backend; asked once, the first refusal is asked about again."""
-        async with self._preparing:
-            if not self._prepared:
-                await self._once(self._inner.prepare_writing, self._bulk_s)
-                self._prepared = True
+        """See Backend; asked once, a refusal is asked about again. Who comes meanwhile waits for the same answer."""
+        if self._prepared:
+            return
+        if self._preparing is None:
+            self._preparing = asyncio.create_task(self._prepare())
+            # it goes on without the one who began it, perhaps to nobody's hearing
+            self._preparing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(self._preparing)
 
     async def put_blob(self, digest: str, content: bytes) -> None:
         """See Backend."""
@@ -147,7 +150,16 @@ class GuardedBackend(Backend):
 
     async def close(self) -> None:
         """See Backend."""
+        if self._preparing is not None:
+            self._preparing.cancel()
         await self._inner.close()
+
+    async def _prepare(self) -> None:
+        try:
+            await self._once(self._inner.prepare_writing, self._bulk_s)
+            self._prepared = True
+        finally:
+            self._preparing = None
 
     def _sending_s(self, size_bytes: int) -> float:
         return self._bulk_s + size_bytes / _SLOWEST_BYTES_S

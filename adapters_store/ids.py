@@ -38,6 +38,11 @@ def check_revision(revision: str) -> str:
     return _checked(revision, _REVISION, "revision", "a sha256: 64 of 0-9 a-f")
 
 
+def is_revision(text: str) -> bool:
+    """Whether a name found in a store is a revision; a file system or a person may have put others there."""
+    return _REVISION.fullmatch(text) is not None
+
+
 def _checked(text: str, pattern: re.Pattern[str], what: str, form: str) -> str:
     if not isinstance(text, str) or pattern.fullmatch(text) is None:
         shown = repr(text)

@@ -26,6 +26,7 @@ from urllib.parse import quote
 from adapters_store.backend import Backend, Change, Changes, Record, Versioned, in_flight
 from adapters_store.canonical import canonical_json, parse_json
 from adapters_store.errors import BlobMissing, MalformedRecord
+from adapters_store.ids import is_revision
 from adapters_store.object_client import Listed, ObjectClient, ServerFailed, Stored, Tag, TagForm
 from adapters_store.object_urls import ObjectUrl, parse_object_url
 from adapters_store.polling import PollingFeed
@@ -116,7 +117,8 @@ class ObjectBackend(Backend):
     async def list_blobs(self) -> list[str]:
         """See Backend."""
         async with aclosing(self._client.list(self._blobs)) as listed:
-            return [one.path.rpartition("/")[2] async for one in listed]
+            names = [one.path.rpartition("/")[2] async for one in listed]
+        return [name for name in names if is_revision(name)]
 
     async def delete_blob(self, digest: str) -> None:
         """See Backend."""

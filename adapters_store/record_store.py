@@ -91,9 +91,9 @@ class RecordStore(BlobStore):
         """
         if not await self.has(revision):
             raise BlobMissing(f"bundle {revision} is not in the store: publish it first")
-        files = contents_of(await self.get(revision)).names
-        await self.spare(GARBAGE, [revision, *files], by)
-        missing = files - await self._backend.has_blobs(sorted(files))
+        needed = {revision, *contents_of(await self.get(revision)).names}
+        await self.spare(GARBAGE, sorted(needed), by)
+        missing = needed - await self._backend.has_blobs(sorted(needed))
         if missing:
             raise BlobMissing(f"file {min(missing)} of bundle {revision} is not in the store: publish the bundle again")
         return await self._change(

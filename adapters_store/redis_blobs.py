@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from adapters_store.errors import BlobMissing, StoreUnavailable
+from adapters_store.ids import is_revision
 from adapters_store.redis_links import Command, Link
 
 PART_BYTES = 16 << 20
@@ -53,8 +54,8 @@ class RedisBlobs:
         start = self._blob("")
         found: set[str] = set()
         async for keys in self._link.scan(f"{start}*"):
-            found.update(key.decode()[len(start) :] for key in keys)
-        return sorted(found)
+            found.update(key.decode(errors="replace")[len(start) :] for key in keys)
+        return sorted(name for name in found if is_revision(name))
 
     async def delete(self, digest: str) -> None:
         """See Backend; a large one's header goes first, so no reader sees half of it."""

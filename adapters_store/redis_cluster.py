@@ -90,7 +90,7 @@ class ClusterLink(Link):
                 return replies
             # MOVED and TRYAGAIN mean that nothing was done: sending the same again is no second write.
             asked = {i: replies[i] for i in todo if type(replies[i]) is AskError}
-            self._stale = any(isinstance(replies[i], MovedError) for i in todo)
+            self._stale |= any(isinstance(replies[i], MovedError) for i in todo)
             await asyncio.sleep(_REDIRECT_PAUSE_S)
         return replies
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from adapters_store.backend import in_flight
 from adapters_store.contents import contents_of
-from adapters_store.errors import ArtifactError, BlobMissing
+from adapters_store.errors import BlobMissing
 from adapters_store.record_store import BACKBONE, DOMAIN, FEATURES, GARBAGE, RELEASE, STAGED
 from adapters_store.records import (
     HISTORY,
@@ -78,7 +78,7 @@ async def held_by_records(store: AdapterStore, releases: int = HISTORY) -> Held:
     Raises:
         RecordError: A record cannot be read by this build: then nobody knows what it names.
         BlobMissing: The live or the staged release is not there.
-        ArtifactError: A kept release is damaged.
+        ArtifactError: A kept release, a bundle or a feature layer is damaged: then nobody knows what it names.
         StoreUnavailable: The store cannot be read.
     """
     held = Held()
@@ -123,11 +123,12 @@ async def pins_of(
 
     Args:
         store: Which.
-        adapters: Their revisions; one that is not there or damaged pins nothing.
+        adapters: Their revisions; one that is not there pins nothing.
         opened: Revision to pins of those read before; what is read now is added.
         on_step: Called as they are read.
 
     Raises:
+        DigestMismatch: One is damaged, or came damaged: then nobody knows what it pins.
         StoreUnavailable: The store cannot be read.
     """
     done = 0
@@ -136,7 +137,7 @@ async def pins_of(
         nonlocal done
         try:
             opened[revision] = contents_of(await store.get(revision)).names
-        except (BlobMissing, ArtifactError):
+        except BlobMissing:
             opened[revision] = frozenset()
         done += 1
         on_step("reading pins", done, len(missing))
@@ -155,7 +156,7 @@ async def _closure(store: AdapterStore, roots: set[str]) -> set[str]:
         found.add(revision)
         try:
             head = contents_of(await store.get(revision))
-        except (BlobMissing, ArtifactError):
+        except BlobMissing:
             continue
         if head.kind == "bundle":
             found |= head.names  # its files name nothing

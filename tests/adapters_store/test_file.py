@@ -98,6 +98,16 @@ async def test_leftover_of_a_killed_writer_is_seen_by_no_reader(tmp_path: Path) 
     assert set(await backend.versions("")) == {"domain/a"}
 
 
+async def test_files_of_others_are_no_blobs(tmp_path: Path) -> None:
+    """Law: what a file system or a person left among the blobs stops nobody who looks through all of them."""
+    backend = FileBackend(tmp_path, create=True)
+    name = digest(b"x")
+    await backend.put_blob(name, b"x")
+    for stray in (".nfs0000000001", ".DS_Store", f"{name}.part"):
+        (tmp_path / "blobs" / name[:2] / stray).write_bytes(b"stray")
+    assert await backend.list_blobs() == [name]
+
+
 async def test_lock_of_a_killed_writer_is_free(tmp_path: Path, start: Start) -> None:
     """Law: a writer that dies with the lock in hand stops nobody."""
     backend = FileBackend(tmp_path, create=True)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters_store.canonical import digest
-from adapters_store.errors import BlobMissing, MalformedRecord, RecordConflict, StoreError
+from adapters_store.errors import BlobMissing, DigestMismatch, MalformedRecord, RecordConflict, StoreError
 from adapters_store.file import FileBackend
 from adapters_store.garbage import MIN_GRACE_S, Collected, collect
 from adapters_store.memory import MemoryBackend
@@ -22,7 +22,7 @@ from adapters_store.releases import Release
 from adapters_store.store import AdapterStore
 from adapters_store.tensors import write_tensors
 from benchmarks.turns import TurnBackend, Turns
-from tests.adapters_store.fleets import artifact
+from tests.adapters_store.fleets import artifact, fill
 from tests.adapters_store.world import World
 
 
@@ -238,6 +238,30 @@ async def test_unreadable_record_stops_the_collection(store: AdapterStore, clock
     with pytest.raises(MalformedRecord, match="domain/t"):
         await collect(store, MIN_GRACE_S, dry_run=False)
     assert await store.backend.list_records("") == ["domain/t"]
+
+
+async def test_damaged_blob_stops_the_collection(store: AdapterStore, clock: Clock, world: World) -> None:
+    """Law: where what is kept cannot be read whole, nobody knows what it needs, and nothing is condemned for it."""
+    filled = await fill(store, world)
+    for damaged in (filled.live, filled.bundle, filled.layers[1], filled.release):
+        content = await store.get(damaged)
+        await store.backend.delete_blob(damaged)
+        await store.backend.put_blob(damaged, content[:-1])
+        with pytest.raises(DigestMismatch, match=damaged):
+            await collect(AdapterStore(store.backend, clock), MIN_GRACE_S, dry_run=False)
+        await store.backend.delete_blob(damaged)
+        await store.put(content)
+    assert (await held_by_records(store)).marks == {}
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [b'{"kind":"release","divisions":[1]}', b'{"files":3}', b'{"files":[{"sha256":[1]}]}', b'{"fuses":[1]}', b"[1]"],
+)
+async def test_strange_blob_is_collected_like_any_other(store: AdapterStore, clock: Clock, strange: bytes) -> None:
+    """Law: whatever lies in a store, looking for what it names fails at nothing."""
+    await store.put(strange)
+    assert [report.deleted for report in await passes(store, clock)] == [0, 1]
 
 
 async def test_too_short_a_grace_period_is_refused(store: AdapterStore) -> None:

@@ -247,3 +247,34 @@ async def test_store_that_may_not_be_written_is_read_only() -> None:
     asked = inner.calls["prepare_writing"]
     assert await guarded.compare_and_set("domain/a", 1, record(2))
     assert inner.calls["prepare_writing"] == asked
+
+
+async def test_who_waits_for_the_first_question_waits_once() -> None:
+    """Law: however many write first to a store that does not answer, all fail with the one question that was asked."""
+
+    class Asked(Ailing):
+        """Answers when it is let."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.let = asyncio.Event()
+
+        async def prepare_writing(self) -> None:
+            """See Backend."""
+            await super().prepare_writing()
+            await self.let.wait()
+            raise StoreUnavailable("connection reset")
+
+    inner = Asked()
+    guarded = GuardedBackend(inner, **TINY)
+    writers = [asyncio.create_task(guarded.compare_and_set("domain/a", 0, record(1))) for _ in range(20)]
+    while not inner.calls:
+        await asyncio.sleep(0)
+    writers[0].cancel()  # who gives up takes the answer from nobody
+    inner.let.set()
+    outcomes = await asyncio.gather(*writers, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes[1:]} == {StoreUnavailable}
+    assert inner.calls == {"prepare_writing": 1}
+    with pytest.raises(StoreUnavailable):
+        await guarded.compare_and_set("domain/a", 0, record(1))
+    assert inner.calls == {"prepare_writing": 2}

@@ -215,6 +215,21 @@ async def test_release_of_absent_revisions_cannot_be_staged(store: AdapterStore)
     assert (await store.pointer()).generation == 0
 
 
+async def test_release_that_was_collected_can_be_neither_staged_nor_returned_to(store: AdapterStore) -> None:
+    """Law: no record comes to name a release that is gone, though this client holds its manifest still."""
+    first, second = await revisions(store, 2)
+    old, new = await release_of(store, a=first), await release_of(store, a=second)
+    for release in (old, new):
+        await store.flip(release, "me", min_staged=0)
+    staged, pointer = await store.staged(), await store.pointer()
+    await store.backend.delete_blob(old)
+    with pytest.raises(BlobMissing, match=f"release {old} is not in the store"):
+        await store.stage(old, "me")
+    with pytest.raises(BlobMissing, match=f"{old}, is not in the store any more"):
+        await store.roll_back_release(new, "me")
+    assert (await store.staged(), await store.pointer()) == (staged, pointer)
+
+
 async def test_frozen_fleet_can_only_go_back(store: AdapterStore) -> None:
     """Law: while all is frozen releases are neither staged nor flipped to; rolling back and thawing work."""
     (a,) = await revisions(store, 1)

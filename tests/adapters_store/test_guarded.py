@@ -257,19 +257,19 @@ async def test_who_waits_for_the_first_question_waits_once() -> None:
 
         def __init__(self) -> None:
             super().__init__()
-            self.let = asyncio.Event()
+            self.asked, self.let = asyncio.Event(), asyncio.Event()
 
         async def prepare_writing(self) -> None:
             """See Backend."""
             await super().prepare_writing()
+            self.asked.set()
             await self.let.wait()
             raise StoreUnavailable("connection reset")
 
     inner = Asked()
     guarded = GuardedBackend(inner, **TINY)
     writers = [asyncio.create_task(guarded.compare_and_set("domain/a", 0, record(1))) for _ in range(20)]
-    while not inner.calls:
-        await asyncio.sleep(0)
+    await inner.asked.wait()
     writers[0].cancel()  # who gives up takes the answer from nobody
     inner.let.set()
     outcomes = await asyncio.gather(*writers, return_exceptions=True)

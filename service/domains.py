@@ -217,8 +217,9 @@ class Domains:
         if known is None:
             return False
         live = self._fleet.live(domain, known.record)
-        if live == known.live:
-            return False
+        if live == known.live:  # what a flip before this one had yet to bring is still to be brought
+            serving = self._slots.get(domain)
+            return serving is not None and serving.revision != live and live not in known.rejected
         known.live = live
         if live is None:
             self._slots.drop(domain, "live")

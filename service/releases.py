@@ -110,7 +110,9 @@ class ReleaseFollower:
         if self._domains.get(domain) is None:
             return  # evicted meanwhile: its next request pulls it
         try:
-            await self._loader.refresh(domain)
+            await self._loader.refresh(domain, again=True)  # a flight in the air may be from before the flip
         except StoreError:
             self._observer.store_failed("release")
             failed.append(domain)
+        except Exception:  # a fault of ours, which the loader has told, keeps no other domain from its revision
+            return

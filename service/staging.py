@@ -19,6 +19,7 @@ from service.domains import Domains
 from service.errors import EngineFailed
 from service.loader import LOST
 from service.observer import Observer
+from service.pace import Pace
 from service.preparer import Preparer
 from service.slots import SlotTable
 
@@ -40,6 +41,7 @@ class Staging:
         clock: when the next report is due.
         observer: told of progress and refusals.
         replica_id: named in the report.
+        pace: gives what is prepared its turns while requests are scored.
         in_flight: revisions that are fetched or prepared at once.
         cached: whether fetching keeps the bytes on this machine.
     """
@@ -55,6 +57,7 @@ class Staging:
         observer: Observer,
         *,
         replica_id: str,
+        pace: Pace,
         in_flight: int,
         cached: bool,
     ) -> None:
@@ -66,12 +69,14 @@ class Staging:
         self._clock = clock
         self._observer = observer
         self._replica_id = replica_id
+        self._pace = pace
         self._in_flight = in_flight
         self._cached = cached
         self._release: str | None = None
         self._of = 0
         self._staged = 0
         self._room = True
+        self._lock = asyncio.Lock()
         self._moved = asyncio.Event()
         self._preparing: asyncio.Task[None] | None = None
         self._reporting: asyncio.Task[None] | None = None
@@ -82,15 +87,16 @@ class Staging:
         Raises:
             adapters_store.errors.StoreError: the record could not be read.
         """
-        revision = (await self._reader.staged()).release
-        if revision == self._release:
-            return
-        await self._stop_preparing()
-        await self._let_go()
-        self._release, self._of, self._staged, self._room = revision, 0, 0, True
-        self._told()
-        if revision is not None:
-            self._preparing = asyncio.get_running_loop().create_task(self._prepare(revision))
+        async with self._lock:  # of two that are told of one moment the later look decides
+            revision = (await self._reader.staged()).release
+            if revision == self._release:
+                return
+            await self._stop_preparing()
+            await self._let_go()
+            self._release, self._of, self._staged, self._room = revision, 0, 0, True
+            self._told()
+            if revision is not None:
+                self._preparing = asyncio.get_running_loop().create_task(self._prepare(revision))
 
     def start(self) -> None:
         """Report again and again until `stop`."""
@@ -163,8 +169,10 @@ class Staging:
         try:
             if self._slots.find(domain, revision) is None:
                 if self._room and self._slots.get(domain) is not None:
-                    verified = await self._preparer.verified_revision(domain, revision)
-                    self._room = self._slots.stage(domain, await self._preparer.slot(verified))
+                    async with self._pace.turn():
+                        verified = await self._preparer.verified_revision(domain, revision)
+                        slot = await self._preparer.slot(verified)
+                    self._room = self._slots.stage(domain, slot)
                 elif self._cached:
                     await self._reader.get(revision)
                 elif not await self._reader.has(revision):
@@ -184,7 +192,11 @@ class Staging:
         absent: list[str] = []
         for start in range(0, len(domains), _ASKED_AT_ONCE):
             asked = {domain: release.revision_of(domain) or "" for domain in domains[start : start + _ASKED_AT_ONCE]}
-            found = await self._reader.has_many(list(asked.values()))
+            try:
+                found = await self._reader.has_many(list(asked.values()))
+            except StoreError:
+                self._observer.store_failed("stage")
+                return absent + domains[start:]
             self._staged += sum(revision in found for revision in asked.values())
             absent += [domain for domain, revision in asked.items() if revision not in found]
         return absent

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from adapters_store.store import AdapterStore
 from service.confirming import confirmed
 from service.observer import Observer
@@ -20,6 +22,7 @@ class Switchboard:
         self._store = store
         self._truth = truth
         self._generation = 0
+        self._lock = asyncio.Lock()
         self._observer = observer
         self.backbone_only = False
 
@@ -29,7 +32,8 @@ class Switchboard:
         Raises:
             adapters_store.errors.StoreError: they could not be read; what was read last holds.
         """
-        switches = await confirmed(self._generation, self._store.switches, self._truth.switches)
-        self._generation = switches.generation
-        self.backbone_only = switches.adapters_only_backbone
-        self._observer.backbone_only(self.backbone_only)
+        async with self._lock:  # a look that was answered late undoes no later one
+            switches = await confirmed(self._generation, self._store.switches, self._truth.switches)
+            self._generation = switches.generation
+            self.backbone_only = switches.adapters_only_backbone
+            self._observer.backbone_only(self.backbone_only)

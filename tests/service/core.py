@@ -45,12 +45,13 @@ class FaultyBackend(MemoryBackend):
     def __init__(self) -> None:
         super().__init__()
         self.away = False
+        self.failing: set[str] = set()  # what alone is away, named as in `reads`
         self.open = asyncio.Event()
         self.open.set()
         self.reads: Counter[str] = Counter()
         self.lost: set[str] = set()
         self.damaged: set[str] = set()
-        self.held: str | None = None  # the record whose next reads are answered late, from before
+        self.held: str | None = None  # the record or blob whose next reads are answered late, from before
         self.reading: asyncio.Future[None] | None = None
         self.meanwhile: Callable[[], object] = lambda: None  # happens between a record's change and its reply
         self.stored: Callable[[], object] = lambda: None  # happens after bytes were stored
@@ -59,6 +60,7 @@ class FaultyBackend(MemoryBackend):
         """See Backend."""
         await self._pass(digest)
         content = await super().get_blob("lost" if digest in self.lost else digest)
+        await self._hold(digest)
         return content[:-1] if digest in self.damaged else content
 
     async def has_blob(self, digest: str) -> bool:
@@ -78,9 +80,7 @@ class FaultyBackend(MemoryBackend):
         """See Backend."""
         await self._pass(key)
         record = await super().read_record(key)
-        if key == self.held:
-            self.reading = asyncio.get_running_loop().create_future()
-            await self.reading
+        await self._hold(key)
         return record
 
     def restore(self, key: str, record: Versioned) -> None:
@@ -108,10 +108,15 @@ class FaultyBackend(MemoryBackend):
         await self._pass("changes")
         return await super().changes(position, wait_s)
 
+    async def _hold(self, what: str) -> None:
+        if what == self.held:
+            self.reading = asyncio.get_running_loop().create_future()
+            await self.reading
+
     async def _pass(self, what: str) -> None:
         self.reads[what] += 1
         await self.open.wait()
-        if self.away:
+        if self.away or what in self.failing:
             raise StoreUnavailable("the store is away")
 
 

@@ -20,7 +20,7 @@ from service.observer import SilentObserver
 from service.releases import CHUNK, ReleaseFollower
 from service.slots import Slot, SlotTable
 from tests.factory import THEMES
-from tests.service.clockwork import ManualClock, turns_until
+from tests.service.clockwork import ManualClock, quiet, turns_until
 from tests.service.core import Core, assert_scores, opened
 from tests.service.test_slots import Weight
 
@@ -120,6 +120,62 @@ async def test_what_the_store_could_not_give_after_a_flip_is_asked_for_again(ran
         slots = core.replica.slots
         for domain, body in new.items():
             await turns_until(lambda name=domain, body=body: slots.get(name).revision == digest(body))
+
+
+async def test_a_second_flip_leaves_nothing_behind_that_the_first_had_yet_to_bring(random_run: Run) -> None:
+    """Law: what a flip had no time to load is loaded under the next one too, though its revision did not move again."""
+    async with opened(random_run, stage_in_flight=1) as core:
+        names = ["theme-1", "theme-2", "theme-3"]
+        for domain in names:
+            await core.publish(domain, core.dye(domain, 0.1))
+        bodies = {domain: core.dye(domain, 0.9) for domain in names[:2]}
+        first = await release_of(core, bodies)
+        second = await release_of(core, {**bodies, "theme-3": core.dye("theme-3", 0.9)})
+        core.backend.held = "domain/theme-2"  # the one that was asked for last, and goes first
+        await flip(core, first)
+        await turns_until(lambda: core.backend.reading is not None)
+        core.backend.held = None
+        await flip(core, second)
+        assert core.backend.reading is not None
+        core.backend.reading.set_result(None)
+        slots = core.replica.slots
+        for domain in names:
+            await turns_until(lambda name=domain: slots.get(name).revision == digest(core.dye(name, 0.9)))
+
+
+async def test_a_flip_does_not_rest_on_a_look_from_before_it(core: Core) -> None:
+    """Law: a domain whose shadow is being prepared while the pointer moves comes to its new revision all the same."""
+    old, new, shadow = core.dye(DOMAIN, 0.1), core.dye(DOMAIN, 0.9), core.dye(DOMAIN, 0.5)
+    await core.publish(DOMAIN, old)
+    await core.store.set_shadow(DOMAIN, await core.store.put(shadow), 100.0, "someone")
+    release = await release_of(core, {DOMAIN: new})
+    core.backend.held = digest(shadow)
+    looking = asyncio.create_task(core.replica.loader.refresh(DOMAIN))
+    await turns_until(lambda: core.backend.reading is not None)
+    core.backend.held = None
+    await flip(core, release)
+    assert core.backend.reading is not None
+    core.backend.reading.set_result(None)
+    await looking
+    slots = core.replica.slots
+    await turns_until(lambda: (slot := slots.get(DOMAIN)) is not None and slot.revision == digest(new))
+
+
+async def test_a_round_of_staging_that_the_store_broke_off_counts_nothing_twice(random_run: Run) -> None:
+    """Law: a replica never reports more than it has, so a store that fails for a while opens no early flip."""
+    async with opened(random_run, clock := ManualClock()) as core:
+        await core.publish(DOMAIN)
+        release = await release_of(core, {domain: core.dye(domain, 0.9) for domain in THEMES})
+        await core.store.stage(release, "someone")
+        core.backend.lost.add(digest(core.dye(OTHER, 0.9)))
+        core.backend.failing.add("has")
+        await core.replica.staging.follow()
+        await turns_until(lambda: core.ledger.stagings[-1] == (release, 1, 4))
+        core.backend.failing.clear()
+        for _ in range(3):
+            await clock.advance(5.0)
+            await turns_until(lambda: core.ledger.stagings[-1][1] >= 3)
+        assert core.ledger.stagings[-1] == (release, 3, 4)
 
 
 async def test_a_release_serves_a_domain_without_a_record(core: Core) -> None:
@@ -252,6 +308,24 @@ async def test_another_staged_release_takes_the_place_of_the_first(core: Core) -
     await core.replica.staging.follow()
     assert core.replica.slots.nbytes == before
     assert core.ledger.stagings[-1] == (None, 0, 0)
+
+
+async def test_two_looks_at_what_is_staged_prepare_one_release(core: Core) -> None:
+    """Law: of two looks the later one holds, in whatever order their answers come, and nothing is counted for both."""
+    first, second = [await release_of(core, {DOMAIN: core.dye(DOMAIN, dye)}) for dye in (0.5, 0.6)]
+    await core.store.stage(first, "someone")
+    core.backend.held = "staged"
+    early = asyncio.create_task(core.replica.staging.follow())
+    await turns_until(lambda: core.backend.reading is not None)
+    core.backend.held = None
+    await core.store.stage(second, "someone")
+    late = asyncio.create_task(core.replica.staging.follow())
+    await quiet()
+    assert core.backend.reading is not None
+    core.backend.reading.set_result(None)
+    await asyncio.gather(early, late)
+    await core.replica.staging.settled()
+    assert core.ledger.stagings[-1] == (second, 1, 1)
 
 
 async def test_a_refused_staged_revision_is_not_counted(core: Core) -> None:

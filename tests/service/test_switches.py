@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from adapters_store.errors import Frozen
 from benchmarks.forge import Run
 from service.errors import AuxiliaryDomain, Unavailable
+from tests.service.clockwork import quiet, turns_until
 from tests.service.core import Core, assert_scores, opened
 
 DOMAIN = "theme-1"
@@ -48,6 +50,23 @@ async def test_a_replica_starts_with_the_switch_as_it_stands(random_run: Run, co
     await core.store.switch_backbone_only(True, "someone")
     async with opened(random_run, on=core.backend) as other:
         assert (await other.score(DOMAIN)).served.fallback == "switched_off"
+
+
+async def test_a_look_that_was_answered_late_switches_nothing_back(core: Core) -> None:
+    """Law: of two looks at the switches the later one holds, in whatever order their answers come."""
+    await core.put_live(DOMAIN)
+    await core.store.freeze(None, "operator", "an incident")
+    core.backend.held = "switches"
+    first = asyncio.create_task(core.replica.switches.follow())
+    await turns_until(lambda: core.backend.reading is not None)
+    core.backend.held = None
+    await core.store.switch_backbone_only(True, "operator")
+    second = asyncio.create_task(core.replica.switches.follow())
+    await quiet()
+    assert core.backend.reading is not None
+    core.backend.reading.set_result(None)
+    await asyncio.gather(first, second)
+    assert (await core.score(DOMAIN)).served.fallback == "switched_off"
 
 
 async def test_what_is_frozen_takes_no_publish_but_a_roll_back(core: Core) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import mmap
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from adapters_store.backbone import MANIFEST, Backbone, read_bundle, read_bundle_from_store
@@ -17,6 +18,8 @@ Clock = Callable[[], float]
 _INLINE_BYTES = 256 * 1024
 _BATCH_BLOBS = 256
 _BATCH_BYTES = 32 * 2**20
+# A cache may evict a file between naming it and its being mapped; it is asked for so often.
+_MAPPED = 3
 _READS = 3
 
 
@@ -118,10 +121,14 @@ class BlobStore:
             DigestMismatch: The bytes in the store are not those that were put there.
             StoreUnavailable: The store cannot be read.
         """
-        path = await self._backend.blob_path(check_revision(revision))
-        if path is None:
-            return memoryview(await self.get(revision))
-        return await asyncio.to_thread(_mapped, path, revision)
+        check_revision(revision)
+        for _ in range(_MAPPED):
+            path = await self._backend.blob_path(revision)
+            if path is None:
+                return memoryview(await self.get(revision))
+            with suppress(FileNotFoundError):
+                return await asyncio.to_thread(_mapped, path, revision)
+        raise BlobMissing(f"no blob {revision} in the store")
 
     async def has(self, revision: str) -> bool:
         """Whether the store has these bytes.
@@ -190,7 +197,7 @@ def _mapped(path: Path, revision: str) -> memoryview:
             empty = not file.seek(0, 2)
             view = memoryview(b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except FileNotFoundError:
-        raise BlobMissing(f"no blob {revision} in the store") from None
+        raise
     except OSError as error:
         raise StoreUnavailable(f"cannot map blob {revision}: {error.strerror or error}") from error
     if digest(view) != revision:

@@ -27,6 +27,8 @@ _OPTIONS = {
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FOLDER = re.compile(r"[A-Za-z0-9_=@-][A-Za-z0-9_=@.-]*")
 _NAME = re.compile(r"[A-Za-z_]{1,32}")
+# What the library quotes of a credential that it cannot parse.
+_QUOTED = re.compile(r"\"[^\"]*\"|`[^`]*`")
 # A part of an upload in several parts, and the slowest line that it must still pass in time.
 _PART_BYTES = 5 << 20
 SLOWEST_BYTES_S = 1 << 20
@@ -146,7 +148,7 @@ def connect(url: ObjectUrl, *, timeout_s: float, retry: bool) -> ObjectStore:
         # One DELETE an object: not every server has the bulk call.
         return S3Store(url.bucket, client_options=client, retry_config=again, disable_bulk_delete=True, **config)
     except (BaseError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = _QUOTED.sub("…", str(error).partition("\n")[0])
         raise BadId(f"cannot use the object store {url}: {reason}") from None
 
 

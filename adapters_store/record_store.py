@@ -87,6 +87,7 @@ class RecordStore(BlobStore):
             BadId: `revision` is none.
             BlobMissing: The store does not have it, or one of its files, or is deleting them.
             DigestMismatch: It is damaged.
+            Frozen: Changes are stopped.
             StoreUnavailable: Unknown whether it happened.
         """
         if not await self.has(revision):
@@ -96,6 +97,8 @@ class RecordStore(BlobStore):
         missing = needed - await self._backend.has_blobs(sorted(needed))
         if missing:
             raise BlobMissing(f"file {min(missing)} of bundle {revision} is not in the store: publish the bundle again")
+        if (await self.backbone_record()).default != revision:
+            await self._check_not_frozen()
         return await self._change(
             BACKBONE, BackboneRecord, lambda record: defaulted(record, revision, by, self._clock())
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from adapters_store.disk import DiskCache
 from adapters_store.errors import BlobMissing, StoreUnavailable
 from adapters_store.file import FileBackend
 from adapters_store.memory import MemoryBackend
+from adapters_store.store import AdapterStore
 from tests.adapters_store.contract import BackendContract, Open, record
 
 MIB = 2**20
@@ -170,6 +172,27 @@ async def test_blob_that_the_truth_lost_is_served_from_disk(truth: Distant, cach
         await cached.get_blob(digest(b"y"))
     with pytest.raises(BlobMissing):
         await cached.blob_path(digest(b"y"))
+
+
+async def test_file_that_is_evicted_before_it_is_mapped_is_fetched_anew(truth: Distant, folder: Path) -> None:
+    """Law: eviction between naming a file and mapping it makes no blob missing that the truth has."""
+
+    class Evicting(DiskCache):
+        """Evicts the first file that it names."""
+
+        evicted = False
+
+        async def path(self, digest: str) -> Path | None:
+            found = await super().path(digest)
+            if found is not None and not self.evicted:
+                self.evicted = True
+                found.unlink()
+            return found
+
+    revision = await AdapterStore(truth, time.time).put(b"x" * 1000)
+    store = AdapterStore(CachedBackend(truth, Evicting(folder, MIB)), time.time)
+    assert bytes(await store.map(revision)) == b"x" * 1000
+    assert truth.fetched == [revision] * 2
 
 
 async def test_outage_serves_what_was_read_before(truth: Distant, cached: CachedBackend, folder: Path) -> None:

@@ -399,6 +399,14 @@ def test_url_that_is_none_is_told(url: str, reason: str) -> None:
     assert "word" not in str(raised.value)
 
 
+def test_credential_that_cannot_be_read_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: what the library quotes of a malformed credential is left out of the refusal."""
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", '"hidden-words"')
+    with pytest.raises(BadId, match="cannot use the object store gs://bucket") as raised:
+        open_objects("gs://bucket", timeout_s=1)
+    assert "hidden" not in str(raised.value)
+
+
 @pytest.mark.parametrize("scheme", ["gs", "az"])
 def test_other_providers_are_opened(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Law: gs:// and az:// give a backend; no request is made for it."""

@@ -148,6 +148,17 @@ async def test_switches_are_one_record(store: AdapterStore) -> None:
     assert (await store.switches()).frozen is None
 
 
+async def test_frozen_fleet_keeps_its_default_backbone(store: AdapterStore) -> None:
+    """Law: freezing all stops the default backbone too; naming it once more changes nothing and is no fault."""
+    a, b = await revisions(store, 2)
+    first = await store.set_default_backbone(a)
+    await store.freeze(None, "ops", "incident 7")
+    assert await store.set_default_backbone(a) == first
+    with pytest.raises(Frozen, match="incident 7"):
+        await store.set_default_backbone(b)
+    assert await store.backbone_record() == first
+
+
 async def test_feature_layers_follow_their_parents(store: AdapterStore) -> None:
     """Law: a layer goes on top of the one it names as its parent, or not at all; repeating it changes nothing."""
     a, b = await revisions(store, 2)

@@ -57,7 +57,7 @@ class UploadGate:
     """Lets a fixed number of uploads hold memory at once; the next one is told to come back.
 
     Args:
-        places: uploads in flight, from their first byte to their reply.
+        places: uploads in flight, from their first byte until this replica is done with the body.
         retry_after_s: what a refused client is told.
     """
 

@@ -156,12 +156,13 @@ class Loader:
         await asyncio.shield(flight.task)
 
     async def reach(self, domain: str, generation: int) -> None:
-        """Bring the domain to a record of at least this generation.
+        """Bring the domain to a record of at least this generation, with the revision that it makes live.
 
         Raises:
-            adapters_store.errors.StoreError: the store failed, or gave an older record.
+            adapters_store.errors.StoreError: the store failed, gave an older record, or not what the record names.
         """
-        if self._domains.generation(domain) >= generation:
+        known = self._domains.get(domain)
+        if known is not None and known.generation >= generation and known.retry_at is None:
             return
         await self.refresh(domain, generation)
         known = self._domains.get(domain)

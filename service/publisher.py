@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -64,7 +64,7 @@ class Publisher(Catalog):
         slots: what serves now.
         thread: the loader thread, for digests.
         peers: the other workers of this replica; a change returns once they have applied it too.
-        in_flight: publishes at once.
+        in_flight: publishes at once; one that serves here and only waits for the peers counts no longer.
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class Publisher(Catalog):
         create_only: bool = False,
         activate: bool = True,
         dry_run: bool = False,
+        landed: Callable[[], None] = lambda: None,
     ) -> Published:
         """Verify an adapter, store it and make it live here.
 
@@ -111,6 +112,7 @@ class Publisher(Catalog):
             create_only: nothing may be live.
             activate: False stores only.
             dry_run: only verify.
+            landed: called once this replica is done with the body and only the other workers are waited for.
 
         Raises:
             PublishBusy: too many publishes in flight.
@@ -124,24 +126,23 @@ class Publisher(Catalog):
         with self._place():
             revision = await self._checked_digest(body, claimed_digest)
             record, fleet = await self._store.domain(domain), await self.fleet()
-            pointer = fleet.pointer.generation
             if fleet.live(domain, record) == revision and not dry_run:
                 await self._reader.put(body)  # heals a store that lost or damaged the blob
-                return await self._unchanged(domain, record, revision, pointer)
-            verified = await self._preparer.verified(domain, body)
-            _check_division(record, fleet, verified.adapter.manifest)
-            generation = None if record is None else record.generation
-            if dry_run:
-                return Published(domain, revision, generation, "verified", pointer)
-            await self._reader.put(body)
-            if not activate:
-                return Published(domain, revision, generation, "stored", pointer)
-            slot = await self._slot(verified)
-            try:
-                return await self._activate(verified, slot, by, if_generation, create_only)
-            except BlobMissing:  # garbage collection was about to delete it when it was put
+                published = await self._unchanged(domain, record, revision, fleet.pointer.generation)
+            else:
+                verified = await self._preparer.verified(domain, body)
+                _check_division(record, fleet, verified.adapter.manifest)
+                generation = None if record is None else record.generation
+                if dry_run:
+                    return Published(domain, revision, generation, "verified", fleet.pointer.generation)
                 await self._reader.put(body)
-                return await self._activate(verified, slot, by, if_generation, create_only)
+                if not activate:
+                    return Published(domain, revision, generation, "stored", fleet.pointer.generation)
+                published = await self._activate_put(verified, body, by, if_generation, create_only)
+                del verified
+        del body  # however long a worker hangs, its publishes hold neither memory nor a place
+        landed()
+        return await self._everywhere(published)
 
     async def publish_fusion(self, body: bytes, *, claimed_digest: str, by: str) -> Published:
         """Verify a fusion and store it, for adapters to pin; nothing becomes live by it.
@@ -178,10 +179,13 @@ class Publisher(Catalog):
         with self._place():
             record, fleet = await self._store.domain(domain), await self.fleet()
             if fleet.live(domain, record) == revision:
-                return await self._unchanged(domain, record, revision, fleet.pointer.generation)
-            verified = await self._preparer.verified_revision(domain, revision)
-            _check_division(record, fleet, verified.adapter.manifest)
-            return await self._activate(verified, await self._slot(verified), by, if_generation, create_only=False)
+                published = await self._unchanged(domain, record, revision, fleet.pointer.generation)
+            else:
+                verified = await self._preparer.verified_revision(domain, revision)
+                _check_division(record, fleet, verified.adapter.manifest)
+                slot = await self._slot(verified)
+                published = await self._activate(verified, slot, by, if_generation, create_only=False)
+        return await self._everywhere(published)
 
     async def set_alias(
         self,
@@ -220,17 +224,8 @@ class Publisher(Catalog):
         check_domain(domain)
         check_revision(revision)
         with self._place():
-            slot = self._slots.find(domain, revision)
-            if slot is None:
-                slot = await self._preparer.slot(await self._preparer.verified_revision(domain, revision))
-            since = self._domains.get(domain)
-            change = self._store.set_canary if alias == "canary" else self._store.set_shadow
-            record = await change(domain, revision, percent, by, if_generation)
-            await self._try_beside(record, since, {alias: slot})
-            changed = since is None or since.generation != record.generation
-            return Published(
-                domain, revision, record.generation, "created" if changed else "unchanged", await self._pointer()
-            )
+            published = await self._set_beside(domain, alias, revision, percent, by, if_generation)
+        return await self._everywhere(published)
 
     async def clear_alias(
         self, domain: str, alias: Trial, *, by: str, if_generation: int | Condition | None = None
@@ -247,7 +242,8 @@ class Publisher(Catalog):
         since = self._domains.get(domain)
         clear = self._store.clear_canary if alias == "canary" else self._store.clear_shadow
         record = await clear(domain, by, if_generation)
-        await self._try_beside(record, since, {})
+        await self._try_beside(record, since, alias)
+        await self._peers.applied(domain, record.generation)
         return record
 
     async def rollback(
@@ -304,14 +300,31 @@ class Publisher(Catalog):
             await self._loader.refresh(domain)
             return Published(domain, revision, None, "unchanged", pointer)
         await self._loader.refresh(domain, record.generation)
-        await self._peers.applied(domain, record.generation)
-        return Published(domain, revision, self._domains.generation(domain), "unchanged", pointer)
+        # of the record that names this revision: a later one, or none after an eviction, says nothing of it
+        return Published(domain, revision, record.generation, "unchanged", pointer)
+
+    async def _everywhere(self, published: Published) -> Published:
+        """Wait until the other workers have applied what this replica has."""
+        if published.generation is not None:
+            await self._peers.applied(published.domain, published.generation)
+        return published
 
     async def _slot(self, verified: Verified) -> Slot | None:
         """Prepared before the record moves, so that nothing is left that could fail then; None for an auxiliary one."""
         if self._domains.is_auxiliary(verified.adapter.manifest.division):
             return None
         return await self._preparer.slot(verified)
+
+    async def _activate_put(
+        self, verified: Verified, body: bytes, by: str, if_generation: int | Condition | None, create_only: bool
+    ) -> Published:
+        """Activate what was just put, and put it once more if garbage collection was about to delete it then."""
+        slot = await self._slot(verified)
+        try:
+            return await self._activate(verified, slot, by, if_generation, create_only)
+        except BlobMissing:
+            await self._reader.put(body)
+            return await self._activate(verified, slot, by, if_generation, create_only)
 
     async def _activate(
         self,
@@ -321,7 +334,7 @@ class Publisher(Catalog):
         if_generation: int | Condition | None,
         create_only: bool,
     ) -> Published:
-        """Change the record, flip, and wait for the other workers."""
+        """Change the record and flip."""
         manifest, revision = verified.adapter.manifest, verified.adapter.revision
         since = self._domains.get(manifest.domain)
         record = await self._store.set_live(
@@ -335,7 +348,6 @@ class Publisher(Catalog):
             fusion=manifest.fusion,
         )
         await self._flip(record, slot, since)
-        await self._peers.applied(manifest.domain, record.generation)
         return Published(manifest.domain, revision, record.generation, "created", record.epoch)
 
     async def _flip(self, record: DomainRecord, slot: Slot | None, since: Known | None) -> None:
@@ -349,19 +361,48 @@ class Publisher(Catalog):
         if not self._domains.apply(record.domain, record, slot, since=since):
             await self._caught_up(record)
 
-    async def _try_beside(self, record: DomainRecord, since: Known | None, trials: dict[Trial, Slot]) -> None:
-        """Apply a record whose canary or shadow was just changed, and wait for the other workers."""
+    async def _set_beside(
+        self,
+        domain: str,
+        alias: Trial,
+        revision: str,
+        percent: float,
+        by: str,
+        if_generation: int | Condition | None,
+    ) -> Published:
+        """Verify and prepare a revision, then let the record name it as its canary or shadow."""
+        slot: Slot | None = None
+        if self._slots.find(domain, revision) is None:
+            verified = await self._preparer.verified_revision(domain, revision)
+            manifest, slot = verified.adapter.manifest, await self._preparer.slot(verified)
+        else:
+            manifest = await self.manifest(domain, revision)
+        before, fleet = await self._store.domain(domain), await self.fleet()
+        _check_division(before, fleet, manifest)
+        since = self._domains.get(domain)
+        change = self._store.set_canary if alias == "canary" else self._store.set_shadow
+        record = await change(domain, revision, percent, by, if_generation, manifest.fuses, manifest.fusion)
+        await self._try_beside(record, since, alias, slot)
+        changed = before is None or before.generation != record.generation
+        # the pointer of before: a condition on a later one would overlook what a flip in between brought
+        pointer = fleet.pointer.generation
+        return Published(domain, revision, record.generation, "created" if changed else "unchanged", pointer)
+
+    async def _try_beside(
+        self, record: DomainRecord, since: Known | None, alias: Trial, prepared: Slot | None = None
+    ) -> None:
+        """Apply a record whose canary or shadow was just changed.
+
+        A slot that was in memory before the change is found again or not: it may have been freed meanwhile.
+        """
         domain, slot = record.domain, self._slots.get(record.domain)
         serves = slot is not None and slot.revision == self._domains.fleet.live(domain, record)
         if serves and self._domains.apply(domain, record, slot, since=since):
-            for role, trial in trials.items():
-                self._domains.attach(domain, role, trial)
-        else:
-            await self._caught_up(record)
-        await self._peers.applied(domain, record.generation)
-
-    async def _pointer(self) -> int:
-        return (await self._store.pointer()).generation
+            if prepared is not None:
+                self._domains.attach(domain, alias, prepared)
+            if self._domains.wants(domain, alias) is None:
+                return
+        await self._caught_up(record)
 
     async def _caught_up(self, record: DomainRecord) -> None:
         """Bring this replica to a record that was just written, as far as the store lets it.
@@ -370,7 +411,7 @@ class Publisher(Catalog):
         and the watcher try again.
         """
         with suppress(StoreError):
-            await self._loader.refresh(record.domain, record.generation)
+            await self._loader.refresh(record.domain, again=True)
 
 
 def _check_division(record: DomainRecord | None, fleet: FleetRelease, manifest: AdapterManifest) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -142,9 +143,7 @@ class ChangeRoutes:
         check_domain(domain)
         named = _alias(alias, CLEARED)
         demand = _no_create(read_demand(request.headers))
-        change = self._publisher.clear_alias(
-            domain, named, by=caller_of(request).name, if_generation=demand.if_generation
-        )
+        change = partial(self._publisher.clear_alias, domain, named)
         return await self._recorded(request, response, demand, change, CLEARED[named], "cleared", domain)
 
     async def roll_back(
@@ -155,9 +154,7 @@ class ChangeRoutes:
         demand = _no_create(read_demand(request.headers))
         body = decode_json(self._rollback_decoder, await self._read(request))
         revision = check_revision(body.from_)
-        change = self._publisher.rollback(
-            domain, revision, by=caller_of(request).name, if_generation=demand.if_generation
-        )
+        change = partial(self._publisher.rollback, domain, revision)
         facts = {"from_revision": revision}
         return await self._recorded(request, response, demand, change, "rollback", "rolled_back", domain, **facts)
 
@@ -167,7 +164,7 @@ class ChangeRoutes:
         """Leave a tombstone: the domain is scored without an adapter from now on; its history stays."""
         check_domain(domain)
         demand = _no_create(read_demand(request.headers))
-        change = self._publisher.delete(domain, by=caller_of(request).name, if_generation=demand.if_generation)
+        change = partial(self._publisher.delete, domain)
         return await self._recorded(request, response, demand, change, "delete", "deleted", domain)
 
     async def _recorded(
@@ -175,7 +172,7 @@ class ChangeRoutes:
         request: Request,
         response: Response,
         demand: Demand,
-        change: Coroutine[Any, Any, DomainRecord],
+        change: Callable[..., Awaitable[DomainRecord]],
         action: Action,
         outcome: str,
         domain: str,
@@ -186,7 +183,8 @@ class ChangeRoutes:
         async def audited_change() -> tuple[DomainRecord, int]:
             with self._audit.change(action, **audited(request), domain=domain, **facts) as entry:
                 before = await self._publisher.fleet()
-                record = await honoured(demand, change)
+                by, wanted = caller_of(request).name, demand.if_generation
+                record = await honoured(demand, change(by=by, if_generation=wanted))
                 live = None if record.live is None else record.live.revision
                 entry.done(outcome, revision=live, generation=record.generation)
             # never a pointer that moved after the change: a condition on it would overlook what the move brought

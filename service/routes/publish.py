@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Annotated, Any
 
@@ -95,8 +96,11 @@ class PublishRoutes:
         demand = read_demand(request.headers)
         with ExitStack() as place:
             place.enter_context(self._gate.upload())
-            change = self._publish(request, domain, await self._read(request), claimed, demand, query)
-            published = await self._bounded.within(change, place)
+            body = await self._read(request)
+            let_go = place.pop_all().close
+        change = self._publish(request, domain, body, claimed, demand, query, let_go)
+        del body  # the change lets go of it before it waits for the other workers
+        published = await self._bounded.within(change, let_go)
         if published is None:
             response.status_code = 202
             return PublishReply(domain=domain, revision=claimed, generation=None, status="pending")
@@ -126,6 +130,7 @@ class PublishRoutes:
         claimed: str,
         demand: Demand,
         query: PublishQuery,
+        landed: Callable[[], None],
     ) -> Published:
         with self._audit.change("publish", **audited(request), domain=domain, revision=claimed) as entry:
             change = self._publisher.publish(
@@ -137,7 +142,9 @@ class PublishRoutes:
                 create_only=demand.create_only,
                 activate=query.activate,
                 dry_run=query.dry_run,
+                landed=landed,
             )
+            del body
             published = await honoured(demand, change)
             entry.done(published.status, generation=published.generation)
         return published

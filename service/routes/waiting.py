@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from contextlib import ExitStack
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
@@ -22,20 +21,21 @@ class BoundedWait:
         # the loop keeps only a weak reference to a task that nobody awaits any longer
         self._pending: set[asyncio.Task[Any]] = set()
 
-    async def within(self, change: Coroutine[Any, Any, Result], place: ExitStack | None = None) -> Result | None:
+    async def within(
+        self, change: Coroutine[Any, Any, Result], ended: Callable[[], None] = lambda: None
+    ) -> Result | None:
         """What the change came to, or None if it goes on behind the reply.
 
         Args:
             change: makes the change; whatever it raises within the wait is raised here.
-            place: what the change holds until its end; taken over from the caller.
+            ended: called at its end, whenever that is.
         """
-        held = ExitStack() if place is None else place.pop_all()
         task = asyncio.create_task(change)
         self._pending.add(task)
 
         def end(done: asyncio.Task[Result]) -> None:
             self._pending.discard(done)
-            held.close()
+            ended()
             if not done.cancelled():
                 done.exception()  # its audit line has told it; reading it keeps asyncio from telling it again
 

@@ -25,6 +25,7 @@ from service.auth import TokenBook, TokenEntry
 from service.clock import LoopClock
 from service.logs import open_log
 from service.metrics import Metrics
+from service.peers import Peers
 from service.replica import Replica
 from service.server import QuietServer, bound_socket, uvicorn_config
 from service.settings import Settings, load_settings
@@ -110,6 +111,7 @@ async def espalier(
     run: Run,
     tokens: Mapping[str, Sequence[str]] | None = None,
     publish: Sequence[str] | None = None,
+    peers: Peers | None = None,
     **given: object,
 ) -> AsyncIterator[Live]:
     """A service over a memory store with a run's bundle, fusion and adapters.
@@ -118,6 +120,7 @@ async def espalier(
         run: the artifacts.
         tokens: token (also its name) -> scopes; one `admin` if absent, none at all if empty.
         publish: domains whose adapters are live; every one if absent.
+        peers: the other workers.
         given: settings.
     """
     tokens = {"admin": ["admin"]} if tokens is None else tokens
@@ -126,7 +129,7 @@ async def espalier(
     metrics, settings = Metrics(log), settings_of(**given)
     store = AdapterStore(MemoryBackend(), time.time)
     await fill(store, run, publish)
-    replica = await Replica.open(store, config=settings.replica, observer=metrics, clock=LoopClock())
+    replica = await Replica.open(store, config=settings.replica, observer=metrics, clock=LoopClock(), peers=peers)
     await replica.start()
     app = create_app(replica, settings=settings, tokens=book_of(tokens), metrics=metrics, log=log)
     headers = {"Authorization": "Bearer admin"} if tokens else {}

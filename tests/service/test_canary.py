@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
+from adapters_store.backend import Versioned
 from adapters_store.errors import DomainUnknown, GoldenMismatch, RecordConflict
+from adapters_store.records import Condition, DomainRecord
+from adapters_store.releases import Release
+from adapters_store.transitions import condemned
 from benchmarks.forge import Run, digest
 from service.canary import in_canary
+from service.domains import Trial
+from service.errors import DivisionMismatch
 from tests.service.core import Core, assert_scores, opened
 
 DOMAIN = "theme-1"
@@ -173,3 +180,69 @@ async def test_a_canary_that_gives_a_non_finite_logit_is_set_aside(core: Core) -
     result = await core.score(DOMAIN)
     assert (result.served.revision, result.served.alias, result.served.fallback) == (digest(live), "live", None)
     assert digest(overflowing) in (await core.replica.publisher.state(DOMAIN)).rejected
+
+
+async def test_a_slot_that_was_freed_while_the_record_moved_never_scores(core: Core) -> None:
+    """Law: a canary that was in memory when it was asked for is prepared anew if it had to go before it was set."""
+    old, new = core.dye(DOMAIN, 0.1), core.dye(DOMAIN, 0.9)
+    await core.publish(DOMAIN, old)
+    release = await core.store.put_release(Release(divisions={"theme": {DOMAIN: await core.store.put(new)}}))
+    await core.store.flip(release, "test", min_staged=0)
+    await core.replica.releases.follow()
+    await core.replica.loader.refresh(DOMAIN)
+    assert core.replica.slots.get(DOMAIN, "kept") is not None
+    core.backend.meanwhile = lambda: core.replica.slots.drop(DOMAIN, "kept")
+    await core.replica.publisher.set_alias(DOMAIN, "canary", digest(old), 100.0, by="test")
+    result = await core.score(DOMAIN, strict=True)
+    assert (result.served.alias, result.served.revision) == ("canary", digest(old))
+    assert_scores(result, core.expected(DOMAIN, old))
+
+
+async def test_what_a_flip_brought_meanwhile_is_not_in_its_etag(core: Core) -> None:
+    """Law: the pointer named with a canary is one from before the change, so that a condition on it tells of a flip."""
+    await core.publish(DOMAIN, core.dye(DOMAIN, 0.1))
+    canary, new = [await core.store.put(core.dye(DOMAIN, dye)) for dye in (0.5, 0.9)]
+    release = await core.store.put_release(Release(divisions={"theme": {DOMAIN: new}}))
+    set_beside = core.store.set_canary
+
+    async def overtaken(*given: Any) -> DomainRecord:
+        record = await set_beside(*given)
+        await core.store.flip(release, "someone", min_staged=0)
+        return record
+
+    core.store.set_canary = overtaken  # type: ignore[method-assign]
+    published = await core.replica.publisher.set_alias(DOMAIN, "canary", canary, 5.0, by="test")
+    assert published.generation is not None
+    seen = Condition(published.generation, published.pointer)
+    with pytest.raises(RecordConflict, match="pointer"):
+        await core.replica.publisher.clear_alias(DOMAIN, "canary", by="test", if_generation=seen)
+
+
+@pytest.mark.parametrize("alias", ["canary", "shadow"])
+@pytest.mark.parametrize("resident", [False, True])
+async def test_what_it_pins_is_needed_and_spared(core: Core, alias: Trial, resident: bool) -> None:
+    """Law: setting a canary or shadow takes garbage collection's mark off its fusion, as making it live does."""
+    body, newer = core.dye(DOMAIN, 0.1), core.dye(DOMAIN, 0.2)
+    await core.publish(DOMAIN, body)
+    await core.publish(DOMAIN, newer)
+    if resident:
+        await core.replica.publisher.set_alias(
+            DOMAIN, "shadow" if alias == "canary" else "canary", digest(body), 5.0, by="test"
+        )
+    fusion = digest((core.run.folder / "fusion.safetensors").read_bytes())
+    await core.store.change_marks("garbage", lambda record: condemned(record, [fusion], 0.0))
+    await core.replica.publisher.set_alias(DOMAIN, alias, digest(body), 5.0, by="test")
+    held = await core.backend.read_record("garbage")
+    assert held is not None
+    assert held.record["condemned"] == {}
+
+
+async def test_a_canary_of_another_division_is_refused(core: Core) -> None:
+    """Law: a domain's canary is of its division, as its live revision is."""
+    await core.publish(DOMAIN, core.dye(DOMAIN, 0.1))
+    held = await core.backend.read_record(f"domain/{DOMAIN}")
+    assert held is not None
+    core.backend.restore(f"domain/{DOMAIN}", Versioned({**held.record, "division": "other"}, "moved"))
+    revision = await core.store.put(core.dye(DOMAIN, 0.9))
+    with pytest.raises(DivisionMismatch):
+        await core.replica.publisher.set_alias(DOMAIN, "canary", revision, 5.0, by="test")

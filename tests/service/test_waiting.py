@@ -22,7 +22,7 @@ async def test_what_ends_in_time_is_returned_or_raised() -> None:
     bounded = BoundedWait(60)
     with ExitStack() as place:
         place.callback(freed.append, "first")
-        assert await bounded.within(change(), place) == 3
+        assert await bounded.within(change(), place.pop_all().close) == 3
     assert freed == ["first"]
     with pytest.raises(ValueError, match="lost"):
         await bounded.within(change(ValueError("lost")))
@@ -43,7 +43,7 @@ async def test_what_takes_longer_goes_on_and_holds_its_place(error: Exception | 
 
     with ExitStack() as place:
         place.callback(freed.append, "place")
-        assert await BoundedWait(0).within(change(), place) is None
+        assert await BoundedWait(0).within(change(), place.pop_all().close) is None
     assert freed == []
     going.set()
     await ended.wait()

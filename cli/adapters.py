@@ -120,8 +120,10 @@ def canary(
     """Score a share of the users by a stored revision. Raising the share keeps the users that are in already."""
 
     async def change(opened: AdapterStore) -> DomainRecord:
-        await _manifest(opened, domain, revision)
-        return await opened.set_canary(domain, revision, percent, BY, if_generation)
+        manifest = await _manifest(opened, domain, revision)
+        return await opened.set_canary(
+            domain, revision, percent, BY, if_generation, pins=manifest.fuses, fusion=manifest.fusion
+        )
 
     _report(with_store(store, change), as_json)
 
@@ -138,8 +140,10 @@ def shadow(
     """Score a share of the requests by a stored revision too, for the metrics alone: no reply changes."""
 
     async def change(opened: AdapterStore) -> DomainRecord:
-        await _manifest(opened, domain, revision)
-        return await opened.set_shadow(domain, revision, percent, BY, if_generation)
+        manifest = await _manifest(opened, domain, revision)
+        return await opened.set_shadow(
+            domain, revision, percent, BY, if_generation, pins=manifest.fuses, fusion=manifest.fusion
+        )
 
     _report(with_store(store, change), as_json)
 

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from adapters_store.artifact import decode_adapter
 from adapters_store.file import FileBackend
 from adapters_store.releases import Release
 from adapters_store.store import AdapterStore
 from cli.adapters import app
-from tests.adapters_store.world import World
+from tests.adapters_store.world import World, encoded
 
 runner = CliRunner()
 
@@ -191,3 +192,17 @@ def test_absent_store_is_refused(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "there is no store" in done.stderr
     assert not (tmp_path / "absent").exists()
+
+
+def test_a_trial_needs_what_its_revision_pins(call: Any, tmp_path: Path, revisions: list[str]) -> None:
+    """Law: canary and shadow are refused, as activate is, while an adapter that theirs pins is not stored."""
+    world = World(tmp_path / "other")
+    lora = world.lora("gender-f", "gender")
+    store = AdapterStore(FileBackend(tmp_path / "store"), time.time)
+    parts = world.fused_parts("theme-1", "avg", {"gender-f": decode_adapter(lora)}, None, [("gender-f",)])
+    revision = asyncio.run(store.put(encoded(*parts)))
+    for trial in ("canary", "shadow"):
+        assert "is not in the store" in call(trial, "theme-1", revision, "--percent", "5")
+    asyncio.run(store.put(lora))
+    for trial in ("canary", "shadow"):
+        assert call(trial, "theme-1", revision, "--percent", "5")[trial]["revision"] == revision

@@ -105,6 +105,7 @@ class Batcher:
         self._rows_per_s = 0.0
         self._timer: Timer | None = None
         self._running: asyncio.Task[None] | None = None
+        self.scored_at = float("-inf")  # when the last batch began, `Clock.now()` seconds
 
     @property
     def half_full(self) -> bool:
@@ -200,7 +201,7 @@ class Batcher:
 
     async def _score(self, batch: list[_Entry]) -> None:
         """Run one batch and answer its requests; a failure is theirs alone."""
-        started = self._clock.now()
+        started = self.scored_at = self._clock.now()
         for entry in batch:
             self._observer.stage("queue", started - entry.queued_at)
         try:

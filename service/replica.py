@@ -27,6 +27,7 @@ from service.errors import EngineFailed, StartError
 from service.ladder import Ladder
 from service.loader import Loader
 from service.observer import Observer
+from service.pace import BUSY_S, Pace
 from service.peers import NoPeers, Peers
 from service.preparer import Preparer
 from service.prewarm import Prewarmer
@@ -69,6 +70,7 @@ class ReplicaConfig:
         feed: whether the store's feed is followed between two looks at every record.
         replica_id: names this replica in what it reports to the store.
         stage_in_flight: revisions of a release that are fetched or prepared at once.
+        loader_share: of one core that changes of others may take while requests are scored.
     """
 
     engine_threads: int = 1
@@ -91,6 +93,7 @@ class ReplicaConfig:
     feed: bool = True
     replica_id: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
     stage_in_flight: int = 8
+    loader_share: float = 0.05
 
 
 MakeEngine = Callable[[Backbone, ReplicaConfig], Engine]
@@ -157,6 +160,12 @@ class Replica:
             batch_wait_s=config.batch_wait_ms / 1000,
             queue_rows=config.queue_rows,
         )
+        self._pace = Pace(
+            clock,
+            spent=lambda: self._loader_thread.spent_s,
+            busy=lambda: clock.now() - self.batcher.scored_at < BUSY_S,
+            share=config.loader_share,
+        )
         self.switches = Switchboard(self.reader, store, observer)
         self.scorer = self._make_scorer(engine.prepare(folded))
         self.publisher = Publisher(
@@ -219,6 +228,7 @@ class Replica:
             self.clock,
             self._observer,
             replica_id=self._config.replica_id,
+            pace=self._pace,
             in_flight=self._config.stage_in_flight,
             cached=self.reader is not self.store,
         )
@@ -257,6 +267,7 @@ class Replica:
             feed=self._config.feed,
             random=random.random,
             wall=time.time,
+            pace=self._pace,
         )
 
     @classmethod

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -28,6 +29,7 @@ class WorkerThread:
 
     def __init__(self, name: str, *, niceness: int = 0) -> None:
         self._niceness = niceness
+        self.spent_s = 0.0  # processor time of the calls that have ended
         self._executor = ThreadPoolExecutor(1, name, initializer=self._lower_priority)
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -38,7 +40,7 @@ class WorkerThread:
         given = [work]
         del work
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, _run, given)
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, given)
         finally:
             given.clear()
 
@@ -51,8 +53,11 @@ class WorkerThread:
             own = threading.get_native_id()
             os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + self._niceness)
 
-
-def _run(given: list[Callable[[], T]]) -> T:
-    # taken out, because the executor keeps its arguments until the thread's next turn;
-    # nothing left to take was cancelled in this very moment, and nobody hears of the IndexError
-    return given.pop()()
+    def _run(self, given: list[Callable[[], T]]) -> T:
+        before = time.thread_time()
+        try:
+            # taken out, because the executor keeps its arguments until the thread's next turn;
+            # nothing left to take was cancelled in this very moment, and nobody hears of the IndexError
+            return given.pop()()
+        finally:
+            self.spent_s += time.thread_time() - before

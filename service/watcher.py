@@ -21,6 +21,7 @@ from service.clock import Clock, slept
 from service.domains import Domains
 from service.loader import Loader
 from service.observer import Observer
+from service.pace import Pace
 
 DOMAIN = "domain/"
 Follow = Callable[[], Awaitable[None]]
@@ -49,6 +50,7 @@ class Watcher:
         feed: whether the feed is followed between them.
         random: uniform in [0, 1), spreads the looks of many replicas.
         wall: seconds since the epoch, for the lag behind what a record says of its change.
+        pace: gives what is refreshed in the background its turns; what changes faster skips what was overtaken.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Watcher:
         feed: bool,
         random: Callable[[], float],
         wall: Callable[[], float],
+        pace: Pace,
     ) -> None:
         self._store = store
         self._domains = domains
@@ -75,6 +78,7 @@ class Watcher:
         self._feed = feed
         self._random = random
         self._wall = wall
+        self._pace = pace
         self._seen: dict[str, str] = {}  # followed record -> its version when it was applied last
         self._dirty: OrderedDict[str, None] = OrderedDict()  # domains to refresh
         self._failed: set[str] = set()  # keys to try again
@@ -103,11 +107,15 @@ class Watcher:
 
         for key, version in keys.items():
             await bring(self._apply(key, version))
-        await in_flight(domains, lambda domain: bring(self._loader.refresh(domain, again=True)), limit=_AT_ONCE)
+        await in_flight(domains, lambda domain: bring(self._refreshed(domain)), limit=_AT_ONCE)
         self._observer.reconciled(len(domains) + len(keys))
         if failures:
             raise failures[-1]
         return len(domains) + len(keys)
+
+    async def _refreshed(self, domain: str) -> None:
+        async with self._pace.turn():
+            await self._loader.refresh(domain, again=True)
 
     def notice(self, keys: Collection[str]) -> None:
         """Bring these records in the background, as the feed names them."""
@@ -178,8 +186,10 @@ class Watcher:
     async def _refresh_dirty(self) -> None:
         try:
             while self._dirty:
-                domain, _ = self._dirty.popitem(last=False)
-                await self._refresh(domain)
+                async with self._pace.turn():
+                    if self._dirty:
+                        domain, _ = self._dirty.popitem(last=False)
+                        await self._refresh(domain)
         finally:
             self._refreshing -= 1
 

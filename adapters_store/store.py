@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from adapters_store.backend import Backend
+from adapters_store.backend import Backend, Versioned, in_flight
 from adapters_store.blobs import Clock
 from adapters_store.domain_changes import DomainChanges, Intent, Outcome
 from adapters_store.errors import RecordConflict, RecordError
@@ -73,15 +73,16 @@ class AdapterStore(FleetStore):
         try:
             held = await self._backend.read_records(list(keys))
         except RecordError:  # one of them is no JSON: find out which
-            held = {}
-            for key, domain in keys.items():
+
+            async def look(key: str) -> Versioned | None:
                 try:
-                    one = await self._backend.read_record(key)
+                    return await self._backend.read_record(key)
                 except RecordError as error:
-                    faults[domain] = str(error)
-                    continue
-                if one is not None:
-                    held[key] = one
+                    faults[keys[key]] = str(error)
+                    return None
+
+            read = await in_flight(keys, look)
+            held = {key: one for key, one in zip(keys, read, strict=True) if one is not None}
         for key, one in held.items():
             try:
                 found[keys[key]] = Stamped(parse_record(one.record, DomainRecord, key), one.version)

@@ -1,6 +1,7 @@
 """Bounds what a store far away can cost: total waiting, retries where they are safe, and a breaker for a dead one."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from adapters_store.errors import StoreUnavailable
 T = TypeVar("T")
 
 _CIRCUIT = "store"
+_PROMISED_S = 60.0
 _SLOWEST_BYTES_S = 2**20
 # An attempt ends a little before the call does, so that it is the attempt that fails and the breaker hears of it.
 _ATTEMPT_SHARE = 0.98
@@ -25,7 +27,7 @@ class GuardedBackend(Backend):
 
     What may be repeated (reading, and storing a blob under its digest) is tried again after a failure, with growing
     jittered pauses. A compare-and-set or a deletion is sent once: a second one could answer for the first. The store is
-    asked whether it may be written before the first write goes out.
+    asked whether it may be written before the first write goes out, and again after a failure or a minute.
 
     Args:
         inner: Where calls go.
@@ -60,7 +62,7 @@ class GuardedBackend(Backend):
         self._pause_s = pause_s
         self._breakers = AsyncCircuitBreakerFactory(breaker_failures, breaker_s)
         self._preparing: asyncio.Task[None] | None = None
-        self._prepared = False
+        self._promised_until = -math.inf
 
     @property
     def inner(self) -> Backend:
@@ -68,8 +70,11 @@ class GuardedBackend(Backend):
         return self._inner
 
     async def prepare_writing(self) -> None:
-        """See Backend; asked once, a refusal is asked about again. Who comes meanwhile waits for the same answer."""
-        if self._prepared:
+        """See Backend; an answer holds for a minute, or until a call fails: another server may have taken over.
+
+        Who comes while the store is being asked waits for the same answer.
+        """
+        if asyncio.get_running_loop().time() < self._promised_until:
             return
         if self._preparing is None:
             self._preparing = asyncio.create_task(self._prepare())
@@ -146,7 +151,11 @@ class GuardedBackend(Backend):
 
     async def changes(self, position: str | None, wait_s: float) -> Changes:
         """See Backend; bounded by the waiting asked for and a call's deadline, and nothing to the breaker."""
-        return await _bounded(lambda: self._inner.changes(position, wait_s), wait_s + self._bulk_s)
+        try:
+            return await _bounded(lambda: self._inner.changes(position, wait_s), wait_s + self._bulk_s)
+        except StoreUnavailable:
+            self._promised_until = -math.inf
+            raise
 
     async def close(self) -> None:
         """See Backend."""
@@ -157,7 +166,7 @@ class GuardedBackend(Backend):
     async def _prepare(self) -> None:
         try:
             await self._once(self._inner.prepare_writing, self._bulk_s)
-            self._prepared = True
+            self._promised_until = asyncio.get_running_loop().time() + _PROMISED_S
         finally:
             self._preparing = None
 
@@ -203,6 +212,7 @@ class GuardedBackend(Backend):
         try:
             result = await _bounded(work, limit_s)
         except StoreUnavailable as error:
+            self._promised_until = -math.inf
             await self._tell(error)
             raise
         except Exception:

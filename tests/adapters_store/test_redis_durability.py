@@ -14,6 +14,7 @@ import adapters_store.redis as redis_room
 from adapters_store.canonical import digest
 from adapters_store.errors import StoreRefused, StoreUnavailable
 from adapters_store.redis import RedisBackend, open_redis
+from adapters_store.urls import open_backend
 from tests.adapters_store.contract import record, told
 from tests.servers.valkey import Valkey, valkey, watched_valkey
 
@@ -189,6 +190,24 @@ async def test_killed_server_comes_back_with_every_acknowledged_write(tmp_path: 
             assert not answer.resync
             assert answer.keys
             position, heard = answer.position, heard | answer.keys
+        await backend.close()
+
+
+async def test_server_that_comes_back_without_its_promise_is_refused(tmp_path: Path) -> None:
+    """Law: after a failure the server is asked again: what took its place acknowledges nothing that it may lose."""
+    with valkey(tmp_path) as server:
+        backend = open_backend(server.url, timeout_s=2)
+        assert await backend.compare_and_set("domain/a", 0, record(1))
+        server.kill()
+        with pytest.raises(StoreUnavailable):
+            await backend.read_record("domain/a")
+        forgetful = server.folder / "valkey.conf"
+        forgetful.write_text(forgetful.read_text().replace("appendonly yes", "appendonly no"))
+        server.start()
+        await until_available(lambda: backend.read_record("domain/a"))
+        with pytest.raises(StoreRefused, match="keeps no append-only file"):
+            await backend.compare_and_set("domain/b", 0, record(1))
+        assert await backend.read_record("domain/b") is None
         await backend.close()
 
 

@@ -159,6 +159,16 @@ class Backend(ABC):
         """Many conditional writes, each by itself; what `compare_and_set` returns, in the order of `changes`."""
         return await in_flight(changes, lambda one: self.compare_and_set(one.key, one.expected, one.record))
 
+    async def confirm(self, keys: Sequence[str]) -> None:  # noqa: B027 - not abstract: most acknowledge only what lasts
+        """Return once what the store shows under these keys is as durable as an acknowledged write.
+
+        Who finds that a change is made already asks this before saying so: it may be there because of a write whose
+        outcome was unknown.
+
+        Raises:
+            StoreUnavailable: It may still be lost.
+        """
+
     @abstractmethod
     async def delete_record(self, key: str, expected: int) -> bool:
         """Remove a record whose generation is still what the caller read; True if it was removed.

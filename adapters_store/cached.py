@@ -126,6 +126,10 @@ class CachedBackend(Backend):
         """See Backend."""
         return await self._truth.compare_and_set_many(changes)
 
+    async def confirm(self, keys: Sequence[str]) -> None:
+        """See Backend."""
+        await self._truth.confirm(keys)
+
     async def delete_record(self, key: str, expected: int) -> bool:
         """See Backend."""
         return await self._truth.delete_record(key, expected)

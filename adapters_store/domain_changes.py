@@ -217,6 +217,10 @@ class DomainChanges:
             # A caller who named the pointer's generation asked for a change before the flip, not for one after it.
             before_flip = outcome.changed and intent.condition is not None and intent.condition.pointer is not None
             outcome.done = not moved or before_flip
+        found = [outcomes[intent.domain] for intent in intents]
+        there = [one.record for one in found if one.done and not one.changed and one.record is not None]
+        if keys := [DOMAIN + record.domain for record in there if record.generation > 0]:
+            await self._backend.confirm(keys)
 
 
 def _next(

@@ -114,6 +114,7 @@ class FleetStore(RecordStore):
         """
         held = await self.pointer()
         if held.release == check_revision(revision):
+            await self._backend.confirm([RELEASE])
             return held
         await self._check_not_frozen()
         if min_staged > 0:

@@ -136,6 +136,10 @@ class GuardedBackend(Backend):
         await self.prepare_writing()
         return await self._once(lambda: self._inner.compare_and_set_many(changes), self._bulk_s)
 
+    async def confirm(self, keys: Sequence[str]) -> None:
+        """See Backend."""
+        await self._repeated(lambda: self._inner.confirm(keys), self._deadline_s)
+
     async def delete_record(self, key: str, expected: int) -> bool:
         """See Backend; sent once."""
         await self.prepare_writing()

@@ -135,6 +135,10 @@ class LayeredBackend(Backend):
         await self._hint([change.key for change, written in zip(changes, done, strict=True) if written])
         return done
 
+    async def confirm(self, keys: Sequence[str]) -> None:
+        """See Backend."""
+        await self._truth.confirm(keys)
+
     async def delete_record(self, key: str, expected: int) -> bool:
         """See Backend."""
         done = await self._truth.delete_record(key, expected)

@@ -272,6 +272,8 @@ class RecordStore(BlobStore):
             record = await self._read(key, kind, empty)
             after = change(record)
             if after is record:
+                if record.generation > 0:
+                    await self._backend.confirm([key])
                 return record
             if await self._backend.compare_and_set(key, record.generation, after.model_dump(mode="json")):
                 return after

@@ -8,6 +8,7 @@
     <prefix>:{<tag>}:versions          hash: key -> version
     <prefix>:{<tag>}:feed              stream of events, the newest 10,000
     <prefix>:{<tag>}:last              id of the newest event
+    <prefix>:{<tag>}:confirmed         written to learn whether the replicas have what was written before
 
 The tag of a record, 00 to 63, follows from its key: the four keys of a tag share a slot of a cluster, so one script
 changes them together, and the tags spread over its shards. A record's version is checked whenever it is read.
@@ -150,6 +151,12 @@ class RedisBackend(Backend):
         commands = (self._replace(change) for change in changes)
         replies = await self._link.send_all(commands, int, size_bytes=lambda command: len(command.args[_VALUE]))
         return [_done(reply) for reply in replies]
+
+    async def confirm(self, keys: Sequence[str]) -> None:
+        """See Backend; replication keeps the order of writes, so one write more to each tag is waited for."""
+        if self._link.min_replicas > 0:
+            names = sorted({f"{self.prefix}:{{{_tag(key):02d}}}:confirmed" for key in keys})
+            await self._link.send_all([Command(name, ("SET", name, "1"), writes=True) for name in names], bytes)
 
     async def delete_record(self, key: str, expected: int) -> bool:
         """See Backend."""

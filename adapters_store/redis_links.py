@@ -80,6 +80,11 @@ class Link(ABC):
     def __init__(self, target: Target) -> None:
         self._target = target
 
+    @property
+    def min_replicas(self) -> int:
+        """How many replicas a write must have reached."""
+        return self._target.min_replicas
+
     async def send(self, commands: Sequence[Command]) -> list[Any]:
         """Carry out commands, in order for each key.
 

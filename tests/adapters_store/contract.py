@@ -190,6 +190,13 @@ class BackendContract:
         assert await version_of(other, "domain/a") != before
         assert await other.versions("domain/") == {"domain/a": await version_of(one, "domain/a")}
 
+    async def test_what_was_acknowledged_is_confirmed(self, one: Backend, other: Backend) -> None:
+        """Law: confirming what every client sees changes nothing."""
+        assert await one.compare_and_set("domain/a", 0, record(1))
+        began = await other.versions("")
+        await other.confirm(["domain/a", "domain/absent"])
+        assert await other.versions("") == began
+
     async def test_deleted_record_is_gone_and_may_begin_anew(self, one: Backend, other: Backend) -> None:
         """Law: a record is removed only at the generation that was read; then it is absent for all."""
         assert not await one.delete_record("replica/a", 1)

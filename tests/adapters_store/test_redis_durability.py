@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +15,8 @@ import adapters_store.redis as redis_room
 from adapters_store.canonical import digest
 from adapters_store.errors import StoreRefused, StoreUnavailable
 from adapters_store.redis import RedisBackend, open_redis
+from adapters_store.releases import Release
+from adapters_store.store import AdapterStore
 from adapters_store.urls import open_backend
 from tests.adapters_store.contract import record, told
 from tests.servers.valkey import Valkey, valkey, watched_valkey
@@ -223,6 +226,28 @@ async def test_write_that_too_few_replicas_have_is_of_unknown_outcome(server: Va
     assert held is not None
     assert held.record == record(1)
     await backend.close()
+
+
+async def test_change_of_unknown_outcome_is_not_acknowledged_when_it_is_asked_for_again(server: Valkey) -> None:
+    """Law: what is there already, but on too few replicas, is no more acknowledged the second time than the first."""
+    backend = open_backend(f"{server.url}?prefix=again&min_replicas=1&wait_ms=50", timeout_s=5)
+    store = AdapterStore(backend, time.time)
+    with pytest.raises(StoreUnavailable, match="outcome unknown"):
+        await store.put(b"x")
+    release = Release(divisions={"theme": {"u": digest(b"x")}})
+    with pytest.raises(StoreUnavailable, match="outcome unknown"):
+        await store.put_release(release)
+    for change in (
+        lambda: store.set_live("t", "theme", digest(b"x"), "me"),
+        lambda: store.set_default_backbone(digest(b"x")),
+        lambda: store.flip(digest(release.encoded()), "me", min_staged=0),
+    ):
+        for _ in range(3):  # the flip stages first, which is of unknown outcome too
+            with pytest.raises(StoreUnavailable, match="outcome unknown"):
+                await change()
+    assert (await store.stamped_domains(["t"]))[0]["t"].record.generation == 1
+    assert (await store.backbone_record()).generation == 1
+    await store.close()
 
 
 @pytest.mark.timeout(180)

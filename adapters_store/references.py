@@ -3,10 +3,21 @@
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from adapters_store.backend import in_flight
+from adapters_store.backend import Versioned, in_flight
 from adapters_store.contents import contents_of
 from adapters_store.errors import BlobMissing
-from adapters_store.record_store import BACKBONE, DOMAIN, FEATURES, GARBAGE, RELEASE, STAGED
+from adapters_store.ids import is_revision
+from adapters_store.record_store import (
+    BACKBONE,
+    DOMAIN,
+    FEATURES,
+    GARBAGE,
+    PREWARM,
+    RELEASE,
+    REPLICA,
+    STAGED,
+    SWITCHES,
+)
 from adapters_store.records import (
     HISTORY,
     BackboneRecord,
@@ -21,6 +32,7 @@ from adapters_store.records import (
 from adapters_store.store import AdapterStore
 
 PAGE = 1000
+_KNOWN = (DOMAIN, REPLICA, PREWARM, SWITCHES)
 # Adapters and bundles in memory at once while their references are read.
 _OPEN = 8
 
@@ -84,7 +96,7 @@ async def held_by_records(store: AdapterStore, releases: int = HISTORY) -> Held:
     held = Held()
     async for key, record in domain_records(store):
         held.domains.add(record.domain)
-        held.adapters |= record.names()
+        held.adapters |= record.names() | _revisions_in(record.model_dump(exclude={"condemned"}))
         if record.condemned:
             held.marks[key] = record.condemned
     keys = [BACKBONE, RELEASE, STAGED, GARBAGE, *await store.backend.list_records(FEATURES)]
@@ -112,8 +124,27 @@ async def held_by_records(store: AdapterStore, releases: int = HISTORY) -> Held:
         if key.startswith(FEATURES) and key in found:
             record_ = parse_record(found[key].record, FeatureRecord, key)
             layers |= {*([record_.revision] if record_.revision else []), *record_.previous}
-    held.others = kept | await _closure(store, bundles | layers)
+    held.others = kept | await _closure(store, bundles | layers | await _named_elsewhere(store, found))
     return held
+
+
+async def _named_elsewhere(store: AdapterStore, known: Mapping[str, Versioned]) -> set[str]:
+    """What may be revisions in keys and kinds of records that a newer build knows, and this one does not."""
+    novel = [key for key in await store.backend.list_records("") if not key.startswith(_KNOWN) and key not in known]
+    records = {**known, **await store.backend.read_records(novel)}
+    found: set[str] = set()
+    for key, held in records.items():
+        if key not in (RELEASE, STAGED, GARBAGE):  # releases are counted; a mark of garbage holds on to nothing
+            found |= _revisions_in(held.record)
+    return found
+
+
+def _revisions_in(value: object) -> set[str]:
+    if isinstance(value, str):
+        return {value} if is_revision(value) else set()
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    return set().union(*map(_revisions_in, value)) if isinstance(value, list) else set()
 
 
 async def pins_of(

@@ -254,6 +254,22 @@ async def test_damaged_blob_stops_the_collection(store: AdapterStore, clock: Clo
     assert (await held_by_records(store)).marks == {}
 
 
+async def test_what_only_a_newer_build_understands_stays(store: AdapterStore, clock: Clock) -> None:
+    """Law: a revision in a key or a kind of record that this build does not know is named, and so is what it pins."""
+    pin = await store.put(artifact("g", 0))
+    champion, trial = await store.put(artifact("t", 1, {"g": pin})), await store.put(artifact("t", 2))
+    await store.set_live("t", "theme", await store.put(artifact("t", 0)), "me")
+    held = await store.backend.read_record("domain/t")
+    assert held is not None
+    newer = held.record | {"generation": 2, "champion": {"revision": champion, "hours": [1]}}
+    assert await store.backend.compare_and_set("domain/t", 1, newer)
+    assert await store.backend.compare_and_set("trial/a", 0, {"generation": 1, "arms": {trial: 0.5}})
+    before = await store.backend.list_blobs()
+    await store.put(b"loose")
+    assert [report.deleted for report in await passes(store, clock)] == [0, 1]
+    assert await store.backend.list_blobs() == before
+
+
 @pytest.mark.parametrize(
     "strange",
     [b'{"kind":"release","divisions":[1]}', b'{"files":3}', b'{"files":[{"sha256":[1]}]}', b'{"fuses":[1]}', b"[1]"],

@@ -169,7 +169,9 @@ class Ladder:
         """Pull the domain if it is cold or too old; why that failed, else None."""
         if not self._is_cold(domain, min_generation):
             return None
-        for _ in range(2):  # a flight that was joined may have read the record before the generation asked for
+        # a flight that was joined may have read the record before the generation asked for, or have brought already
+        # what was evicted since
+        for _ in range(3):
             if self._loader.store_failed(domain):
                 return "store_unavailable"
             flight = self._loader.pull(domain)

@@ -45,10 +45,12 @@ class _Flight:
     Args:
         task: all of it, canary and shadow included.
         ready: done once live is applied, which is all that a request waits for; False when the store failed.
+        landed: done once all of it is; True.
     """
 
     task: asyncio.Task[None]
     ready: asyncio.Future[bool]
+    landed: asyncio.Future[bool]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,12 +129,16 @@ class Loader:
         """Join or start the refresh of a domain; None when too many are in flight already.
 
         Returns:
-            Done once live is applied; False when the store failed. It is shared: never cancel it.
+            Done once live is applied; False when the store failed. Where a flight has done that already and only
+            prepares canary and shadow, done once it has landed: whoever still lacks something pulls once more then. It
+            is shared: never cancel it.
         """
         flight = self._flights.get(domain)
         if flight is None and len(self._flights) < self._in_flight:
             flight = self._start(domain)
-        return None if flight is None else flight.ready
+        if flight is None:
+            return None
+        return flight.landed if flight.ready.done() else flight.ready
 
     async def refresh(self, domain: str, generation: int = 0, *, again: bool = False) -> None:
         """Read the domain's record, load what it names and apply it.
@@ -180,11 +186,12 @@ class Loader:
     def _start(self, domain: str) -> _Flight:
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[bool] = loop.create_future()
-        flight = _Flight(loop.create_task(self._refresh(domain, ready)), ready)
+        flight = _Flight(loop.create_task(self._refresh(domain, ready)), ready, loop.create_future())
         self._flights[domain] = flight
 
         def landed(done: asyncio.Task[None]) -> None:
             del self._flights[domain]
+            flight.landed.set_result(True)
             error = None if done.cancelled() else done.exception()
             if not ready.done():
                 ready.set_result(not done.cancelled() and not isinstance(error, StoreError))

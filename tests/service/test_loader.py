@@ -180,6 +180,25 @@ async def test_a_look_that_began_too_early_is_followed_by_another(random_run: Ru
         assert early.result() != away
 
 
+async def test_a_request_outwaits_the_trials_of_an_earlier_look(random_run: Run) -> None:
+    """Law: a generation that the store has is scored within the cold wait, also while a shadow is being prepared."""
+    async with opened(random_run) as core:
+        await core.publish(DOMAIN, core.dye(DOMAIN, 0.1))
+        shadow, newer = core.dye(DOMAIN, 0.5), core.dye(DOMAIN, 0.9)
+        await core.store.set_shadow(DOMAIN, await core.store.put(shadow), 100.0, "someone")
+        core.backend.held = digest(shadow)
+        looking = asyncio.create_task(core.replica.loader.refresh(DOMAIN))
+        await turns_until(lambda: core.backend.reading is not None)
+        core.backend.held = None
+        record = await core.put_live(DOMAIN, newer)
+        scoring = asyncio.create_task(core.score(DOMAIN, min_generation=record.generation, strict=True))
+        await quiet()
+        assert core.backend.reading is not None
+        core.backend.reading.set_result(None)
+        assert (await scoring).served.revision == digest(newer)
+        await looking
+
+
 async def test_what_is_resident_serves_while_the_store_is_away(random_run: Run) -> None:
     """Without the store a resident domain answers as before, in strict mode too; refreshing reports the failure."""
     async with opened(random_run) as core:

@@ -140,7 +140,8 @@ async def test_a_lost_auxiliary_blob_is_not_asked_for_by_every_request(random_ru
         getattr(core.backend, fault).add(record.live.revision)
         for _ in range(5):
             assert (await core.score(DOMAIN, user_id=user)).served.fallback == "no_adapter"
-        assert core.backend.reads[record.live.revision] == 1
+        # one question to the store, which reads damaged bytes three times: they may have been damaged on their way
+        assert core.backend.reads[record.live.revision] == (3 if fault == "damaged" else 1)
         assert core.ledger.rejections == []
         await core.store.put(core.body("segment-b"))
         await clock.advance(1.5)

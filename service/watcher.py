@@ -97,13 +97,13 @@ class Watcher:
             adapters_store.errors.StoreError: the store failed; what serves keeps serving.
         """
         domains, keys = await self._compare()
-        failures: list[StoreError] = []
+        failures: list[Exception] = []
 
         async def bring(work: Awaitable[None]) -> None:
             try:
                 await work
-            except StoreError as error:
-                failures.append(error)  # one record's trouble keeps no other from what is new
+            except Exception as error:  # one record's trouble, or our own with it, keeps no other from what is new
+                failures.append(error)
 
         for key, version in keys.items():
             await bring(self._apply(key, version))
@@ -197,8 +197,9 @@ class Watcher:
         before = self._domains.generation(domain)
         try:
             await self._loader.refresh(domain, again=True)
-        except StoreError:
-            self._observer.store_failed("refresh")
+        except Exception as error:  # a fault of ours was told by the loader
+            if isinstance(error, StoreError):
+                self._observer.store_failed("refresh")
             self._failed.add(DOMAIN + domain)
             return
         known = self._domains.get(domain)

@@ -8,6 +8,8 @@ import pytest
 
 from adapters_store.errors import StoreUnavailable
 from benchmarks.forge import Run, digest
+from service.pace import Pace
+from service.watcher import Watcher
 from tests.service.clockwork import ManualClock, turns_until
 from tests.service.core import Core, assert_scores, opened
 
@@ -95,6 +97,33 @@ async def test_one_lost_blob_holds_up_no_other_domain(core: Core) -> None:
     assert (await core.score("theme-2")).served.generation == moved.generation
     result = await core.score("theme-1")
     assert (result.served.alias, result.served.fallback) == ("previous", "store_unavailable")
+
+
+async def test_a_fault_of_ours_in_one_record_holds_up_no_domain(core: Core) -> None:
+    """Law: what applying one record raises, whatever it is, comes after every domain that moved was brought."""
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    await core.publish(DOMAIN)
+    await core.store.switch_backbone_only(True, "someone")
+    moved = await core.put_live(DOMAIN, core.dye(DOMAIN, 0.2))
+    watcher = Watcher(
+        core.store,
+        core.replica.domains,
+        core.replica.loader,
+        {"switches": fail},
+        core.clock,
+        core.ledger,
+        reconcile_s=30.0,
+        feed=False,
+        random=lambda: 0.5,
+        wall=lambda: 0.0,
+        pace=Pace(core.clock, spent=lambda: 0.0, busy=lambda: False, share=1.0),
+    )
+    with pytest.raises(ZeroDivisionError):
+        await watcher.reconcile()
+    assert core.replica.domains.generation(DOMAIN) == moved.generation
 
 
 async def test_it_looks_again_and_again_also_after_failures(random_run: Run) -> None:

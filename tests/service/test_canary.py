@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
 from adapters_store.backend import Versioned
 from adapters_store.errors import DomainUnknown, GoldenMismatch, RecordConflict
-from adapters_store.records import Condition, DomainRecord
-from adapters_store.releases import Release
+from adapters_store.records import Condition, ReleasePointer
+from adapters_store.releases import Release, flipped
 from adapters_store.transitions import condemned
 from benchmarks.forge import Run, digest
 from service.canary import in_canary
@@ -203,14 +202,8 @@ async def test_what_a_flip_brought_meanwhile_is_not_in_its_etag(core: Core) -> N
     await core.publish(DOMAIN, core.dye(DOMAIN, 0.1))
     canary, new = [await core.store.put(core.dye(DOMAIN, dye)) for dye in (0.5, 0.9)]
     release = await core.store.put_release(Release(divisions={"theme": {DOMAIN: new}}))
-    set_beside = core.store.set_canary
-
-    async def overtaken(*given: Any) -> DomainRecord:
-        record = await set_beside(*given)
-        await core.store.flip(release, "someone", min_staged=0)
-        return record
-
-    core.store.set_canary = overtaken  # type: ignore[method-assign]
+    pointer = Versioned(flipped(ReleasePointer(), release, "someone", 0.0).model_dump(mode="json"), "flipped")
+    core.backend.meanwhile = lambda: core.backend.restore("release", pointer)
     published = await core.replica.publisher.set_alias(DOMAIN, "canary", canary, 5.0, by="test")
     assert published.generation is not None
     seen = Condition(published.generation, published.pointer)

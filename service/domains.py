@@ -135,7 +135,10 @@ class Domains:
 
     def absent(self, domain: str) -> None:
         """Neither store nor release has it: unless the bundle lists it, it is remembered as unknown."""
-        if domain in self._known:
+        known = self._known.get(domain)
+        if known is not None:
+            if known.record is None and known.live is None:  # a release that listed it was left while it was loading
+                self._slots.drop(domain, "live")
             return
         if domain in self._listed:
             self._known[domain] = Known(record=None)

@@ -260,6 +260,23 @@ async def test_the_newest_pointer_holds_for_what_is_loading(core: Core) -> None:
     assert (await pulling).served.revision == digest(new)
 
 
+async def test_a_release_that_is_left_while_a_domain_loads_serves_nothing(core: Core) -> None:
+    """Law: a domain that only a release listed has no revision once that was rolled back, loading or not."""
+    body = core.dye(DOMAIN, 0.9)
+    release = await release_of(core, {DOMAIN: body})
+    await flip(core, release)
+    core.backend.held = digest(body)
+    pulling = asyncio.create_task(core.score(DOMAIN))
+    await turns_until(lambda: core.backend.reading is not None)
+    await core.store.roll_back_release(release, "someone")
+    await core.replica.releases.follow()
+    assert core.backend.reading is not None
+    core.backend.reading.set_result(None)
+    await pulling
+    result = await core.score(DOMAIN)
+    assert (result.served.revision, result.served.fallback) == (None, "no_adapter")
+
+
 async def test_staging_fills_memory_only_as_far_as_it_goes(random_run: Run) -> None:
     """Law: beyond the bound revisions are only looked for in the store; they count as staged, nothing is evicted."""
     async with opened(random_run) as core:

@@ -12,13 +12,15 @@ BUSY_S = 0.25  # how long after a batch the next requests are still expected
 _CREDIT_S = 0.02
 _DEBT_S = 0.05  # no matter what publishes and cold domains spent, a change waits for this much at most
 _REST_S = 0.001
+_LOAD_S = 0.003  # what a load that has begun is expected to take; what it really took is counted at its end
 
 
 class Pace:
     """Gives background loads their turns.
 
-    While requests are being scored the loads take turns one by one, and the processor time that the loader thread has
-    spent, for whomever, is let grow by `share` of a core; a short burst is free. While nobody scores there is no bound.
+    While requests are being scored loads begin one by one, as the processor time that the loader thread has spent, for
+    whomever, is let grow by `share` of a core; a short burst is free. What has begun may wait for the store as long as
+    it takes, and holds up no other. While nobody scores there is no bound.
 
     Args:
         clock: whose seconds count.
@@ -36,6 +38,7 @@ class Pace:
         self._credit_s = _CREDIT_S
         self._counted_s = spent()
         self._at = clock.now()
+        self._begun = 0
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -46,7 +49,11 @@ class Pace:
         async with self._turn:
             while self._busy() and (lacking_s := -self._credit()) > 0:
                 await slept(self._clock, max(_REST_S, lacking_s / self._share))
+            self._begun += 1
+        try:
             yield
+        finally:
+            self._begun -= 1
 
     def _credit(self) -> float:
         """Processor time that may be spent now, seconds; negative when too much was."""
@@ -54,4 +61,4 @@ class Pace:
         earned = (now - self._at) * self._share - (spent - self._counted_s)
         self._credit_s = max(-_DEBT_S, min(_CREDIT_S, self._credit_s + earned))
         self._at, self._counted_s = now, spent
-        return self._credit_s
+        return self._credit_s - self._begun * _LOAD_S

@@ -57,6 +57,18 @@ async def test_what_others_spent_counts() -> None:
     await asyncio.gather(load, return_exceptions=True)
 
 
+async def test_a_load_that_waits_for_the_store_holds_up_no_other() -> None:
+    """Law: while one load hangs, others get their turns."""
+    clock, thread = ManualClock(), Thread()
+    pace = Pace(clock, spent=lambda: thread.spent_s, busy=lambda: True, share=0.1)
+    async with pace.turn():
+        load = asyncio.create_task(load_again_and_again(pace, thread, 0.003))
+        await passed(clock, 1.0)
+        assert thread.loads > 20
+    load.cancel()
+    await asyncio.gather(load, return_exceptions=True)
+
+
 async def test_nobody_waits_where_nobody_scores() -> None:
     """Law: without requests loads have no bound and no order."""
     clock, thread = ManualClock(), Thread()

@@ -32,6 +32,7 @@ from adapters_store.object_urls import ObjectUrl, parse_object_url
 from adapters_store.polling import PollingFeed
 from adapters_store.probing import probe
 
+_PARTING_S = 0.05
 # Requests in flight of one bulk call: a request takes a round trip of tens of milliseconds and next to no work.
 _IN_FLIGHT = 64
 _WRITES = 32  # names of writes that a record's metadata keeps
@@ -205,6 +206,9 @@ class ObjectBackend(Backend):
         """See Backend."""
         if self._look is not None:
             self._look.cancel()
+        # obstore's threads let go of Python objects a little after the reply; an interpreter that ends in that moment
+        # is aborted by them (github.com/PyO3/pyo3-async-runtimes/issues/40, open)
+        await asyncio.sleep(_PARTING_S)
 
     def _blob_path(self, digest: str) -> str:
         return f"{self._blobs}/{digest[:2]}/{digest}"

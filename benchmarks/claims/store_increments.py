@@ -94,5 +94,14 @@ def lines(work: Workplace) -> Iterator[Line]:
             yield exactly(f"{claim}, {found.name}", by_processes(found, work.folder), WRITERS * TIMES)
 
 
+async def write(url: str, me: str) -> None:
+    """One writer, which leaves its store as every command does: closed."""
+    backend = open_backend(url, timeout_s=PATIENCE_S)
+    try:
+        await increment(backend, me)
+    finally:
+        await backend.close()
+
+
 if __name__ == "__main__":
-    asyncio.run(increment(open_backend(sys.argv[1], timeout_s=PATIENCE_S), sys.argv[2]))
+    asyncio.run(write(sys.argv[1], sys.argv[2]))

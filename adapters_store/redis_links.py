@@ -223,6 +223,7 @@ def keep_raw(client: Redis | RedisCluster) -> None:
 
 
 def client_options(target: Target, timeout_s: float) -> dict[str, Any]:
+    """How the library connects: bounded times, no repeats of its own."""
     options: dict[str, Any] = {
         "db": target.database,
         "username": target.user,
@@ -252,6 +253,7 @@ def _whole(command: Command) -> Command:
 
 
 def changed(commands: Sequence[Command], replies: Sequence[Any]) -> bool:
+    """Whether a command that writes said that it changed something."""
     return any(
         command.writes and not isinstance(reply, Exception) and reply != 0
         for command, reply in zip(commands, replies, strict=True)

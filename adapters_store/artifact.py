@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from adapters_store.canonical import digest
 from adapters_store.manifest import AdapterManifest, FusionManifest, manifest_content, parse_manifest
+from adapters_store.pausing import Pause, no_pause
 from adapters_store.structure import check_adapter, check_fusion
 from adapters_store.tensors import Array, Bfloat16, TensorLimits, read_tensors, write_tensors
 
@@ -70,12 +71,15 @@ def encode_adapter(manifest: AdapterManifest, tensors: Mapping[str, Array | Bflo
     return content
 
 
-def decode_adapter(content: bytes | memoryview, limits: TensorLimits = DEFAULT_LIMITS) -> Adapter:
+def decode_adapter(
+    content: bytes | memoryview, limits: TensorLimits = DEFAULT_LIMITS, pause: Pause = no_pause
+) -> Adapter:
     """Read an adapter file without trust.
 
     Args:
         content: The file.
         limits: What it may be at most.
+        pause: Called between two steps.
 
     Returns:
         The adapter; its arrays are views of `content`.
@@ -84,6 +88,7 @@ def decode_adapter(content: bytes | memoryview, limits: TensorLimits = DEFAULT_L
         ArtifactError: It is refused; the message names the tensor, the place or the manifest key.
     """
     file = read_tensors(content, limits)
+    pause()
     manifest = parse_manifest(file.metadata, AdapterManifest)
     check_adapter(manifest, file, limits)
     return Adapter(digest(content), manifest, file.tensors, len(content))

@@ -21,6 +21,7 @@ from adapters_store.artifact import Adapter, Fusion
 from adapters_store.backbone import Backbone
 from adapters_store.errors import BadValue, DoesNotFit, MissingPin
 from adapters_store.manifest import AdapterManifest
+from adapters_store.pausing import Pause, no_pause
 from adapters_store.tensors import Array
 
 Combination = tuple[str | None, ...]
@@ -111,6 +112,7 @@ def fold_adapter(
     auxiliaries: Mapping[str, Adapter],
     fusion: Fusion | None,
     combination: Combination,
+    pause: Pause = no_pause,
 ) -> Folded:
     """Fold one combination of an adapter.
 
@@ -120,6 +122,7 @@ def fold_adapter(
         auxiliaries: Pinned adapters by domain.
         fusion: The pinned fusion, for mode attention.
         combination: One domain or None per `adapter.manifest.auxiliary`; None is masked out of the softmax.
+        pause: Called between two modules.
 
     Returns:
         The fold, with the adapter's own calibration.
@@ -138,6 +141,8 @@ def fold_adapter(
         if module not in adapter.manifest.ranks:
             modules[module] = _unadapted(backbone, module, len(loras))
             continue
+        if modules:
+            pause()
         norm = _norm(backbone, adapter.tensors, f"{norm_prefix}{module}")
         # one LoRA has weight 1 whatever its query is
         attending = fusion if mode == "attention" and len(loras) > 1 else None

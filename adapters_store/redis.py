@@ -248,12 +248,9 @@ class RedisBackend(Backend):
         return Changes(keys_of(events), pack(reached))
 
     async def _events(self, at: Sequence[Id], moved: Sequence[int], count: int) -> dict[int, list[Event]]:
-        commands = []
-        for tag in moved:
-            feed = self._feeds[tag]
-            commands.append(Command(feed, ("XREAD", "COUNT", count, "STREAMS", feed, format_id(at[tag]))))
+        positions = {self._feeds[tag]: format_id(at[tag]) for tag in moved}
         try:
-            replies = [self._link.answer(reply, list, type(None)) for reply in await self._link.send(commands)]
+            replies = await self._link.read_streams(positions, count)
             return {tag: parse_events(reply) for tag, reply in zip(moved, replies, strict=True)}
         except ValueError as error:
             raise StoreUnavailable(f"store {self.prefix!r}: {error}") from None

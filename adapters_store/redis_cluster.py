@@ -41,6 +41,11 @@ class ClusterLink(Link):
         """See Link: a command a key, for the keys are in several slots."""
         return self.strings(await self.send([Command(key, ("GET", key)) for key in keys]), len(keys))
 
+    async def read_streams(self, positions: Mapping[str, str], count: int) -> list[Any]:
+        """See Link: a command a stream, for the streams are in several slots."""
+        commands = [Command(name, ("XREAD", "COUNT", count, "STREAMS", name, at)) for name, at in positions.items()]
+        return [self.answer(reply, list, type(None)) for reply in await self.send(commands)]
+
     async def on_primaries(self, *args: Any) -> dict[str, Any]:
         """See Link."""
         with self.reported():

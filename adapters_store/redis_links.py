@@ -173,6 +173,14 @@ class Link(ABC):
         """The strings under keys, each of which may be anywhere."""
 
     @abstractmethod
+    async def read_streams(self, positions: Mapping[str, str], count: int) -> list[Any]:
+        """The replies of XREAD for streams, each of which may be anywhere: up to `count` entries behind a position.
+
+        Returns:
+            In the order of `positions`: None where there is nothing, else [[stream, entries]].
+        """
+
+    @abstractmethod
     async def on_primaries(self, *args: Any) -> dict[str, Any]:
         """Server (host:port) to its reply to one command."""
 

@@ -51,6 +51,16 @@ class SingleLink(Link):
         (found,) = await self.send([Command(keys[0], ("MGET", *keys))])
         return self.strings(found, len(keys))
 
+    async def read_streams(self, positions: Mapping[str, str], count: int) -> list[Any]:
+        """See Link: one command."""
+        order = ("XREAD", "COUNT", count, "STREAMS", *positions.keys(), *positions.values())
+        (reply,) = await self.send([Command(next(iter(positions)), order)])
+        named = {}
+        for one in self.answer(reply, list, type(None)) or []:
+            stream, _ = self.answer(one, list)
+            named[self.answer(stream, bytes).decode("latin-1")] = [one]
+        return [named.get(stream) for stream in positions]
+
     async def on_primaries(self, *args: Any) -> dict[str, Any]:
         """See Link."""
         (reply,) = await self.send([Command("", args)])

@@ -22,6 +22,7 @@ from adapters_store.errors import (
     WrongPin,
 )
 from adapters_store.folding import Combination, Folded, combinations, count_combinations, fold_adapter, fold_backbone
+from adapters_store.pausing import Pause, no_pause
 from adapters_store.structure import check_values, golden_inputs
 from adapters_store.tensors import Array, TensorLimits
 from features.rows import EncodedRows
@@ -48,6 +49,7 @@ def verify_adapter(
     logits_of: LogitsOf,
     domain: str | None = None,
     limits: TensorLimits = DEFAULT_LIMITS,
+    pause: Pause = no_pause,
 ) -> dict[Combination, Folded]:
     """Accept an adapter for serving, and fold it while at it.
 
@@ -59,6 +61,7 @@ def verify_adapter(
         logits_of: The engine.
         domain: The domain that it is meant for, if the caller knows.
         limits: Its `combinations` bounds how many folds there may be.
+        pause: Called between two steps.
 
     Returns:
         Every combination that can occur, folded.
@@ -81,11 +84,11 @@ def verify_adapter(
     count = count_combinations(adapter, pinned)
     if count > limits.combinations:
         raise LimitExceeded(f"{count} combinations of auxiliary domains, more than the limit of {limits.combinations}")
-    folds = {
-        combination: fold_adapter(backbone, adapter, pinned, fusion, combination)
-        for combination in combinations(adapter, pinned)
-    }
-    _check_golden(adapter, backbone, folds, logits_of)
+    folds = {}
+    for combination in combinations(adapter, pinned):
+        folds[combination] = fold_adapter(backbone, adapter, pinned, fusion, combination, pause)
+        pause()
+    _check_golden(adapter, backbone, folds, logits_of, pause)
     return folds
 
 
@@ -204,7 +207,7 @@ def _check_fusion_pin(adapter: Adapter, backbone: Backbone, fusion: Fusion | Non
 
 
 def _check_golden(
-    adapter: Adapter, backbone: Backbone, folds: Mapping[Combination, Folded], logits_of: LogitsOf
+    adapter: Adapter, backbone: Backbone, folds: Mapping[Combination, Folded], logits_of: LogitsOf, pause: Pause
 ) -> None:
     rows, expected = golden_rows(
         backbone.manifest, golden_inputs(adapter.tensors), adapter.tensors.get("golden.logits")
@@ -215,6 +218,7 @@ def _check_golden(
             raise MalformedArtifact(f"golden row {row} names the combination {combination}, which pins do not cover")
         by_combination.setdefault(combination, []).append(row)
     for combination, positions in by_combination.items():
+        pause()
         taken = np.array(positions, np.int64)
         _compare(logits_of(rows.take(taken), folds[combination]), expected[taken], taken)
 

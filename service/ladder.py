@@ -29,6 +29,7 @@ from service.domains import Domains, Known
 from service.engine import Prepared, Segment
 from service.errors import AuxiliaryDomain
 from service.loader import Loader
+from service.precedence import Precedence
 from service.segments import Places, rows_of, split
 from service.slots import Lease, Slot, SlotTable
 from service.switches import Switchboard
@@ -110,6 +111,7 @@ class Ladder:
         switches: may keep every adapter out.
         backbone: the engine's prepared backbone, the last rung.
         clock: bounds cold waits.
+        precedence: told while a request waits for a load.
         cold_wait_s: how long a request waits for what is not resident.
     """
 
@@ -123,6 +125,7 @@ class Ladder:
         backbone: Prepared,
         clock: Clock,
         *,
+        precedence: Precedence,
         cold_wait_s: float,
     ) -> None:
         self._domains = domains
@@ -132,6 +135,7 @@ class Ladder:
         self._switches = switches
         self._backbone = backbone
         self._clock = clock
+        self._precedence = precedence
         self._cold_wait_s = cold_wait_s
 
     async def admit(self, asked: Asked) -> Admission:
@@ -175,7 +179,11 @@ class Ladder:
             if self._loader.store_failed(domain):
                 return "store_unavailable"
             flight = self._loader.pull(domain)
-            if flight is None or not await settled(flight, self._clock, until - self._clock.now()):
+            if flight is None:
+                return "loading"
+            with self._precedence.waiting():
+                arrived = await settled(flight, self._clock, until - self._clock.now())
+            if not arrived:
                 return "loading"
             if not flight.result():
                 return "store_unavailable"
@@ -220,7 +228,9 @@ class Ladder:
             if self._auxiliaries.is_ready(part.combination):
                 continue
             task = asyncio.ensure_future(self._auxiliaries.ready(part.combination))
-            if not await settled(task, self._clock, until - self._clock.now()):
+            with self._precedence.waiting():
+                arrived = await settled(task, self._clock, until - self._clock.now())
+            if not arrived:
                 task.cancel()
                 return
 

@@ -5,10 +5,11 @@ Everything that costs runs on the loader thread; the event loop only waits for t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from async_lru import alru_cache
 
@@ -16,12 +17,15 @@ from adapters_store.artifact import Adapter, Fusion, decode_adapter, decode_fusi
 from adapters_store.backbone import Backbone
 from adapters_store.errors import ArtifactError, BlobMissing, DigestMismatch, LimitExceeded, MissingPin, WrongPin
 from adapters_store.folding import Combination, Folded, fold_auxiliary_only
+from adapters_store.pausing import Pause
 from adapters_store.store import AdapterStore
 from adapters_store.tensors import TensorLimits
 from adapters_store.verification import verify_adapter, verify_fusion
 from service.engine import Engine
 from service.slots import Slot
 from service.threads import WorkerThread
+
+T = TypeVar("T")
 
 _CACHED_PINS = 64
 
@@ -45,16 +49,24 @@ class Preparer:
         store: where blobs are read.
         thread: the loader thread.
         limits: checked before anything is allocated.
+        pause: called on the loader thread between two steps.
     """
 
     def __init__(
-        self, store: AdapterStore, backbone: Backbone, engine: Engine, thread: WorkerThread, limits: TensorLimits
+        self,
+        store: AdapterStore,
+        backbone: Backbone,
+        engine: Engine,
+        thread: WorkerThread,
+        limits: TensorLimits,
+        pause: Pause,
     ) -> None:
         self._store = store
         self._backbone = backbone
         self._engine = engine
         self._thread = thread
         self._limits = limits
+        self._pause = pause
         # many domains pin the same few auxiliaries and one fusion: they are read and decoded once
         self._pinned_adapter = alru_cache(maxsize=_CACHED_PINS)(self._read_adapter)
         self._pinned_fusion = alru_cache(maxsize=_CACHED_PINS)(self._read_fusion)
@@ -66,26 +78,15 @@ class Preparer:
             adapters_store.errors.ArtifactError: it is refused; the message names the fault.
             adapters_store.errors.StoreError: the store could not give a pin.
         """
-        adapter = await self._thread.run(partial(decode_adapter, body, self._limits))
-        auxiliaries = await self._pins(adapter)
-        fusion = await self._fusion_pin(adapter.manifest.fusion)
-        folds = await self._thread.run(
-            partial(
-                verify_adapter,
-                adapter,
-                self._backbone,
-                auxiliaries,
-                fusion,
-                self._engine.logits,
-                domain=domain,
-                limits=self._limits,
-            )
-        )
-        return Verified(adapter, folds)
+        return await self._verified(domain, body, lambda verified: verified)
 
     async def verified_revision(self, domain: str, revision: str) -> Verified:
         """The same for a stored revision."""
         return await self.verified(domain, await self._store.get(revision))
+
+    async def slot_of_revision(self, domain: str, revision: str) -> Slot:
+        """A stored revision verified and prepared; errors as `verified`."""
+        return await self._verified(domain, await self._store.get(revision), self._prepared)
 
     async def verified_fusion(self, body: bytes | memoryview) -> Fusion:
         """Decode and verify a fusion."""
@@ -95,17 +96,54 @@ class Preparer:
 
     async def slot(self, verified: Verified) -> Slot:
         """Prepare every combination of a verified adapter."""
-        manifest = verified.adapter.manifest
-        combinations = await self._thread.run(
-            lambda: {combination: self._engine.prepare(folded) for combination, folded in verified.folds.items()}
-        )
-        return Slot(verified.adapter.revision, tuple(manifest.auxiliary), combinations, dict(manifest.fuses))
+        return await self._thread.run(partial(self._prepared, verified))
 
     async def auxiliary_slot(self, adapters: Sequence[Adapter]) -> Slot:
         """A slot of verified auxiliary adapters only, in the order of the divisions."""
         prepared = await self._thread.run(lambda: self._engine.prepare(fold_auxiliary_only(self._backbone, adapters)))
         fuses = {adapter.manifest.domain: adapter.revision for adapter in adapters}
         return Slot(None, (), {(): prepared}, fuses)
+
+    async def _verified(self, domain: str, body: bytes | memoryview, finish: Callable[[Verified], T]) -> T:
+        """Decode, verify and finish: in one turn of the thread where nothing is pinned, as each turn costs the loop."""
+        adapter, finished = await self._thread.run(partial(self._unpinned, domain, body, finish))
+        if finished is not None:
+            return finished
+        auxiliaries = await self._pins(adapter)
+        fusion = await self._fusion_pin(adapter.manifest.fusion)
+        return await self._thread.run(lambda: finish(self._verify(domain, adapter, auxiliaries, fusion)))
+
+    def _unpinned(
+        self, domain: str, body: bytes | memoryview, finish: Callable[[Verified], T]
+    ) -> tuple[Adapter, T | None]:
+        self._pause()
+        adapter = decode_adapter(body, self._limits, self._pause)
+        if adapter.manifest.fuses or adapter.manifest.fusion is not None:
+            return adapter, None
+        return adapter, finish(self._verify(domain, adapter, {}, None))
+
+    def _verify(
+        self, domain: str, adapter: Adapter, auxiliaries: Mapping[str, Adapter], fusion: Fusion | None
+    ) -> Verified:
+        self._pause()
+        folds = verify_adapter(
+            adapter,
+            self._backbone,
+            auxiliaries,
+            fusion,
+            self._engine.logits,
+            domain=domain,
+            limits=self._limits,
+            pause=self._pause,
+        )
+        return Verified(adapter, folds)
+
+    def _prepared(self, verified: Verified) -> Slot:
+        manifest, combinations = verified.adapter.manifest, {}
+        for combination, folded in verified.folds.items():
+            self._pause()
+            combinations[combination] = self._engine.prepare(folded)
+        return Slot(verified.adapter.revision, tuple(manifest.auxiliary), combinations, dict(manifest.fuses))
 
     async def _pins(self, adapter: Adapter) -> dict[str, Adapter]:
         """What an adapter fuses, by domain; more than could ever be folded is refused before any of it is read."""

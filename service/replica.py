@@ -29,6 +29,7 @@ from service.loader import Loader
 from service.observer import Observer
 from service.pace import BUSY_S, Pace
 from service.peers import NoPeers, Peers
+from service.precedence import Precedence
 from service.preparer import Preparer
 from service.prewarm import Prewarmer
 from service.publisher import Publisher
@@ -93,7 +94,7 @@ class ReplicaConfig:
     feed: bool = True
     replica_id: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
     stage_in_flight: int = 8
-    loader_share: float = 0.05
+    loader_share: float = 0.01
 
 
 MakeEngine = Callable[[Backbone, ReplicaConfig], Engine]
@@ -140,7 +141,8 @@ class Replica:
         self.tables = CurrentTables(FeatureTables(backbone))
         self.slots, self.domains = _residency(backbone, config, observer, clock)
         limits = TensorLimits(bytes=config.adapter_bytes)
-        self._preparer = Preparer(self.reader, backbone, engine, self._loader_thread, limits)
+        self._precedence = Precedence()
+        self._preparer = Preparer(self.reader, backbone, engine, self._loader_thread, limits, self._precedence.give_way)
         self.loader = Loader(
             self.reader,
             store,
@@ -196,6 +198,7 @@ class Replica:
             self.switches,
             backbone,
             self.clock,
+            precedence=self._precedence,
             cold_wait_s=self._config.cold_wait_ms / 1000,
         )
         shadows = Shadows(
@@ -215,6 +218,7 @@ class Replica:
             self.backbone_revision,
             self.clock,
             self._observer,
+            precedence=self._precedence,
             max_items=self._config.max_items,
         )
 

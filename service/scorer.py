@@ -18,6 +18,7 @@ from service.errors import DeadlineExceeded, EngineFailed, TooManyItems, Unavail
 from service.ladder import Admission, Alias, Asked, Fallback, Ladder
 from service.loader import Loader
 from service.observer import Observer
+from service.precedence import Precedence
 from service.segments import in_order, probability
 from service.shadow import ShadowRun, Shadows
 from service.tables import CurrentTables, Encoded
@@ -108,6 +109,7 @@ class Scorer:
         backbone_revision: named in every response.
         clock: in which deadlines are given.
         observer: told of stages and fallbacks.
+        precedence: told that a request is being answered.
         max_items: items of one request at most.
     """
 
@@ -123,6 +125,7 @@ class Scorer:
         clock: Clock,
         observer: Observer,
         *,
+        precedence: Precedence,
         max_items: int,
     ) -> None:
         self._tables = tables
@@ -134,10 +137,11 @@ class Scorer:
         self._backbone_revision = backbone_revision
         self._clock = clock
         self._observer = observer
+        self._precedence = precedence
         self._max_items = max_items
 
     async def score(self, request: ScoreRequest) -> ScoreResult:
-        """Score one request.
+        """Score one request; loads in the background give way to it.
 
         Raises:
             TooManyItems: more items than one request may carry.
@@ -151,6 +155,10 @@ class Scorer:
             DeadlineExceeded: the deadline passed first.
             EngineFailed: the engine failed, or the backbone itself gave a non-finite logit.
         """
+        with self._precedence.answering():
+            return await self._score(request)
+
+    async def _score(self, request: ScoreRequest) -> ScoreResult:
         started = self._clock.now()
         if len(request.item_ids) > self._max_items:
             raise TooManyItems(len(request.item_ids), self._max_items)

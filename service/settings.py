@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     prewarm_domains: int = Field(1000, ge=0, le=10_000, description="domains in that list")
     stage_in_flight: int = Field(8, ge=1, le=256, description="adapters of a staged release prepared at once")
     loader_share: float = Field(
-        0.05, gt=0, le=1, description="of one core that changes of others may take while requests are scored"
+        0.01, gt=0, le=1, description="of one core that changes of others may take while requests are scored"
     )
 
     @field_validator("pinned", mode="before")

@@ -170,8 +170,7 @@ class Staging:
             if self._slots.find(domain, revision) is None:
                 if self._room and self._slots.get(domain) is not None:
                     async with self._pace.turn():
-                        verified = await self._preparer.verified_revision(domain, revision)
-                        slot = await self._preparer.slot(verified)
+                        slot = await self._preparer.slot_of_revision(domain, revision)
                     self._room = self._slots.stage(domain, slot)
                 elif self._cached:
                     await self._reader.get(revision)

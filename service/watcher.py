@@ -28,7 +28,7 @@ Follow = Callable[[], Awaitable[None]]
 
 _JITTER = 0.1
 _WAIT_S = 5.0  # one question to the feed
-_GATHER_S = 0.05  # what comes within it of other changes is told of at once
+_GATHER_S = 0.2  # what comes within it of other changes is told of at once
 _TRY_AGAIN_S = 1.0
 _BACK_OFF_S = (0.1, 5.0)
 _AT_ONCE = 16  # domains that are refreshed at the same time

@@ -1,0 +1,84 @@
+"""`Precedence`: loads let requests pass."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from service.precedence import Precedence
+
+
+class Steps:
+    """A loader thread that makes one step after the other."""
+
+    def __init__(self, precedence: Precedence) -> None:
+        self.made = 0
+        self._precedence = precedence
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._make, daemon=True)
+
+    def __enter__(self) -> Steps:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _make(self) -> None:
+        while not self._ended.is_set():
+            self._precedence.give_way()
+            self.made += 1
+
+    async def in_so_many_turns(self, turns: int) -> int:
+        """Steps made while the event loop turned so often."""
+        before = self.made
+        for _ in range(turns):
+            await asyncio.sleep(0.001)
+        return self.made - before
+
+
+async def test_no_step_is_made_while_a_request_is_answered_but_now_and_then_one() -> None:
+    """Law: while a request is answered steps are rarer than without one by far, and go on all the same."""
+    precedence = Precedence()
+    with Steps(precedence) as steps:
+        free = await steps.in_so_many_turns(100)
+        with precedence.answering():
+            held = await steps.in_so_many_turns(100)
+    assert 1 <= held < free / 3
+
+
+async def test_a_request_that_waits_for_a_load_holds_none_up() -> None:
+    """Law: within `waiting` the request does not count; behind it, it does again."""
+    precedence = Precedence(longest_s=30.0)
+    with Steps(precedence) as steps, precedence.answering():
+        with precedence.waiting():
+            assert await steps.in_so_many_turns(50) > 0
+        await steps.in_so_many_turns(5)
+        assert await steps.in_so_many_turns(50) == 0
+        with precedence.waiting():
+            assert await steps.in_so_many_turns(50) > 0
+
+
+async def test_a_request_counts_until_its_reply_is_written() -> None:
+    """Law: the turn of the event loop in which a request ends belongs to it, also when it ended with an error."""
+    precedence = Precedence(longest_s=0.0)
+    with pytest.raises(ValueError, match="refused"), precedence.answering():
+        raise ValueError("refused")
+    assert precedence.is_answering
+    await asyncio.sleep(0)
+    assert not precedence.is_answering
+
+
+async def test_the_last_of_several_requests_opens_the_way() -> None:
+    """Law: it is free again when no request at all is being answered."""
+    precedence = Precedence(longest_s=0.0)
+    with precedence.answering():
+        with precedence.answering():
+            pass
+        await asyncio.sleep(0)
+        assert precedence.is_answering
+    await asyncio.sleep(0)
+    assert not precedence.is_answering

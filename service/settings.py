@@ -39,8 +39,21 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on; anything but loopback needs tokens")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    admin_host: str | None = Field(None, description="address of the admin port; that of `host` without it")
+    admin_port: int | None = Field(
+        None, ge=0, le=65535, description="port of metrics, publishing and reading; without it they share the main port"
+    )
+    tls_cert: Path | None = Field(None, description="certificate chain in PEM; with it every port speaks TLS only")
+    tls_key: Path | None = Field(None, description="private key of tls_cert in PEM")
+    tls_client_ca: Path | None = Field(None, description="authorities whose client certificates are required")
     tokens: Path | None = Field(None, description="file of bearer tokens, written by `espalier token new`")
+    tokens_reload_s: float = Field(10.0, gt=0, description="how often the tokens file is looked at for changes")
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_share: float = Field(0.01, ge=0, le=1, description="share of answered requests that get a log line")
+    otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector (OTLP over HTTP); none, no traces")
+    trace_share: float = Field(0.01, ge=0, le=1, description="share of requests traced whose caller does not decide")
+    metric_domains: int = Field(50, ge=0, le=200, description="busiest domains that have metric series of their own")
 
     workers: int = Field(1, ge=1, le=64, description="serving processes on one listening socket")
     replica_id: str = Field(
@@ -69,7 +82,15 @@ class Settings(BaseSettings):
     header_bytes: int = Field(32_768, ge=1024, description="largest request line and headers; past it 431")
     header_read_s: float = Field(10.0, gt=0, description="longest a client may take to send headers")
     keep_alive_s: int = Field(30, ge=0, description="how long an idle connection stays open")
+    drain_delay_s: float = Field(
+        0.0, ge=0, le=300, description="how long readiness says no before the ports close; a load balancer needs some"
+    )
     drain_s: int = Field(10, ge=1, description="how long requests in flight may finish after Ctrl-C or SIGTERM")
+
+    feedback_dir: Path | None = Field(None, description="folder of feedback segments; POST /feedback is off without it")
+    feedback_segment_bytes: int = Field(64 << 20, ge=1 << 10, description="size at which a segment is closed")
+    feedback_segment_s: float = Field(300.0, gt=0, description="age at which a segment is closed")
+    feedback_keep_bytes: int = Field(10 << 30, ge=1 << 20, description="what feedback may hold on the local disk")
 
     reconcile_s: float = Field(30.0, gt=0, description="how often the replica compares itself with the store")
     unknown_domains: int = Field(10_000, ge=0, le=10_000, description="unknown domains remembered between reconciles")

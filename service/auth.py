@@ -10,15 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Protocol
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from adapters_store.validation import explain
+from service.rate_limits import Limits, RateLimits
 from service.refusals import Forbidden, SettingsInvalid, Unauthenticated
 
 VERBS = ("score", "read", "publish", "admin")
 ANONYMOUS = "anonymous"
+NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,14 @@ class TokenEntry(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}$")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     scopes: list[str] = Field(min_length=1)
+    requests_per_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    burst: int | None = Field(None, ge=1)
+    rows_per_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+
+    @property
+    def limits(self) -> Limits:
+        """What the token may ask for."""
+        return Limits(self.requests_per_s, self.burst, self.rows_per_s)
 
     @field_validator("scopes")
     @classmethod
@@ -77,47 +88,75 @@ class TokenEntry(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and with which permissions."""
+    """Who asks, with which permissions, and how much of it."""
 
     name: str
     scopes: tuple[Scope, ...]
+    limits: Limits = NO_LIMITS
+
+
+class Tokens(Protocol):
+    """Tokens that a service accepts: a `TokenBook`, or a `service.token_file.TokenFile` that follows its file."""
+
+    @property
+    def configured(self) -> bool:
+        """Whether tokens decide at all; without, scoring may be open. A file that names nobody lets nobody in."""
+
+    def find(self, token: str) -> Caller | None:
+        """The caller whose token this is, if any."""
 
 
 class TokenBook:
-    """The tokens that one service accepts.
+    """The tokens of one moment.
+
+    Found by a keyed hash that only this process knows and compared in constant time, so that neither the time that a
+    look-up takes nor the number of tokens tells anything of them.
 
     Args:
         entries: the lines of the tokens file; names are unique.
     """
 
     def __init__(self, entries: Sequence[TokenEntry]) -> None:
-        self._callers = [
-            (entry.sha256.encode(), Caller(entry.name, tuple(map(Scope.parse, entry.scopes)))) for entry in entries
-        ]
+        self._key = secrets.token_bytes(32)
+        self._callers = {
+            self._place(entry.sha256.encode()): (
+                entry.sha256.encode(),
+                Caller(entry.name, tuple(map(Scope.parse, entry.scopes)), entry.limits),
+            )
+            for entry in entries
+        }
 
     def __len__(self) -> int:
         return len(self._callers)
 
+    @property
+    def configured(self) -> bool:
+        """Whether there is any token."""
+        return bool(self._callers)
+
     def find(self, token: str) -> Caller | None:
-        """The caller whose token this is. Compares with every entry in constant time, so timing tells nothing."""
+        """The caller whose token this is, if any."""
         presented = hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest().encode()
-        found = None
-        for digest, caller in self._callers:
-            if hmac.compare_digest(digest, presented):
-                found = caller
-        return found
+        # an unknown one is compared too, with itself, and dropped
+        digest, caller = self._callers.get(self._place(presented), (presented, None))
+        return caller if hmac.compare_digest(digest, presented) else None
+
+    def _place(self, digest: bytes) -> bytes:
+        return hashlib.blake2b(digest, digest_size=16, key=self._key).digest()
 
 
 class Guard:
     """Decides on the Authorization header alone, so that nothing of a body is read for a stranger.
 
     Args:
-        tokens: the tokens accepted; empty when none is configured.
+        tokens: the tokens accepted.
         open_scoring: whether anyone may score while no token is configured (the service listens on loopback only).
+        limits: counts what each token asks for; without, nobody is limited. One for all guards of a process.
     """
 
-    def __init__(self, tokens: TokenBook, open_scoring: bool) -> None:
+    def __init__(self, tokens: Tokens, open_scoring: bool, limits: RateLimits | None = None) -> None:
         self._tokens = tokens
+        self._limits = limits
         self._nobody = Caller(ANONYMOUS, (Scope("score"),) if open_scoring else ())
 
     def authorize(self, header: str | None, wanted: Scope) -> Caller:
@@ -129,16 +168,28 @@ class Guard:
 
         Raises:
             Unauthenticated: tokens are configured and the header holds none that is known.
+            RateLimited: the caller has asked too often; a request that its scopes forbid counts too.
             Forbidden: the caller is known, or no token is configured at all, and the scope is missing.
         """
-        if not len(self._tokens):
+        if not self._tokens.configured:
             return self._without_tokens(wanted)
         caller = self._tokens.find(_bearer(header))
         if caller is None:
             raise Unauthenticated("the bearer token is not known to this service")
+        if self._limits is not None:
+            self._limits.request(caller.name, caller.limits)
         if not any(scope.allows(wanted) for scope in caller.scopes):
             raise Forbidden(f"the token {caller.name!r} lacks the scope {wanted}", str(wanted))
         return caller
+
+    def admit_rows(self, caller: Caller, rows: int) -> None:
+        """Charge an authorized caller for the rows that it wants scored.
+
+        Raises:
+            RateLimited: its token has asked for too many.
+        """
+        if self._limits is not None:
+            self._limits.rows(caller.name, caller.limits, rows)
 
     def _without_tokens(self, wanted: Scope) -> Caller:
         if any(scope.allows(wanted) for scope in self._nobody.scopes):

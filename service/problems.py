@@ -30,6 +30,7 @@ STATUS: dict[type[Exception], int] = {
     edge.BodyTooLarge: 413,
     edge.InvalidRequest: 422,
     edge.UploadsBusy: 429,
+    edge.RateLimited: 429,
     edge.HeadersTooLarge: 431,
     edge.NotReady: 503,
     core.UnknownDomain: 404,

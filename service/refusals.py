@@ -12,6 +12,7 @@ ServiceError
     ├── BodyTooSlow           the client did not send its body in time
     ├── ClientGone            the client left before its body was complete
     ├── UploadsBusy           as many uploads in flight as are allowed
+    ├── RateLimited           a token that asks for more than its limits
     ├── PreconditionFailed    If-Match that names another state of the record
     └── NotReady              the replica is draining
 """
@@ -85,6 +86,19 @@ class UploadsBusy(Refusal):
     Args:
         message: how many are in flight.
         retry_after_s: when to come back.
+    """
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RateLimited(Refusal):
+    """A token that asks for more requests or rows a second than its limits allow.
+
+    Args:
+        message: which limit.
+        retry_after_s: when it may ask again.
     """
 
     def __init__(self, message: str, retry_after_s: float) -> None:

@@ -86,11 +86,12 @@ class ScoreRoute:
     async def score(self, request: Request) -> Response:
         """Score one request, or say in a problem why not; never late, never in part."""
         arrived = self._clock.now()
-        self._guard.authorize(request.headers.get("authorization"), SCORE)
+        caller = self._guard.authorize(request.headers.get("authorization"), SCORE)
         allowed_s = read_deadline_s(request.headers, self._deadline_s)
         raw = await read_body(request.receive, request.headers, self._body_bytes, allowed_s)
         started = self._clock.now()
         body = decode_json(self._decoder, raw)
+        self._guard.admit_rows(caller, len(body.item_ids))
         self._metrics.stage("parse", self._clock.now() - started)
         deadline = arrived + allowed_s
         result = await self._scorer.score(

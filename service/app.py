@@ -1,8 +1,10 @@
-"""The HTTP application over one replica: routes, their collaborators, and the edge around them."""
+"""The HTTP applications over one replica: routes, their collaborators, and the edge around them; one for each port."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -19,12 +21,68 @@ from service.replica import Replica
 from service.routes.access import Access
 from service.routes.adapters import AdapterRoutes
 from service.routes.changes import ChangeRoutes
-from service.routes.health import HealthRoutes
+from service.routes.health import HealthRoutes, MetricsRoutes
 from service.routes.publish import PublishRoutes
 from service.routes.score import ScoreRoute
 from service.settings import Settings
 
 DESCRIPTION = "One frozen CTR backbone, one small adapter per domain, swapped while requests run."
+
+
+class Routes(Protocol):
+    """Some routes with what they need."""
+
+    def register(self, app: FastAPI) -> None:
+        """Add them to an app; they may stand in several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Apps:
+    """The applications of one service.
+
+    Args:
+        main: of the main port; every route, unless there is an admin port.
+        admin: of the admin port, if there is one: all but scoring and feedback. Its /docs describe both.
+    """
+
+    main: FastAPI
+    admin: FastAPI | None = None
+
+
+def create_apps(
+    replica: Replica,
+    *,
+    settings: Settings,
+    tokens: TokenBook,
+    metrics: Metrics,
+    log: FilteringBoundLogger,
+    serving: Callable[[], bool] = lambda: True,
+) -> Apps:
+    """Build the applications, one for each port of the settings.
+
+    Args:
+        replica: opened and started by the caller, who also stops it.
+        settings: limits and times.
+        tokens: the bearer tokens accepted; without any, scoring is open on loopback and publishing closed.
+        metrics: the replica's observer, shown by /metrics.
+        log: for the audit and for failures.
+        serving: whether /healthz/ready says yes.
+    """
+    guard = Guard(tokens, open_scoring=settings.loopback)
+    health = HealthRoutes(serving)
+    public = public_routes(replica, guard, settings, metrics)
+    admin = admin_routes(replica, guard, settings, metrics, log)
+
+    def over(*routes: Routes, docs: bool = True) -> FastAPI:
+        return _app(routes, docs=docs, metrics=metrics, log=log, header_bytes=settings.header_bytes)
+
+    whole = over(*public, *admin, health)
+    describe(whole)
+    if settings.admin_port is None:
+        return Apps(whole)
+    apart = over(*admin, health)
+    apart.openapi = whole.openapi  # type: ignore[method-assign]  # FastAPI's documented way to change the description
+    return Apps(over(*public, health, docs=False), apart)
 
 
 def create_app(
@@ -36,18 +94,12 @@ def create_app(
     log: FilteringBoundLogger,
     serving: Callable[[], bool] = lambda: True,
 ) -> FastAPI:
-    """Build the application.
+    """The application of the main port; arguments as `create_apps`."""
+    return create_apps(replica, settings=settings, tokens=tokens, metrics=metrics, log=log, serving=serving).main
 
-    Args:
-        replica: opened and started by the caller, who also stops it.
-        settings: limits and times.
-        tokens: the bearer tokens accepted; without any, scoring is open on loopback and publishing closed.
-        metrics: the replica's observer, shown by /metrics.
-        log: for the audit and for failures.
-        serving: whether /healthz/ready says yes.
-    """
-    guard = Guard(tokens, open_scoring=settings.loopback)
-    app = FastAPI(title="Espalier", description=DESCRIPTION, redoc_url=None, redirect_slashes=False)
+
+def public_routes(replica: Replica, guard: Guard, settings: Settings, metrics: Metrics) -> list[Routes]:
+    """What a recommender asks: on the main port always."""
     score = ScoreRoute(
         replica.scorer,
         guard=guard,
@@ -56,9 +108,15 @@ def create_app(
         body_bytes=settings.score_body_bytes,
         deadline_s=settings.deadline_ms / 1000,
     )
-    app.add_route("/score", score.score, methods=["POST"], include_in_schema=False)
+    return [_Scoring(score)]
+
+
+def admin_routes(
+    replica: Replica, guard: Guard, settings: Settings, metrics: Metrics, log: FilteringBoundLogger
+) -> list[Routes]:
+    """What publishes, reads and scrapes: on the admin port where there is one."""
     access, audit = Access(guard), AuditLog(log)
-    PublishRoutes(
+    publish = PublishRoutes(
         replica.publisher,
         access,
         UploadGate(settings.uploads_in_flight),
@@ -66,14 +124,35 @@ def create_app(
         body_bytes=settings.max_adapter_bytes,
         body_read_s=settings.body_read_s,
         wait_s=settings.publish_wait_ms / 1000,
-    ).register(app)
-    ChangeRoutes(
+    )
+    changes = ChangeRoutes(
         replica.publisher, access, audit, body_read_s=settings.body_read_s, wait_s=settings.publish_wait_ms / 1000
-    ).register(app)
-    AdapterRoutes(replica.publisher, access).register(app)
-    HealthRoutes(metrics, serving).register(app)
+    )
+    return [publish, changes, AdapterRoutes(replica.publisher, access), MetricsRoutes(metrics)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scoring:
+    route: ScoreRoute
+
+    def register(self, app: FastAPI) -> None:
+        # a plain route: FastAPI would parse the body a second time
+        app.add_route("/score", self.route.score, methods=["POST"], include_in_schema=False)
+
+
+def _app(
+    routes: Iterable[Routes], *, docs: bool, metrics: Metrics, log: FilteringBoundLogger, header_bytes: int
+) -> FastAPI:
+    app = FastAPI(
+        title="Espalier",
+        description=DESCRIPTION,
+        openapi_url="/openapi.json" if docs else None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for each in routes:
+        each.register(app)
     app.add_exception_handler(HTTPException, tell_problem)
     app.add_exception_handler(RequestValidationError, tell_problem)
-    app.add_middleware(Edge, metrics=metrics, log=log, header_bytes=settings.header_bytes)
-    describe(app)
+    app.add_middleware(Edge, metrics=metrics, log=log, header_bytes=header_bytes)
     return app

@@ -14,15 +14,14 @@ from service.routes.replies import HealthReply
 
 
 class HealthRoutes:
-    """Probes and metrics.
+    """Probes; every port has them.
 
     Args:
-        metrics: what /metrics shows.
-        serving: whether this replica takes requests: started, and not draining. The store plays no part in it.
+        serving: whether this replica takes requests: all its ports listen, and it is not draining. The store plays no
+            part in it.
     """
 
-    def __init__(self, metrics: Metrics, serving: Callable[[], bool]) -> None:
-        self._metrics = metrics
+    def __init__(self, serving: Callable[[], bool]) -> None:
         self._serving = serving
 
     def register(self, app: FastAPI) -> None:
@@ -30,6 +29,34 @@ class HealthRoutes:
         app.add_api_route("/healthz/live", self.live, methods=["GET"], tags=["health"])
         app.add_api_route("/healthz/ready", self.ready, methods=["GET"], responses=problems(503), tags=["health"])
         app.add_api_route("/healthz/startup", self.startup, methods=["GET"], tags=["health"])
+
+    async def live(self) -> HealthReply:
+        """The event loop turns; also while the replica drains."""
+        return HealthReply()
+
+    async def ready(self) -> HealthReply:
+        """The replica scores; it does not depend on the store, because what is resident keeps serving without it."""
+        if not self._serving():
+            raise NotReady("this replica does not take requests: it is about to start, or finishes what it has")
+        return HealthReply()
+
+    async def startup(self) -> HealthReply:
+        """The backbone is verified; no port opens before that, so whoever is answered at all hears yes."""
+        return HealthReply()
+
+
+class MetricsRoutes:
+    """What Prometheus scrapes; on the admin port where there is one.
+
+    Args:
+        metrics: what /metrics shows.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def register(self, app: FastAPI) -> None:
+        """Add the routes to an app."""
         app.add_api_route(
             "/metrics",
             self.metrics,
@@ -38,20 +65,6 @@ class HealthRoutes:
             responses={200: {"description": "Prometheus text format", "content": {"text/plain": {}}}},
             tags=["health"],
         )
-
-    async def live(self) -> HealthReply:
-        """The event loop turns."""
-        return HealthReply()
-
-    async def ready(self) -> HealthReply:
-        """The replica scores; it does not depend on the store, because what is resident keeps serving without it."""
-        if not self._serving():
-            raise NotReady("this replica is draining: it finishes what it has and takes no more")
-        return HealthReply()
-
-    async def startup(self) -> HealthReply:
-        """The backbone is verified; the port opens only after that."""
-        return HealthReply()
 
     async def metrics(self) -> Response:
         """Metrics in Prometheus' text format."""

@@ -14,6 +14,7 @@ from typing import Literal
 from adapters_store.records import Canary, DomainRecord, Shadow
 from features.fields import Division
 from service.fleet import FleetRelease
+from service.moves import moves
 from service.observer import Observer
 from service.slots import Slot, SlotTable
 
@@ -153,6 +154,11 @@ class Domains:
         known.retry_at = retry_at
         known.version = None
 
+    def author(self, domain: str) -> str:
+        """Who wrote the record that is applied here; empty without one."""
+        known = self._known.get(domain)
+        return "" if known is None or known.record is None else known.record.by
+
     def forget(self, domain: str) -> None:
         """The domain was evicted: the next request pulls it as cold."""
         self._known.pop(domain, None)
@@ -207,7 +213,15 @@ class Domains:
         )
         if slot is not None and slot.revision is not None and (serving is None or serving.revision != slot.revision):
             self._observer.adapter_loaded("activated")
-            self._observer.activated(domain, slot.revision, known.generation)
+            author = self._fleet.pointer.by if record is None or by_release else record.by
+            was = None if serving is None else serving.revision
+            self._observer.activated(domain, slot.revision, known.generation, before=was, by=author)
+        if before is not None and before.record is not None and record is not None:
+            for move in moves(before.record, record):
+                if move.action not in ("set_live", "rollback"):  # those are told when they serve
+                    self._observer.followed(
+                        move.action, by=record.by, generation=record.generation, domain=domain, **move.facts
+                    )
         return True
 
     def repoint(self, domain: str) -> bool:
@@ -253,7 +267,7 @@ class Domains:
         known = self._known.get(domain)
         if known is not None:
             known.rejected[revision] = reason
-        self._observer.rejected(domain, revision, reason)
+        self._observer.rejected(domain, revision, reason, by=self.author(domain))
 
     def set_aside(self, domain: str, slot: Slot, reason: str) -> None:
         """Stop scoring with a slot that gave a non-finite logit, whatever it is for."""

@@ -292,7 +292,8 @@ class Loader:
             except (ArtifactError, EngineFailed) as error:
                 rejected[revision] = str(error)
                 self._observer.adapter_loaded("rejected")
-                self._observer.rejected(look.domain, revision, str(error))
+                by = self._domains.fleet.pointer.by if look.record is None else look.record.by
+                self._observer.rejected(look.domain, revision, str(error), by=by)
         retry_at = self._clock.now() + _RETRY_S if missing is not None or look.in_vain else None
         version = look.version if missing is None else None
         self._domains.apply(

@@ -13,6 +13,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import FilteringBoundLogger
 
 Action = Literal[
+    # asked for by someone, of one domain
     "publish",
     "publish_fusion",
     "set_live",
@@ -22,6 +23,22 @@ Action = Literal[
     "clear_shadow",
     "rollback",
     "delete",
+    "freeze",
+    "thaw",
+    # asked for by someone, of all domains
+    "publish_run",
+    "set_backbone",
+    "rollback_backbone",
+    "publish_features",
+    "stage_release",
+    "flip_release",
+    "rollback_release",
+    "backbone_only",
+    "copy_store",
+    "collect_garbage",
+    # done by a replica, by the word of whoever wrote the record
+    "activate",
+    "reject",
 ]
 
 
@@ -33,7 +50,8 @@ def open_log(level: str = "info", stream: TextIO | None = None) -> FilteringBoun
         stream: where lines go; stderr if absent.
     """
     log: FilteringBoundLogger = structlog.wrap_logger(
-        structlog.PrintLogger(stream or sys.stderr),
+        # a line is one write: workers share stderr
+        structlog.WriteLogger(stream or sys.stderr),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -78,6 +96,10 @@ class AuditEntry:
         self.outcome = outcome
         self.facts.update(facts)
 
+    def moved(self, before: object, after: object) -> None:
+        """What stood before and stands now: digests, or None for nothing."""
+        self.facts.update({"from": before, "to": after})
+
 
 class AuditLog:
     """Who changed what a domain is scored by, and what was refused.
@@ -89,10 +111,18 @@ class AuditLog:
     def __init__(self, log: FilteringBoundLogger) -> None:
         self._log = log
 
+    def followed(self, action: Action, *, by: str, **facts: Any) -> None:
+        """This replica acts by a change that was made elsewhere, by this author."""
+        self._log.info("audit", outcome="followed", action=action, by=by, **facts)
+
+    def refused(self, action: Action, *, by: str, **facts: Any) -> None:
+        """This replica refuses what this author named."""
+        self._log.warning("audit", outcome="refused", action=action, by=by, **facts)
+
     @contextmanager
-    def change(self, action: Action, *, by: str, request_id: str, **facts: Any) -> Iterator[AuditEntry]:
+    def change(self, action: Action, *, by: str, **facts: Any) -> Iterator[AuditEntry]:
         """Write one line when the change inside ends: its outcome, or the error that it was refused with."""
-        entry = AuditEntry(action=action, by=by, request_id=request_id, **facts)
+        entry = AuditEntry(action=action, by=by, **facts)
         try:
             yield entry
         except Exception as error:

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
 from service.lifecycle import LifecycleMetrics
+from service.logs import Action, AuditLog
 from service.observer import LoadOutcome
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -29,6 +30,7 @@ class Metrics(LifecycleMetrics):
     def __init__(self, log: FilteringBoundLogger, labels: Mapping[str, str] | None = None) -> None:
         registry = CollectorRegistry()
         super().__init__(log, registry)
+        self._audit = AuditLog(log)
         ProcessCollector(registry=registry)
         self._shown = _Shown(registry, labels or {})
         self._requests = Counter("espalier_requests", "HTTP requests answered.", ["route", "status"], registry=registry)
@@ -92,13 +94,20 @@ class Metrics(LifecycleMetrics):
         self._resident.set(adapters)
         self._resident_bytes.set(size_bytes)
 
-    def activated(self, domain: str, revision: str, generation: int) -> None:
+    def activated(
+        self, domain: str, revision: str, generation: int, *, before: str | None = None, by: str = ""
+    ) -> None:
         """This replica scores the domain with this revision from now on."""
-        self._log.info("activated", domain=domain, revision=revision, generation=generation)
+        moved = {"from": before, "to": revision, "generation": generation}
+        self._audit.followed("activate", by=by, domain=domain, revision=revision, **moved)
 
-    def rejected(self, domain: str, revision: str, reason: str) -> None:
+    def rejected(self, domain: str, revision: str, reason: str, *, by: str = "") -> None:
         """This replica refuses the revision; the reason names the fault."""
-        self._log.warning("rejected", domain=domain, revision=revision, reason=reason)
+        self._audit.refused("reject", by=by, domain=domain, revision=revision, reason=reason)
+
+    def followed(self, action: Action, *, by: str, generation: int, **facts: object) -> None:
+        """This replica acts by a change that someone made in the store."""
+        self._audit.followed(action, by=by, generation=generation, **facts)
 
 
 class _Shown(Collector):

@@ -7,6 +7,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from service.logs import Action
+
 Stage = Literal["lookup", "queue", "engine", "reply"]
 LoadOutcome = Literal["activated", "rejected", "store_unavailable"]
 
@@ -35,11 +37,23 @@ class Observer(Protocol):
     def resident(self, adapters: int, size_bytes: int) -> None:
         """Prepared adapters in memory now, leased retired ones included."""
 
-    def activated(self, domain: str, revision: str, generation: int) -> None:
-        """This replica scores the domain with this revision from now on."""
+    def activated(
+        self, domain: str, revision: str, generation: int, *, before: str | None = None, by: str = ""
+    ) -> None:
+        """This replica scores the domain with this revision from now on, and not with the one before; by whose word."""
 
-    def rejected(self, domain: str, revision: str, reason: str) -> None:
-        """This replica refuses the revision; the reason names the fault."""
+    def rejected(self, domain: str, revision: str, reason: str, *, by: str = "") -> None:
+        """This replica refuses the revision that someone named; the reason names the fault."""
+
+    def followed(self, action: Action, *, by: str, generation: int, **facts: object) -> None:
+        """This replica acts from now on by a change that someone made in the store; for the audit log.
+
+        Args:
+            action: what was changed.
+            by: who.
+            generation: of the record.
+            facts: `domain`, `from`, `to` and the like.
+        """
 
     def evicted(self, domain: str, age_s: float) -> None:
         """An adapter left memory to make room, so many seconds after its load."""
@@ -104,10 +118,15 @@ class SilentObserver:
     def resident(self, adapters: int, size_bytes: int) -> None:
         """Ignored."""
 
-    def activated(self, domain: str, revision: str, generation: int) -> None:
+    def activated(
+        self, domain: str, revision: str, generation: int, *, before: str | None = None, by: str = ""
+    ) -> None:
         """Ignored."""
 
-    def rejected(self, domain: str, revision: str, reason: str) -> None:
+    def rejected(self, domain: str, revision: str, reason: str, *, by: str = "") -> None:
+        """Ignored."""
+
+    def followed(self, action: Action, *, by: str, generation: int, **facts: object) -> None:
         """Ignored."""
 
     def evicted(self, domain: str, age_s: float) -> None:

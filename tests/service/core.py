@@ -193,11 +193,13 @@ class Ledger(SilentObserver):
         """See Observer."""
         self.loads[outcome] += 1
 
-    def activated(self, domain: str, revision: str, generation: int) -> None:
+    def activated(
+        self, domain: str, revision: str, generation: int, *, before: str | None = None, by: str = ""
+    ) -> None:
         """See Observer."""
         self.activations.append((domain, revision, generation))
 
-    def rejected(self, domain: str, revision: str, reason: str) -> None:
+    def rejected(self, domain: str, revision: str, reason: str, *, by: str = "") -> None:
         """See Observer."""
         self.rejections.append((domain, revision, reason))
 

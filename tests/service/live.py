@@ -96,9 +96,13 @@ class Live:
 
     @property
     def audit(self) -> list[dict[str, Any]]:
-        """The audit lines so far."""
-        lines = [json.loads(line) for line in self.log.getvalue().splitlines()]
-        return [line for line in lines if line["event"] == "audit"]
+        """The audit lines of what clients asked for so far."""
+        return [line for line in self.lines if line["event"] == "audit" and "request_id" in line]
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """Every line logged so far."""
+        return [json.loads(line) for line in self.log.getvalue().splitlines()]
 
     async def publish(self, domain: str, body: bytes, **options: Any) -> httpx.Response:
         """POST an adapter with its digest; options go to the client's post."""

@@ -21,6 +21,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from service.account import Account
 from service.clock import Clock, Timer
 from service.engine import Segment
 from service.errors import DeadlineExceeded, EngineFailed, QueueFull
@@ -59,6 +60,7 @@ class _Entry:
     queued_at: float
     reply: asyncio.Future[Logits] = field(repr=False)
     riders: Riders | None = None
+    account: Account | None = None
 
     @property
     def riding(self) -> Sequence[Segment]:
@@ -112,13 +114,20 @@ class Batcher:
         """Whether at least half of the rows wait that may."""
         return 2 * self._queued_rows >= self._queue_rows
 
-    async def submit(self, segments: Sequence[Segment], deadline: float, riders: Riders | None = None) -> Logits:
+    async def submit(
+        self,
+        segments: Sequence[Segment],
+        deadline: float,
+        riders: Riders | None = None,
+        account: Account | None = None,
+    ) -> Logits:
         """Score the segments of one request in one batch.
 
         Args:
             segments: of one request, at least one row in all.
             deadline: `Clock.now()` seconds.
             riders: what is scored in the same batch, if that costs no response; told in any case, also on an error.
+            account: of the request, told of its time in the queue and in the engine.
 
         Returns:
             Per segment its logits, float64.
@@ -134,7 +143,7 @@ class Batcher:
                 riders.arrived(None)
             raise QueueFull(self._queued_rows, self._queue_rows, self._retry_after_s())
         reply: asyncio.Future[Logits] = asyncio.get_running_loop().create_future()
-        entry = _Entry(segments, rows, deadline, self._clock.now(), reply, riders)
+        entry = _Entry(segments, rows, deadline, self._clock.now(), reply, riders, account)
         found_empty = not self._queue
         self._queue.append(entry)
         self._count(rows)
@@ -204,6 +213,8 @@ class Batcher:
         started = self.scored_at = self._clock.now()
         for entry in batch:
             self._observer.stage("queue", started - entry.queued_at)
+            if entry.account is not None:
+                entry.account.stage("queue", entry.queued_at, started)
         try:
             logits = await self._run_batch(batch, started)
         except Exception as error:
@@ -255,6 +266,8 @@ class Batcher:
             own = logits[position : position + len(entry.segments)]
             position += len(entry.segments)
             self._observer.stage("engine", now - started)
+            if entry.account is not None:
+                entry.account.stage("engine", started, now)
             if entry.reply.done():
                 continue
             if entry.deadline <= now:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adapters_store.ids import check_domain
+from service.account import Account
 from service.batcher import Batcher
 from service.clock import Clock
 from service.domains import Domains
@@ -39,6 +40,7 @@ class ScoreRequest:
         context: values of the `of: context` fields by name; a missing one is out of vocabulary.
         strict: refuse rather than fall back.
         min_generation: the oldest generation of the domain's record that may score as live.
+        account: told of the time in each stage, for the request's log line and spans.
     """
 
     user_id: str | int
@@ -49,6 +51,7 @@ class ScoreRequest:
     context: Mapping[str, Any] | None = None
     strict: bool = False
     min_generation: int | None = None
+    account: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +173,10 @@ class Scorer:
         shadow = None
         try:
             _refuse_if_strict(request, admission, encoded)
-            self._observer.stage("lookup", self._clock.now() - started)
+            self._stage(request, "lookup", started)
             if admission.alias == "live":
                 shadow = self._shadows.choose(domain, tables, encoded)
-            logits = await self._logits(admission, request.deadline, shadow)
+            logits = await self._logits(admission, request, shadow)
             if not np.isfinite(logits).all():
                 admission, logits = await self._rescue(request, admission, asked)
                 shadow = None
@@ -185,14 +188,20 @@ class Scorer:
         result = self._result(request, admission, asked, logits)
         if shadow is not None:
             shadow.answer(result.scores)
-        self._observer.stage("reply", self._clock.now() - replying)
+        self._stage(request, "reply", replying)
         return result
 
+    def _stage(self, request: ScoreRequest, name: Literal["lookup", "reply"], began: float) -> None:
+        ended = self._clock.now()
+        self._observer.stage(name, ended - began)
+        if request.account is not None:
+            request.account.stage(name, began, ended)
+
     async def _logits(
-        self, admission: Admission, deadline: float, shadow: ShadowRun | None = None
+        self, admission: Admission, request: ScoreRequest, shadow: ShadowRun | None = None
     ) -> NDArray[np.float64]:
         """Score the segments and put their rows back in order; float64 (n,)."""
-        parts = await self._batcher.submit(admission.segments, deadline, shadow)
+        parts = await self._batcher.submit(admission.segments, request.deadline, shadow, request.account)
         return in_order(parts, admission.positions)
 
     async def _rescue(
@@ -200,7 +209,7 @@ class Scorer:
     ) -> tuple[Admission, NDArray[np.float64]]:
         """Re-score by the backbone, all segments of the request so that one response is still one thing."""
         backbone = self._ladder.by_backbone(asked.encoded.rows, admission.generation, "adapter_rejected")
-        logits = await self._logits(backbone, request.deadline)
+        logits = await self._logits(backbone, request)
         if not np.isfinite(logits).all():
             raise EngineFailed("the backbone gave a logit that is not finite; no scores are returned")
         if admission.slot is not None and await self._is_at_fault(admission, asked):

@@ -12,6 +12,8 @@ import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import FilteringBoundLogger
 
+from service.log_level import Level, LogLevel
+
 Action = Literal[
     # asked for by someone, of one domain
     "publish",
@@ -42,24 +44,25 @@ Action = Literal[
 ]
 
 
-def open_log(level: str = "info", stream: TextIO | None = None) -> FilteringBoundLogger:
+def open_log(level: Level | LogLevel = "info", stream: TextIO | None = None) -> FilteringBoundLogger:
     """A logger of its own, so that nothing global is configured.
 
     Args:
-        level: debug, info, warning or error.
+        level: of the lines written; one that may change is passed as a LogLevel.
         stream: where lines go; stderr if absent.
     """
     log: FilteringBoundLogger = structlog.wrap_logger(
         # a line is one write: workers share stderr
         structlog.WriteLogger(stream or sys.stderr),
         processors=[
+            level if isinstance(level, LogLevel) else LogLevel(level),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             # without locals, which may hold ids and tokens
             structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
             structlog.processors.JSONRenderer(),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger("debug"),
     )
     return log
 

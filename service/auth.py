@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from adapters_store.validation import explain
 from service.rate_limits import Limits, RateLimits
-from service.refusals import Forbidden, SettingsInvalid, Unauthenticated
+from service.refusals import Forbidden, Unauthenticated
 
 VERBS = ("score", "read", "publish", "admin")
 ANONYMOUS = "anonymous"
@@ -77,6 +74,12 @@ class TokenEntry(BaseModel):
     def limits(self) -> Limits:
         """What the token may ask for."""
         return Limits(self.requests_per_s, self.burst, self.rows_per_s)
+
+    @model_validator(mode="after")
+    def _burst_of_what(self) -> Self:
+        if self.burst is not None and self.requests_per_s is None:
+            raise ValueError("burst is how many requests come at once; it needs requests_per_s")
+        return self
 
     @field_validator("scopes")
     @classmethod
@@ -203,72 +206,17 @@ class Guard:
 
 
 def read_tokens(path: Path) -> TokenBook:
-    """Read a tokens file: a YAML or JSON list of {name, sha256, scopes}.
+    """Moved to `service.token_file`; here until its last caller is."""
+    from service.token_file import read_tokens as read
 
-    Raises:
-        SettingsInvalid: the file is missing, no such list, or names someone twice.
-    """
-    return TokenBook(_entries(path))
+    return read(path)
 
 
 def add_token(path: Path, name: str, scopes: Sequence[str]) -> str:
-    """Draw a new token and add its entry to a tokens file, which only its owner may read.
+    """Moved to `service.token_writing`; here until its last caller is."""
+    from service.token_writing import add_token as add
 
-    Args:
-        path: the tokens file; made if absent.
-        name: who will use it; it stands in the audit log.
-        scopes: what it may do.
-
-    Returns:
-        The token, which is written nowhere.
-
-    Raises:
-        SettingsInvalid: the name is taken, a scope is none, or the file cannot be read or written.
-    """
-    entries = _entries(path) if path.exists() else []
-    if any(entry.name == name for entry in entries):
-        raise SettingsInvalid(f"{path} already has a token named {name!r}; choose another name")
-    token = "esp_" + secrets.token_urlsafe(32)
-    try:
-        entry = TokenEntry(name=name, sha256=hashlib.sha256(token.encode()).hexdigest(), scopes=list(scopes))
-    except ValidationError as error:
-        raise SettingsInvalid(f"no such token can be made: {explain(error, TokenEntry)}") from error
-    content = yaml.safe_dump([each.model_dump() for each in [*entries, entry]], sort_keys=False)
-    _replace(path, content)
-    return token
-
-
-def _replace(path: Path, content: str) -> None:
-    # made beside it and renamed, so that a crash leaves the old tokens; readable by its owner only
-    beside = path.with_name(path.name + ".new")
-    try:
-        beside.unlink(missing_ok=True)
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(content)
-        beside.replace(path)
-    except OSError as error:
-        raise SettingsInvalid(f"the tokens file {path} cannot be written: {error.strerror}") from error
-
-
-def _entries(path: Path) -> list[TokenEntry]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsInvalid(f"the tokens file {path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        # the parser's own message quotes the line, which may hold a secret
-        raise SettingsInvalid(f"the tokens file {path} is no YAML or JSON: {type(error).__name__}") from error
-    try:
-        entries = TypeAdapter(list[TokenEntry]).validate_python(content or [])
-    except ValidationError as error:
-        raise SettingsInvalid(
-            f"the tokens file {path} must be a list of {{name, sha256, scopes}}: {explain(error, TokenEntry)}"
-        ) from error
-    names = [entry.name for entry in entries]
-    for name in names:
-        if names.count(name) > 1:
-            raise SettingsInvalid(f"the tokens file {path} names {name!r} twice")
-    return entries
+    return add(path, name, scopes)
 
 
 def _bearer(header: str | None) -> str:

@@ -56,7 +56,22 @@ class Tls:
         connection.context = self._current
 
     def _read(self) -> ssl.SSLContext:
-        raise NotImplementedError
+        for path in filter(None, (self._cert, self._key, self._client_ca)):
+            _check_readable(path)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        try:
+            # without a password of ours OpenSSL would ask for one on the terminal
+            context.load_cert_chain(self._cert, self._key, password=_refuse_encrypted)
+        except ssl.SSLError as error:
+            raise SettingsInvalid(
+                f"the certificate {self._cert} and its key {self._key or 'in the same file'} cannot be used: "
+                f"{_said(error)}; both are PEM, and the certificate must be the key's"
+            ) from error
+        if self._client_ca is not None:
+            _require_clients(context, self._client_ca)
+        return context
 
 
 def open_tls(settings: Settings, log: FilteringBoundLogger) -> Tls | None:
@@ -68,4 +83,38 @@ def open_tls(settings: Settings, log: FilteringBoundLogger) -> Tls | None:
     Raises:
         SettingsInvalid: a file has a fault, or there is a key or a client authority without a certificate.
     """
-    raise NotImplementedError
+    if settings.tls_cert is None:
+        for name in ("tls_key", "tls_client_ca"):
+            if getattr(settings, name) is not None:
+                raise SettingsInvalid(f"{name} is set without tls_cert: set both, or neither to speak plain HTTP")
+        return None
+    return Tls(settings.tls_cert, settings.tls_key, settings.tls_client_ca, log)
+
+
+def _require_clients(context: ssl.SSLContext, client_ca: Path) -> None:
+    context.verify_mode = ssl.CERT_REQUIRED
+    # a resumed session shows no certificate, so an authority that is no longer trusted would go on letting in
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    try:
+        context.load_verify_locations(client_ca)
+    except ssl.SSLError as error:
+        raise SettingsInvalid(
+            f"the client authorities {client_ca} cannot be used: {_said(error)}; they are PEM certificates"
+        ) from error
+
+
+def _check_readable(path: Path) -> None:
+    # the ssl module's own error does not say which of the files it is
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise SettingsInvalid(f"the TLS file {path} cannot be read: {error.strerror}") from error
+
+
+def _refuse_encrypted() -> str:
+    raise SettingsInvalid("the TLS key is encrypted, and nobody is there to type its password: store it decrypted")
+
+
+def _said(error: ssl.SSLError) -> str:
+    return (error.reason or type(error).__name__).lower().replace("_", " ")

@@ -17,10 +17,11 @@ class Account:
         alias: its place in the record.
         generation: of the record.
         fallback: why the live revision did not score.
+        error: class of what the request was refused with.
         stages: (name, began, ended) in `Clock.now()` seconds, in order of their ends.
     """
 
-    __slots__ = ("alias", "backbone", "by", "domain", "fallback", "generation", "revision", "rows", "stages")
+    __slots__ = ("alias", "backbone", "by", "domain", "error", "fallback", "generation", "revision", "rows", "stages")
 
     def __init__(self) -> None:
         self.by: str | None = None
@@ -31,6 +32,7 @@ class Account:
         self.alias: str | None = None
         self.generation: int | None = None
         self.fallback: str | None = None
+        self.error: str | None = None
         self.stages: list[tuple[str, float, float]] = []
 
     def stage(self, name: str, began: float, ended: float) -> None:

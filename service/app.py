@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 from structlog.typing import FilteringBoundLogger
 
-from service.auth import Guard, TokenBook
+from service.access_log import AccessLog
+from service.auth import Guard, Tokens
 from service.edge import Edge, tell_problem
 from service.limits import UploadGate
 from service.logs import AuditLog
 from service.metrics import Metrics
 from service.openapi import describe
+from service.rate_limits import RateLimits
 from service.replica import Replica
 from service.routes.access import Access
 from service.routes.adapters import AdapterRoutes
@@ -25,6 +29,7 @@ from service.routes.health import HealthRoutes, MetricsRoutes
 from service.routes.publish import PublishRoutes
 from service.routes.score import ScoreRoute
 from service.settings import Settings
+from service.tracing import Tracing
 
 DESCRIPTION = "One frozen CTR backbone, one small adapter per domain, swapped while requests run."
 
@@ -53,10 +58,11 @@ def create_apps(
     replica: Replica,
     *,
     settings: Settings,
-    tokens: TokenBook,
+    tokens: Tokens,
     metrics: Metrics,
     log: FilteringBoundLogger,
     serving: Callable[[], bool] = lambda: True,
+    tracing: Tracing | None = None,
 ) -> Apps:
     """Build the applications, one for each port of the settings.
 
@@ -67,14 +73,27 @@ def create_apps(
         metrics: the replica's observer, shown by /metrics.
         log: for the audit and for failures.
         serving: whether /healthz/ready says yes.
+        tracing: makes spans of requests, if it is on.
     """
-    guard = Guard(tokens, open_scoring=settings.loopback)
+    limits = RateLimits(replica.clock, metrics.registry, settings.max_items)
+    guard = Guard(tokens, open_scoring=settings.loopback, limits=limits)
     health = HealthRoutes(serving)
     public = public_routes(replica, guard, settings, metrics)
     admin = admin_routes(replica, guard, settings, metrics, log)
 
+    access = AccessLog(log, metrics.registry, share=settings.log_share, clock=replica.clock)
+
     def over(*routes: Routes, docs: bool = True) -> FastAPI:
-        return _app(routes, docs=docs, metrics=metrics, log=log, header_bytes=settings.header_bytes)
+        edge = partial(
+            Edge,
+            metrics=metrics,
+            log=log,
+            access=access,
+            clock=replica.clock,
+            header_bytes=settings.header_bytes,
+            tracing=tracing,
+        )
+        return _app(routes, edge, docs=docs)
 
     whole = over(*public, *admin, health)
     describe(whole)
@@ -89,13 +108,17 @@ def create_app(
     replica: Replica,
     *,
     settings: Settings,
-    tokens: TokenBook,
+    tokens: Tokens,
     metrics: Metrics,
     log: FilteringBoundLogger,
     serving: Callable[[], bool] = lambda: True,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The application of the main port; arguments as `create_apps`."""
-    return create_apps(replica, settings=settings, tokens=tokens, metrics=metrics, log=log, serving=serving).main
+    apps = create_apps(
+        replica, settings=settings, tokens=tokens, metrics=metrics, log=log, serving=serving, tracing=tracing
+    )
+    return apps.main
 
 
 def public_routes(replica: Replica, guard: Guard, settings: Settings, metrics: Metrics) -> list[Routes]:
@@ -140,9 +163,7 @@ class _Scoring:
         app.add_route("/score", self.route.score, methods=["POST"], include_in_schema=False)
 
 
-def _app(
-    routes: Iterable[Routes], *, docs: bool, metrics: Metrics, log: FilteringBoundLogger, header_bytes: int
-) -> FastAPI:
+def _app(routes: Iterable[Routes], edge: Callable[[ASGIApp], Edge], *, docs: bool) -> FastAPI:
     app = FastAPI(
         title="Espalier",
         description=DESCRIPTION,
@@ -154,5 +175,5 @@ def _app(
         each.register(app)
     app.add_exception_handler(HTTPException, tell_problem)
     app.add_exception_handler(RequestValidationError, tell_problem)
-    app.add_middleware(Edge, metrics=metrics, log=log, header_bytes=header_bytes)
+    app.add_middleware(edge)
     return app

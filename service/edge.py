@@ -1,4 +1,5 @@
-"""The outermost layer of the app: request ids, errors as problems, counts, and a clean end for refused bodies."""
+"""The outermost layer of the app: request ids, errors as problems, counts, a line or a trace of the request, and a
+clean end for refused bodies."""
 
 from __future__ import annotations
 
@@ -13,9 +14,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
+from service.access_log import AccessLog
+from service.account import Account
+from service.clock import Clock
 from service.metrics import Metrics
 from service.problems import problem_of, problem_response
 from service.refusals import ClientGone, HeadersTooLarge
+from service.tracing import TRACEPARENT, RequestSpan, Tracing
 
 REQUEST_ID = "X-Request-Id"
 CLIENT_GONE_STATUS = 499
@@ -29,17 +34,32 @@ class Edge:
         app: what answers.
         metrics: counts each request by route and status.
         log: told of errors that nobody expected.
+        access: writes a line of some requests.
+        clock: by which requests are timed; that of their stages too.
         header_bytes: most bytes of path, query and headers.
+        tracing: makes spans, if it is on.
         linger_s: how long the body of a refused request is still taken and dropped; a connection closed with unread
             bytes is reset, and the client might never see why it was refused.
     """
 
     def __init__(
-        self, app: ASGIApp, *, metrics: Metrics, log: FilteringBoundLogger, header_bytes: int, linger_s: float = 2.0
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        access: AccessLog,
+        clock: Clock,
+        header_bytes: int,
+        tracing: Tracing | None = None,
+        linger_s: float = 2.0,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._log = log
+        self._access = access
+        self._clock = clock
+        self._tracing = tracing
         self._header_bytes = header_bytes
         self._linger_s = linger_s
 
@@ -49,6 +69,10 @@ class Edge:
             await self._app(scope, receive, send)
             return
         exchange = Exchange(scope, receive, send, self._linger_s)
+        began = self._clock.now()
+        span = None if self._tracing is None else self._tracing.begin(exchange.headers, began)
+        if span is not None:
+            exchange.carried[TRACEPARENT] = span.traceparent
         try:
             self._refuse_large_headers(scope)
             await self._app(scope, exchange.receive, exchange.send)
@@ -57,7 +81,34 @@ class Edge:
         except Exception as error:
             await self._tell(exchange, scope, error)
         finally:
-            self._metrics.request(_route_of(scope), exchange.status)
+            self._tell_answered(exchange, scope, began, span)
+
+    def _tell_answered(self, exchange: Exchange, scope: Scope, began: float, span: RequestSpan | None) -> None:
+        ended = self._clock.now()
+        route, status = _route_of(scope), exchange.status
+        self._metrics.request(route, status)
+        account, caller = exchange.account, scope["state"].get("caller")
+        if account.by is None and caller is not None:
+            account.by = caller.name
+        if self._access.wants(status):
+            self._access.tell(
+                route=route,
+                method=scope["method"],
+                status=status,
+                seconds=ended - began,
+                request_id=exchange.request_id,
+                account=account,
+                trace_id=None if span is None else span.trace_id,
+            )
+        if span is not None:
+            span.end(
+                route=route,
+                method=scope["method"],
+                status=status,
+                request_id=exchange.request_id,
+                account=account,
+                ended=ended,
+            )
 
     def _refuse_large_headers(self, scope: Scope) -> None:
         size_bytes = len(scope.get("raw_path") or b"") + len(scope["query_string"])
@@ -67,6 +118,7 @@ class Edge:
 
     async def _tell(self, exchange: Exchange, scope: Scope, error: Exception) -> None:
         problem = problem_of(error)
+        exchange.account.error = type(error).__name__
         if problem.status == 500:
             self._log.error("failed", route=_route_of(scope), request_id=exchange.request_id, exc_info=error)
         if exchange.status:
@@ -81,17 +133,20 @@ class Exchange:
     """One request and its response, watched on the way.
 
     Args:
-        scope: of the request; its state gets `request_id`.
+        scope: of the request; its state gets `request_id` and `account`.
         receive: the server's channel.
         send: the server's channel.
         linger_s: see `Edge`.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, linger_s: float) -> None:
-        headers = Headers(scope=scope)
+        self.headers = headers = Headers(scope=scope)
         self.request_id = _request_id(headers.get(REQUEST_ID))
         self.status = 0
-        scope.setdefault("state", {})["request_id"] = self.request_id
+        self.account = Account()
+        self.carried = {REQUEST_ID: self.request_id}  # headers of the answer
+        state = scope.setdefault("state", {})
+        state["request_id"], state["account"] = self.request_id, self.account
         self._unread = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
         self._receive = receive
         self._send = send
@@ -110,7 +165,7 @@ class Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
-            headers[REQUEST_ID] = self.request_id
+            headers.update(self.carried)
             if refused_early:
                 headers["Connection"] = "close"
         elif refused_early and not message.get("more_body", False):

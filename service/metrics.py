@@ -28,7 +28,7 @@ class Metrics(LifecycleMetrics):
     """
 
     def __init__(self, log: FilteringBoundLogger, labels: Mapping[str, str] | None = None) -> None:
-        registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         super().__init__(log, registry)
         self._audit = AuditLog(log)
         ProcessCollector(registry=registry)

@@ -9,6 +9,7 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.account import Account
 from service.auth import Guard, Scope
 from service.clock import Clock
 from service.errors import DeadlineExceeded
@@ -86,13 +87,18 @@ class ScoreRoute:
     async def score(self, request: Request) -> Response:
         """Score one request, or say in a problem why not; never late, never in part."""
         arrived = self._clock.now()
+        account: Account = request.state.account
         caller = self._guard.authorize(request.headers.get("authorization"), SCORE)
+        account.by = caller.name
         allowed_s = read_deadline_s(request.headers, self._deadline_s)
         raw = await read_body(request.receive, request.headers, self._body_bytes, allowed_s)
         started = self._clock.now()
         body = decode_json(self._decoder, raw)
+        account.domain = body.domain_id
         self._guard.admit_rows(caller, len(body.item_ids))
-        self._metrics.stage("parse", self._clock.now() - started)
+        parsed = self._clock.now()
+        self._metrics.stage("parse", parsed - started)
+        account.stage("parse", started, parsed)
         deadline = arrived + allowed_s
         result = await self._scorer.score(
             ScoreRequest(
@@ -104,19 +110,29 @@ class ScoreRoute:
                 min_generation=body.min_generation,
                 request_id=request.state.request_id,
                 deadline=deadline,
+                account=account,
             )
         )
-        return self._reply(result, deadline)
+        return self._reply(result, deadline, account)
 
-    def _reply(self, result: ScoreResult, deadline: float) -> Response:
+    def _reply(self, result: ScoreResult, deadline: float, account: Account) -> Response:
         started = self._clock.now()
         content = self._encoder.encode(reply_of(result))
         finished = self._clock.now()
         if finished > deadline:
             raise DeadlineExceeded("before the reply was written")
         self._metrics.stage("encode", finished - started)
+        account.stage("encode", started, finished)
+        _note(result, account)
         self._metrics.rows(len(result.scores))
         return Response(content, media_type="application/json")
+
+
+def _note(result: ScoreResult, account: Account) -> None:
+    served = result.served
+    account.rows = len(result.scores)
+    account.backbone, account.revision, account.alias = served.backbone, served.revision, served.alias
+    account.generation, account.fallback = served.generation, served.fallback
 
 
 def reply_of(result: ScoreResult) -> ScoreReply:

@@ -16,6 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.access_log import AccessLog
+from service.clock import LoopClock
 from service.edge import Edge, tell_problem
 from service.limits import read_body
 from service.logs import open_log
@@ -60,7 +62,9 @@ async def edge(**given: object) -> AsyncIterator[Live]:
     app.add_route("/take", take, methods=["POST"])
     app.add_route("/fail", fail, methods=["GET"])
     app.add_exception_handler(HTTPException, tell_problem)
-    app.add_middleware(Edge, metrics=metrics, log=log, header_bytes=4096, linger_s=1.0)
+    clock = LoopClock()
+    access = AccessLog(log, metrics.registry, share=0.0, clock=clock)
+    app.add_middleware(Edge, metrics=metrics, log=log, access=access, clock=clock, header_bytes=4096, linger_s=1.0)
     async with listening(app, settings_of(**given)) as port:
         yield Live(port, stream, metrics)
 

@@ -37,6 +37,8 @@ REPLY_EXAMPLE = {
     "unknown_items": [],
     "request_id": "8d0f9a3c",
 }
+OPEN = ("/healthz", "/metrics")
+RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
 DEADLINE = {
     "name": "X-Deadline-Ms",
     "in": "header",
@@ -68,8 +70,7 @@ def describe(app: FastAPI) -> None:
 def _score_operation() -> dict[str, Any]:
     reply = {"schema": {"$ref": REF.format(name="ScoreReply")}, "example": REPLY_EXAMPLE}
     refusals = problems(400, 401, 403, 404, 408, 413, 422, 429, 431, 500, 503, 504)
-    for refusal in (refusals[429], refusals[503]):
-        refusal["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
+    refusals[503]["headers"] = RETRY_AFTER
     return {
         "tags": ["scoring"],
         "summary": "Score",
@@ -93,7 +94,10 @@ def _score_operation() -> dict[str, Any]:
 
 
 def _mark_secured(paths: dict[str, Any]) -> None:
+    # by what is open, so that a route that someone adds and forgets here is described as needing a token
     for path, operations in paths.items():
-        if path.startswith(("/score", "/adapters", "/fusions")):
+        if not path.startswith(OPEN):
             for operation in operations.values():
                 operation["security"] = [{"token": []}]
+                # a token's rate limits answer before the route does
+                operation["responses"].setdefault("429", problems(429)[429]).setdefault("headers", RETRY_AFTER)

@@ -71,10 +71,12 @@ async def test_every_error_is_described_as_a_problem(description: dict[str, Any]
 
 
 async def test_what_needs_a_token_says_so(description: dict[str, Any]) -> None:
-    """Every route that authorizes names the scheme; the open ones do not."""
+    """Every route that authorizes names the scheme, and what its token's limits answer; the open ones do not."""
     for path, operations in description["paths"].items():
-        secured = path.startswith(("/score", "/adapters", "/fusions"))
+        secured = not path.startswith(("/healthz", "/metrics"))
         assert all(("security" in operation) is secured for operation in operations.values()), path
+        limited = ["Retry-After" in one["responses"].get("429", {}).get("headers", {}) for one in operations.values()]
+        assert all(each is secured for each in limited), path
 
 
 async def test_every_operation_says_what_it_does(description: dict[str, Any]) -> None:

@@ -111,6 +111,14 @@ class Catalog:
             return self._domains.fleet
         return FleetRelease(pointer, None if pointer.release is None else await self._store.release(pointer.release))
 
+    async def recorded(self, domain: str) -> DomainRecord | None:
+        """The domain's record as it stands in the store now.
+
+        Raises:
+            adapters_store.errors.StoreError: the store failed, or has none that this build can read.
+        """
+        return await self._store.domain(domain)
+
     async def listing(self, after: str = "", limit: int = 100) -> list[Listed]:
         """Domains that have a record, in order of their ids, tombstones included; one fault hides no other.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -43,6 +43,7 @@ class Published:
         status: created (named by its alias now; a fusion: stored now), unchanged (was so already), stored (not live),
             verified (dry run).
         pointer: generation of the release pointer under which this holds; second half of the ETag.
+        before: the revision that its alias named when the change was looked into; None for none, and for a fusion.
     """
 
     domain: str
@@ -50,6 +51,7 @@ class Published:
     generation: int | None
     status: Status
     pointer: int = 0
+    before: str | None = None
 
 
 class Publisher(Catalog):
@@ -139,6 +141,7 @@ class Publisher(Catalog):
                 if not activate:
                     return Published(domain, revision, generation, "stored", fleet.pointer.generation)
                 published = await self._activate_put(verified, body, by, if_generation, create_only)
+                published = replace(published, before=fleet.live(domain, record))
                 del verified
         del body  # however long a worker hangs, its publishes hold neither memory nor a place
         landed()
@@ -185,6 +188,7 @@ class Publisher(Catalog):
                 _check_division(record, fleet, verified.adapter.manifest)
                 slot = await self._slot(verified)
                 published = await self._activate(verified, slot, by, if_generation, create_only=False)
+                published = replace(published, before=fleet.live(domain, record))
         return await self._everywhere(published)
 
     async def set_alias(
@@ -298,10 +302,10 @@ class Publisher(Catalog):
         """Nothing to change in the store; this replica is brought to it, if it lags or never loaded the domain."""
         if record is None:  # it serves by the release alone
             await self._loader.refresh(domain)
-            return Published(domain, revision, None, "unchanged", pointer)
+            return Published(domain, revision, None, "unchanged", pointer, revision)
         await self._loader.refresh(domain, record.generation)
         # of the record that names this revision: a later one, or none after an eviction, says nothing of it
-        return Published(domain, revision, record.generation, "unchanged", pointer)
+        return Published(domain, revision, record.generation, "unchanged", pointer, revision)
 
     async def _everywhere(self, published: Published) -> Published:
         """Wait until the other workers have applied what this replica has."""
@@ -386,7 +390,9 @@ class Publisher(Catalog):
         changed = before is None or before.generation != record.generation
         # the pointer of before: a condition on a later one would overlook what a flip in between brought
         pointer = fleet.pointer.generation
-        return Published(domain, revision, record.generation, "created" if changed else "unchanged", pointer)
+        held = None if before is None else (before.canary if alias == "canary" else before.shadow)
+        was = None if held is None else held.revision
+        return Published(domain, revision, record.generation, "created" if changed else "unchanged", pointer, was)
 
     async def _try_beside(
         self, record: DomainRecord, since: Known | None, alias: Trial, prepared: Slot | None = None

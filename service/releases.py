@@ -12,12 +12,14 @@ from itertools import chain
 
 from adapters_store.backend import in_flight
 from adapters_store.errors import StoreError
+from adapters_store.records import ReleasePointer
 from adapters_store.store import AdapterStore
 from service.clock import Clock, slept
 from service.confirming import confirmed
 from service.domains import Domains
 from service.fleet import FleetRelease
 from service.loader import Loader
+from service.logs import Action
 from service.observer import Observer
 from service.slots import SlotTable
 
@@ -73,6 +75,7 @@ class ReleaseFollower:
             pointer = await confirmed(held, self._store.pointer, self._truth.pointer)
             if pointer != self._domains.fleet.pointer:
                 release = None if pointer.release is None else await self._store.release(pointer.release)
+                self._tell(self._domains.fleet.pointer.release, pointer)
                 await self._apply(FleetRelease(pointer, release))
 
     async def stop(self) -> None:
@@ -81,6 +84,13 @@ class ReleaseFollower:
         if loading is not None:
             loading.cancel()
             await asyncio.gather(loading, return_exceptions=True)
+
+    def _tell(self, before: str | None, pointer: ReleasePointer) -> None:
+        if pointer.release != before:
+            # rolling back brings back an earlier one with the `since` that it had
+            action: Action = "flip_release" if pointer.since == pointer.generation else "rollback_release"
+            moved = {"from": before, "to": pointer.release}
+            self._observer.followed(action, by=pointer.by, generation=pointer.generation, **moved)
 
     async def _apply(self, fleet: FleetRelease) -> None:
         self._domains.follow(fleet)

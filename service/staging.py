@@ -73,6 +73,7 @@ class Staging:
         self._in_flight = in_flight
         self._cached = cached
         self._release: str | None = None
+        self._by = ""  # who staged it
         self._of = 0
         self._staged = 0
         self._room = True
@@ -88,12 +89,16 @@ class Staging:
             adapters_store.errors.StoreError: the record could not be read.
         """
         async with self._lock:  # of two that are told of one moment the later look decides
-            revision = (await self._reader.staged()).release
+            staged = await self._reader.staged()
+            revision = staged.release
             if revision == self._release:
                 return
+            moved = {"from": self._release, "to": revision}
+            self._observer.followed("stage_release", by=staged.by, generation=staged.generation, **moved)
             await self._stop_preparing()
             await self._let_go()
             self._release, self._of, self._staged, self._room = revision, 0, 0, True
+            self._by = staged.by
             self._told()
             if revision is not None:
                 self._preparing = asyncio.get_running_loop().create_task(self._prepare(revision))
@@ -180,7 +185,7 @@ class Staging:
         except LOST:
             return False
         except (ArtifactError, EngineFailed) as error:
-            self._observer.rejected(domain, revision, f"staged: {error}")
+            self._observer.rejected(domain, revision, f"staged: {error}", by=self._by)
         except StoreError:
             self._observer.store_failed("stage")
             return False

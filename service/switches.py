@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from adapters_store.records import Switches
 from adapters_store.store import AdapterStore
 from service.confirming import confirmed
 from service.observer import Observer
@@ -24,6 +25,7 @@ class Switchboard:
         self._generation = 0
         self._lock = asyncio.Lock()
         self._observer = observer
+        self._frozen = False
         self.backbone_only = False
 
     async def follow(self) -> None:
@@ -34,6 +36,18 @@ class Switchboard:
         """
         async with self._lock:  # a look that was answered late undoes no later one
             switches = await confirmed(self._generation, self._store.switches, self._truth.switches)
+            self._tell(switches)
             self._generation = switches.generation
             self.backbone_only = switches.adapters_only_backbone
             self._observer.backbone_only(self.backbone_only)
+
+    def _tell(self, switches: Switches) -> None:
+        told = {"by": switches.by, "generation": switches.generation}
+        if switches.adapters_only_backbone != self.backbone_only:
+            moved = {"from": self.backbone_only, "to": switches.adapters_only_backbone}
+            self._observer.followed("backbone_only", **told, **moved)
+        if switches.frozen is not None and not self._frozen:
+            self._observer.followed("freeze", **told, **{"from": False, "to": True, "reason": switches.frozen.reason})
+        elif switches.frozen is None and self._frozen:
+            self._observer.followed("thaw", **told, **{"from": True, "to": False})
+        self._frozen = switches.frozen is not None

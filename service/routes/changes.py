@@ -126,6 +126,7 @@ class ChangeRoutes:
                     domain, named, revision, percent=body.percent, by=by, if_generation=wanted
                 )
                 published = await honoured(demand, setting)
+                entry.moved(published.before, revision)
                 entry.done(published.status, generation=published.generation)
             return published
 
@@ -144,7 +145,7 @@ class ChangeRoutes:
         named = _alias(alias, CLEARED)
         demand = _no_create(read_demand(request.headers))
         change = partial(self._publisher.clear_alias, domain, named)
-        return await self._recorded(request, response, demand, change, CLEARED[named], "cleared", domain)
+        return await self._recorded(request, response, demand, change, CLEARED[named], "cleared", domain, named)
 
     async def roll_back(
         self, request: Request, response: Response, domain: str, query: Annotated[NoQuery, Query()]
@@ -155,8 +156,9 @@ class ChangeRoutes:
         body = decode_json(self._rollback_decoder, await self._read(request))
         revision = check_revision(body.from_)
         change = partial(self._publisher.rollback, domain, revision)
-        facts = {"from_revision": revision}
-        return await self._recorded(request, response, demand, change, "rollback", "rolled_back", domain, **facts)
+        return await self._recorded(
+            request, response, demand, change, "rollback", "rolled_back", domain, revision=revision
+        )
 
     async def delete(
         self, request: Request, response: Response, domain: str, query: Annotated[NoQuery, Query()]
@@ -176,6 +178,7 @@ class ChangeRoutes:
         action: Action,
         outcome: str,
         domain: str,
+        trial: Trial | None = None,
         **facts: str,
     ) -> RecordReply | Response:
         """Make a change within the wait, audit it, and answer with the record as it is then."""
@@ -183,10 +186,15 @@ class ChangeRoutes:
         async def audited_change() -> tuple[DomainRecord, int]:
             with self._audit.change(action, **audited(request), domain=domain, **facts) as entry:
                 before = await self._publisher.fleet()
+                was = await self._publisher.recorded(domain)
                 by, wanted = caller_of(request).name, demand.if_generation
                 record = await honoured(demand, change(by=by, if_generation=wanted))
                 live = None if record.live is None else record.live.revision
-                entry.done(outcome, revision=live, generation=record.generation)
+                if trial is None:
+                    entry.moved(facts.get("revision") or before.live(domain, was), live)
+                else:
+                    entry.moved(_revision_of(was, trial), None)
+                entry.done(outcome, generation=record.generation)
             # never a pointer that moved after the change: a condition on it would overlook what the move brought
             return record, max(before.pointer.generation, record.epoch)
 
@@ -214,6 +222,11 @@ async def honoured(demand: Demand, change: Awaitable[Result]) -> Result:
         if demand.any:
             raise
         raise PreconditionFailed(str(error)) from error
+
+
+def _revision_of(record: DomainRecord | None, trial: Trial) -> str | None:
+    named = None if record is None else (record.canary if trial == "canary" else record.shadow)
+    return None if named is None else named.revision
 
 
 def audited(request: Request) -> dict[str, str]:

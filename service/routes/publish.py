@@ -146,6 +146,8 @@ class PublishRoutes:
             )
             del body
             published = await honoured(demand, change)
+            if published.status in ("created", "unchanged"):
+                entry.moved(published.before, published.revision)
             entry.done(published.status, generation=published.generation)
         return published
 

@@ -185,8 +185,9 @@ async def test_an_unexpected_error_is_a_500_that_the_log_explains() -> None:
         answer = await client.get("/fail", headers={"X-Request-Id": "find-me"})
     assert answer.status_code == 500
     assert "secret" not in answer.text
-    line = json.loads(live.log.getvalue())
-    assert line["request_id"] == "find-me"
+    line, told = map(json.loads, live.log.getvalue().splitlines())
+    assert line["request_id"] == told["request_id"] == "find-me"
+    assert (told["event"], told["status"], told["error"]) == ("request", 500, "KeyError")
     assert line["exception"][0]["exc_type"] == "KeyError"
     assert "locals" not in json.dumps(line["exception"])
 

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from adapters_store import errors as store
 from service import errors as core
 from service import refusals as edge
+from service.feedback import errors as feedback
 from service.spelling import near
 
 MEDIA_TYPE = "application/problem+json"
@@ -45,6 +46,8 @@ STATUS: dict[type[Exception], int] = {
     core.BodyMismatch: 422,
     core.DivisionMismatch: 422,
     core.PublishBusy: 429,
+    feedback.FeedbackBusy: 429,
+    feedback.FeedbackError: 503,
     store.DomainUnknown: 404,
     store.BlobMissing: 404,
     store.RecordConflict: 409,

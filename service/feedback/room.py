@@ -57,6 +57,9 @@ class Feedback:
         return await self.journal.append(events, by)
 
 
+FEEDBACK_OFF = Feedback()
+
+
 @asynccontextmanager
 async def open_feedback(settings: Settings, registry: Registry, log: FilteringBoundLogger) -> AsyncIterator[Feedback]:
     """Feedback as the settings want it; at the end what waits is durable, and shipped if that takes no more than 5 s.
@@ -70,7 +73,7 @@ async def open_feedback(settings: Settings, registry: Registry, log: FilteringBo
         StartError: the folder cannot be used.
     """
     if settings.feedback_dir is None:
-        yield Feedback()
+        yield FEEDBACK_OFF
         return
     folder, objects = SegmentFolder(settings.feedback_dir.absolute()), _objects(settings)
     await asyncio.to_thread(_prepared, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,11 +122,12 @@ def board(uid: str, title: str, description: str, rows: Sequence[Row]) -> str:
         .with_variable(_choice("job", "Job", "label_values(espalier_build_info, job)"))
         .with_variable(_choice("instance", "Replica", 'label_values(espalier_build_info{job=~"$job"}, instance)'))
     )
+    numbers = itertools.count(1)
     for row in rows:
         made = made.with_row(boards.Row(row.title))
         width = _WIDTH // min(4, len(row.panels))
         for panel in row.panels:
-            made = made.with_panel(panel.height(_HEIGHT).span(width))
+            made = made.with_panel(panel.id(next(numbers)).height(_HEIGHT).span(width))
     return JSONEncoder(sort_keys=True, indent=2).encode(made.build()) + "\n"
 
 

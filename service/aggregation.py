@@ -36,7 +36,7 @@ class Family(msgspec.Struct, frozen=True, array_like=True):
     kind: str
     documentation: str
     merge: Merge
-    samples: list[tuple[str, Labels, float]]
+    samples: Sequence[tuple[str, Labels, float]]
 
 
 class Registry(CollectorRegistry):

@@ -203,6 +203,7 @@ class Batcher:
             else:
                 entry.leave_riders()
                 if not entry.reply.done():
+                    self._observer.deadline_missed("queue")
                     entry.reply.set_exception(DeadlineExceeded("while the request waited for the engine"))
             self._queue.popleft()
             self._count(-entry.rows)
@@ -271,6 +272,7 @@ class Batcher:
             if entry.reply.done():
                 continue
             if entry.deadline <= now:
+                self._observer.deadline_missed("engine")
                 entry.reply.set_exception(DeadlineExceeded("while the engine scored the batch"))
             else:
                 entry.reply.set_result(own)

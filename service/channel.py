@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-LINE_BYTES = 65_536
+# a report of metrics is the longest: some ten thousand bytes, or a few hundred thousand of counts by domain
+LINE_BYTES = 1 << 20
 # a peer that leaves this much unread is stuck: some ten thousand messages
-UNREAD_BYTES = 1 << 20
+UNREAD_BYTES = 4 << 20
 _REASON_CHARACTERS = 8192
 _CLOSE_S = 1.0
 
@@ -77,8 +78,66 @@ class Pong(msgspec.Struct, tag=True, frozen=True):
     """It does."""
 
 
-FromWorker = Ready | Failed | Join | Leave | Apply | Applied | Forget | Pong
-FromHub = Joined | Apply | Applied | Forget | Ping
+class Counted(msgspec.Struct, tag=True, frozen=True):
+    """What a worker scored by domain since it last said so, in the columns of `service.domain_counts`."""
+
+    domains: dict[str, list[int]]
+
+
+class Ask(msgspec.Struct, tag=True, frozen=True):
+    """What did all workers count? Answered by an Answer of the same number.
+
+    Args:
+        number: the worker's own for it.
+        domain: whose counts; None asks for all metrics.
+        report: `service.aggregation.packed`, for all metrics.
+    """
+
+    number: int
+    domain: str | None
+    report: bytes = b""
+
+
+class Hurry(msgspec.Struct, tag=True, frozen=True):
+    """Answer the Ask of that number now, with what is there."""
+
+    number: int
+
+
+class Tell(msgspec.Struct, tag=True, frozen=True):
+    """Say what you counted: by domain in Counted, the rest, if asked for, in a Told with the same number."""
+
+    number: int
+    report: bool
+
+
+class Told(msgspec.Struct, tag=True, frozen=True):
+    """The answer to Tell."""
+
+    number: int
+    report: bytes = b""
+
+
+class Last(msgspec.Struct, tag=True, frozen=True):
+    """A worker ends and has told everything that it counted."""
+
+    report: bytes
+
+
+class Answer(msgspec.Struct, tag=True, frozen=True):
+    """The answer to Ask.
+
+    Args:
+        number: of the Ask.
+        content: compressed text, or JSON.
+    """
+
+    number: int
+    content: bytes
+
+
+FromWorker = Ready | Failed | Join | Leave | Apply | Applied | Forget | Pong | Counted | Ask | Hurry | Told | Last
+FromHub = Joined | Apply | Applied | Forget | Ping | Tell | Answer
 Message = FromWorker | FromHub
 
 

@@ -12,7 +12,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from service.ladder import Alias, Fallback
+from service.ladder import Fallback
 
 REASONS: tuple[str, ...] = get_args(Fallback)
 COLUMNS = ("requests", "rows", "canary_requests", "canary_rows", *REASONS)
@@ -36,7 +36,7 @@ class DomainTally:
     def __len__(self) -> int:
         return len(self._counts)
 
-    def scored(self, domain: str, rows: int, alias: Alias | None, fallback: Fallback | None, *, known: bool) -> None:
+    def scored(self, domain: str, rows: int, alias: str | None, fallback: str | None, *, known: bool) -> None:
         """A request was scored.
 
         Args:

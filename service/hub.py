@@ -1,4 +1,5 @@
-"""Who of the workers has yet to apply what: the supervisor's side of `service.peers`, without input or output."""
+"""Who of the workers has yet to apply what, and what they count together: the supervisor's side of `service.peers` and
+`service.together`, without input or output."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from service.channel import Applied, Apply, Forget, FromHub, Join, Joined, Leave, Message
+from service.gathering import Gathering
+from service.totals import Totals
 
 
 @dataclass(slots=True)
@@ -29,10 +32,12 @@ class Hub:
 
     Args:
         send: hands a message to a worker.
+        totals: what all workers counted.
     """
 
-    def __init__(self, send: Callable[[int, FromHub], None]) -> None:
+    def __init__(self, send: Callable[[int, FromHub], None], totals: Totals) -> None:
         self._send = send
+        self._gathering = Gathering(send, totals)
         self._members: set[int] = set()
         self._waits: dict[int, _Wait] = {}
         self._numbers = itertools.count(1)
@@ -42,9 +47,10 @@ class Hub:
         match message:
             case Join():
                 self._members.add(worker)
+                self._gathering.joined(worker)
                 self._send(worker, Joined())
             case Leave():
-                self.gone(worker)
+                self._left(worker)
             case Apply():
                 self._spread(worker, message)
             case Applied():
@@ -54,10 +60,14 @@ class Hub:
                     if (wait.origin, wait.number) == (worker, message.number):
                         self._drop(number)
             case _:
-                pass
+                self._gathering.received(worker, message)
 
     def gone(self, worker: int) -> None:
-        """A worker left or ended: nobody waits for it, and what it waited for is dropped."""
+        """A worker ended: nobody waits for it, and what it waited for is dropped; what it counted stays."""
+        self._left(worker)
+        self._gathering.gone(worker)
+
+    def _left(self, worker: int) -> None:
         self._members.discard(worker)
         for number, wait in list(self._waits.items()):
             if wait.origin == worker:

@@ -1,15 +1,15 @@
-"""Metrics of the life of adapters on one replica: feed, residency, canary, shadow, staging, tables."""
+"""Metrics of the life of adapters on one replica: residency, canary, shadow, staging, tables."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import Counter, Histogram
 from structlog.typing import FilteringBoundLogger
 
+from service.aggregation import Registry
 from service.histograms import ArrayHistogram
 
-LAGS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0)
 AGES = (1.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0)
 DIFFERENCES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 # the first bound is negative, so the client library shows no sum, which could fall and read as a restart
@@ -24,18 +24,18 @@ class LifecycleMetrics:
         registry: shows the metrics.
     """
 
-    def __init__(self, log: FilteringBoundLogger, registry: CollectorRegistry) -> None:
+    def __init__(self, log: FilteringBoundLogger, registry: Registry) -> None:
         self._log = log
         self._open_residency(registry)
-        self._open_store(registry)
+        self._open_tables(registry)
         self._open_comparison(registry)
         self._told: tuple[str | None, bool] = (None, False)
         self._only_backbone_on = False
 
-    def _open_residency(self, registry: CollectorRegistry) -> None:
+    def _open_residency(self, registry: Registry) -> None:
         self._evicted_age = Histogram(
             "espalier_evicted_adapter_age_seconds",
-            "How long an evicted adapter was in memory; the count is that of evictions.",
+            "How long an evicted adapter was in memory.",
             buckets=AGES,
             registry=registry,
         )
@@ -44,41 +44,42 @@ class LifecycleMetrics:
             "Adapters evicted within a minute of their load: the memory limit is too small.",
             registry=registry,
         )
-        self._prewarmed = Gauge(
-            "espalier_prewarmed_domains", "Domains loaded before the service was ready.", registry=registry
+        self._evictions = Counter(
+            "espalier_evictions", "Domains whose adapter left memory to make room.", registry=registry
         )
-        self._prewarm_seconds = Gauge("espalier_prewarm_seconds", "Time that prewarming took.", registry=registry)
-        self._staged = Gauge("espalier_staged_adapters", "Adapters of the staged release.", registry=registry)
-        self._staged_prepared = Gauge(
-            "espalier_staged_prepared_adapters", "Adapters of the staged release that are prepared.", registry=registry
+        self._resident = registry.gauge("espalier_resident_adapters", "Prepared adapters in memory, over all workers.")
+        self._resident_bytes = registry.gauge(
+            "espalier_resident_adapter_bytes", "Memory of prepared adapters, over all workers."
         )
-        self._only_backbone = Gauge(
-            "espalier_adapters_only_backbone", "1 while the switch keeps every adapter out.", registry=registry
+        self._resident_limit = registry.gauge(
+            "espalier_resident_limit_bytes", "What prepared adapters may take, over all workers."
+        )
+        self._prewarmed = registry.gauge(
+            "espalier_prewarmed_domains",
+            "Domains loaded before the service was ready; the fewest of a worker.",
+            (),
+            "min",
+        )
+        self._prewarm_seconds = registry.gauge(
+            "espalier_prewarm_seconds", "Time that prewarming took; the longest of a worker.", merge="max"
+        )
+        self._staged = registry.gauge(
+            "espalier_staged_adapters", "Adapters of the staged release, as known so far.", merge="max"
+        )
+        self._staged_prepared = registry.gauge(
+            "espalier_staged_prepared_adapters",
+            "Adapters of the staged release that are prepared; the fewest of a worker.",
+            merge="min",
+        )
+        self._only_backbone = registry.gauge(
+            "espalier_adapters_only_backbone", "1 while the switch keeps every adapter out, in any worker.", merge="max"
         )
 
-    def _open_store(self, registry: CollectorRegistry) -> None:
-        self._feed_lag = Histogram(
-            "espalier_feed_lag_seconds",
-            "From a change in the store to its arrival here.",
-            buckets=LAGS,
-            registry=registry,
-        )
-        self._resyncs = Counter(
-            "espalier_feed_resyncs", "Times that the feed could not tell what had changed.", registry=registry
-        )
-        self._reconciles = Counter("espalier_reconciles", "Comparisons with every record.", registry=registry)
-        self._reconciled = Counter(
-            "espalier_reconciled_records",
-            "Records that reconciling found changed, and no feed had told.",
-            registry=registry,
-        )
-        self._store_failures = Counter(
-            "espalier_store_failures", "Calls to the store that failed.", ["operation"], registry=registry
-        )
+    def _open_tables(self, registry: Registry) -> None:
         self._swaps = Counter("espalier_table_swaps", "Feature tables swapped.", ["side"], registry=registry)
-        self._table_rows = Gauge("espalier_table_rows", "Rows of the feature table.", ["side"], registry=registry)
+        self._table_rows = registry.gauge("espalier_table_rows", "Rows of the feature table.", ["side"], merge="max")
 
-    def _open_comparison(self, registry: CollectorRegistry) -> None:
+    def _open_comparison(self, registry: Registry) -> None:
         self._canary_rows = Counter("espalier_canary_rows", "Rows scored by a canary.", registry=registry)
         self._differences = ArrayHistogram(
             "espalier_shadow_difference",
@@ -96,8 +97,14 @@ class LifecycleMetrics:
             "espalier_shadow_dropped", "Requests whose shadow was left out under load.", registry=registry
         )
 
+    def resident(self, adapters: int, size_bytes: int) -> None:
+        """Prepared adapters in memory now."""
+        self._resident.set(adapters)
+        self._resident_bytes.set(size_bytes)
+
     def evicted(self, domain: str, age_s: float) -> None:
         """An adapter left memory to make room, this long after its load."""
+        self._evictions.inc()
         self._evicted_age.observe(age_s)
         self._log.debug("evicted", domain=domain, age_s=round(age_s, 3))
 
@@ -111,18 +118,6 @@ class LifecycleMetrics:
             advice=f"adapters are evicted within a minute of their load: the memory limit is too small; set "
             f"memory_bytes (ESPALIER_MEMORY_BYTES) above {limit_bytes}, for example to {2 * limit_bytes}",
         )
-
-    def feed(self, lag_s: float | None, resync: bool) -> None:
-        """The feed told of changes, this long after they were made (None: unknown), or that it cannot tell them."""
-        if lag_s is not None:
-            self._feed_lag.observe(max(0.0, lag_s))
-        if resync:
-            self._resyncs.inc()
-
-    def reconciled(self, moved: int) -> None:
-        """The replica compared itself with every record and found so many changed."""
-        self._reconciles.inc()
-        self._reconciled.inc(moved)
 
     def shadow_scored(self, differences: NDArray[np.float64], rank_correlation: float | None) -> None:
         """A request was scored by a shadow too.
@@ -152,10 +147,6 @@ class LifecycleMetrics:
         if told != self._told:
             self._log.info("staged", release=release, prepared=prepared, of=of)
         self._told = told
-
-    def store_failed(self, operation: str) -> None:
-        """A call to the store failed; `operation` is the name of a method, never a key."""
-        self._store_failures.labels(operation).inc()
 
     def prewarmed(self, domains: int, seconds: float) -> None:
         """Before the service was ready, so many domains were loaded in this time."""

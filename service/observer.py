@@ -11,6 +11,7 @@ from service.logs import Action
 
 Stage = Literal["lookup", "queue", "engine", "reply"]
 LoadOutcome = Literal["activated", "rejected", "store_unavailable"]
+MissedIn = Literal["queue", "engine", "reply"]
 
 
 class Observer(Protocol):
@@ -31,6 +32,35 @@ class Observer(Protocol):
     def fallback(self, reason: str) -> None:
         """A response left with this fallback."""
 
+    def deadline_missed(self, where: MissedIn) -> None:
+        """A request's deadline passed while it waited, while the engine scored it, or before its reply was written."""
+
+    def scored(
+        self,
+        domain: str,
+        scores: NDArray[np.float64],
+        *,
+        known: bool,
+        alias: str | None,
+        fallback: str | None,
+        tried: bool,
+        made_s: float | None,
+    ) -> None:
+        """A request was scored; all that is counted of it by domain, in one call.
+
+        Args:
+            domain: as asked.
+            scores: probabilities (n,), not changed any more.
+            known: whether the domain is one; ids that nobody knows may be made up without end.
+            alias: the place of the revision that scored; None when none did.
+            fallback: why live did not score; None when it, or the canary, did.
+            tried: whether a canary runs beside live.
+            made_s: when the adapter that scored was made, seconds since the epoch; None: unknown, or none scored.
+        """
+
+    def limits(self, queue_rows: int, memory_bytes: int) -> None:
+        """How many rows may wait, and what prepared adapters may take."""
+
     def adapter_loaded(self, outcome: LoadOutcome) -> None:
         """An adapter was made ready to score, or was refused, or the store could not give it."""
 
@@ -42,8 +72,8 @@ class Observer(Protocol):
     ) -> None:
         """This replica scores the domain with this revision from now on, and not with the one before; by whose word."""
 
-    def rejected(self, domain: str, revision: str, reason: str, *, by: str = "") -> None:
-        """This replica refuses the revision that someone named; the reason names the fault."""
+    def rejected(self, domain: str, revision: str, reason: str, *, by: str = "", kind: str = "EngineFailed") -> None:
+        """This replica refuses the revision that someone named; the reason names the fault, kind its error class."""
 
     def followed(self, action: Action, *, by: str, generation: int, **facts: object) -> None:
         """This replica acts from now on by a change that someone made in the store; for the audit log.
@@ -64,6 +94,20 @@ class Observer(Protocol):
     def feed(self, lag_s: float | None, resync: bool) -> None:
         """The feed told of something, so many seconds after it was written (None: unknown), or cannot tell what."""
 
+    def feed_answered(self) -> None:
+        """The feed answered, whatever it told; told first when the feed begins to be followed."""
+
+    def swapped(self, seconds: float, written_s: float | None) -> None:
+        """A domain that served already is scored by another revision.
+
+        Args:
+            seconds: since its record was read.
+            written_s: when that was written, seconds since the epoch; None: unknown.
+        """
+
+    def store_called(self, backend: str, operation: str, seconds: float, error: BaseException | None) -> None:
+        """A call to the store ended, so many seconds after it began; a failure is given, an answer of no is none."""
+
     def reconciled(self, moved: int) -> None:
         """This replica was compared with every record; so many had moved."""
 
@@ -81,6 +125,16 @@ class Observer(Protocol):
 
     def backbone_only(self, on: bool) -> None:
         """Whether the switch keeps every adapter out."""
+
+    def backbones(self, default: str | None, beside: str | None, refused: str | None, reason: str | None) -> None:
+        """Which bundles are in memory now, and which default is recorded but cannot serve here, and why.
+
+        Args:
+            default: None before the first is in memory.
+            beside: None when there is none.
+            refused: None when the recorded default serves.
+            reason: why it does not.
+        """
 
     def canary_scored(self, rows: int) -> None:
         """Rows of a response were scored by a canary."""
@@ -112,6 +166,25 @@ class SilentObserver:
     def fallback(self, reason: str) -> None:
         """Ignored."""
 
+    def deadline_missed(self, where: MissedIn) -> None:
+        """Ignored."""
+
+    def scored(
+        self,
+        domain: str,
+        scores: NDArray[np.float64],
+        *,
+        known: bool,
+        alias: str | None,
+        fallback: str | None,
+        tried: bool,
+        made_s: float | None,
+    ) -> None:
+        """Ignored."""
+
+    def limits(self, queue_rows: int, memory_bytes: int) -> None:
+        """Ignored."""
+
     def adapter_loaded(self, outcome: LoadOutcome) -> None:
         """Ignored."""
 
@@ -123,7 +196,7 @@ class SilentObserver:
     ) -> None:
         """Ignored."""
 
-    def rejected(self, domain: str, revision: str, reason: str, *, by: str = "") -> None:
+    def rejected(self, domain: str, revision: str, reason: str, *, by: str = "", kind: str = "EngineFailed") -> None:
         """Ignored."""
 
     def followed(self, action: Action, *, by: str, generation: int, **facts: object) -> None:
@@ -136,6 +209,15 @@ class SilentObserver:
         """Ignored."""
 
     def feed(self, lag_s: float | None, resync: bool) -> None:
+        """Ignored."""
+
+    def feed_answered(self) -> None:
+        """Ignored."""
+
+    def swapped(self, seconds: float, written_s: float | None) -> None:
+        """Ignored."""
+
+    def store_called(self, backend: str, operation: str, seconds: float, error: BaseException | None) -> None:
         """Ignored."""
 
     def reconciled(self, moved: int) -> None:
@@ -154,6 +236,9 @@ class SilentObserver:
         """Ignored."""
 
     def backbone_only(self, on: bool) -> None:
+        """Ignored."""
+
+    def backbones(self, default: str | None, beside: str | None, refused: str | None, reason: str | None) -> None:
         """Ignored."""
 
     def canary_scored(self, rows: int) -> None:

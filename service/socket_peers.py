@@ -21,12 +21,20 @@ class PeersOverSocket:
         channel: to the supervisor; closed by its owner.
         clock: between two attempts to apply a record.
         on_lost: called once when the supervisor is gone; not after `stop_hearing`.
+        others: called with each message that is not about changed records.
     """
 
-    def __init__(self, channel: Channel, clock: Clock, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        clock: Clock,
+        on_lost: Callable[[], None],
+        others: Callable[[Message], None] = lambda message: None,
+    ) -> None:
         self._channel = channel
         self._clock = clock
         self._on_lost = on_lost
+        self._others = others
         self._refresh: Refresh | None = None
         self._joined = asyncio.Event()
         self._numbers = itertools.count(1)
@@ -100,7 +108,7 @@ class PeersOverSocket:
             case Forget() if message.number in self._applying:
                 self._applying[message.number].cancel()
             case _:
-                pass
+                self._others(message)
 
     async def _apply(self, asked: Apply) -> None:
         """Try until the record serves here; whoever waits for it bounds the waiting, and says so when it gives up."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from structlog.typing import FilteringBoundLogger
 
@@ -14,8 +15,10 @@ from adapters_store.cached import CachedBackend
 from adapters_store.disk import DiskCache
 from adapters_store.errors import StoreError
 from adapters_store.store import AdapterStore
+from adapters_store.timed import TimedBackend
 from adapters_store.urls import open_backend
 from service.errors import StartError
+from service.observer import Observer
 from service.settings import Settings
 
 
@@ -33,22 +36,29 @@ class Stores:
 
 
 @asynccontextmanager
-async def open_stores(settings: Settings, log: FilteringBoundLogger) -> AsyncIterator[Stores]:
+async def open_stores(settings: Settings, log: FilteringBoundLogger, observer: Observer) -> AsyncIterator[Stores]:
     """The stores of the settings; closed at the end.
 
     Args:
         settings: the store's URL and time bound, the cache's folder and size.
         log: told what the disk cache had to skip.
+        observer: told of every call to the store.
 
     Raises:
         StartError: the store cannot be opened, or the cache's folder cannot be used.
     """
-    truth = _opened(settings)
+    truth = TimedBackend(_opened(settings), partial(observer.store_called, kind_of(settings.store)))
     try:
         store = AdapterStore(truth, time.time)
         yield Stores(store, _reader(truth, settings, log) or store)
     finally:
         await truth.close()
+
+
+def kind_of(url: str) -> str:
+    """The kind of store that a URL names: file, redis, s3, gs, az, or redis and one of those; never its address."""
+    scheme = url.partition("://")[0].replace("rediss", "redis")
+    return scheme.removesuffix("+sentinel").removesuffix("+cluster")
 
 
 def _opened(settings: Settings) -> Backend:

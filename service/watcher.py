@@ -44,7 +44,7 @@ class Watcher:
         store: whose feed and versions are read.
         domains: what was applied here.
         loader: refreshes domains.
-        followed: record key -> reads that record anew and applies it, if it moved.
+        followed: record key -> reads that record anew and applies it, if it moved; may change from turn to turn.
         clock: when the next look is due.
         observer: told of lags, comparisons and failures.
         reconcile_s: between two comparisons, seconds.
@@ -167,13 +167,17 @@ class Watcher:
         return moved, keys
 
     async def _apply(self, key: str, version: str) -> None:
-        await self._followed[key]()
-        self._seen[key] = version
+        if key in self._followed:  # the tables of a backbone that was let go meanwhile are nobody's
+            await self._followed[key]()
+            self._seen[key] = version
 
     async def _noticed(self, key: str) -> None:
         self._seen.pop(key, None)
+        follow = self._followed.get(key)
+        if follow is None:
+            return
         try:
-            await self._followed[key]()
+            await follow()
         except StoreError:
             self._observer.store_failed("follow")
             self._failed.add(key)
@@ -221,9 +225,11 @@ class Watcher:
     async def _follow_feed(self) -> None:
         position: str | None = None
         failures = 0
+        self._observer.feed_answered()  # its age counts from here
         while True:
             try:
                 changes = await self._store.changes(position, _WAIT_S)
+                self._observer.feed_answered()
                 if changes.resync:
                     self._observer.feed(None, True)
                     domains, keys = await self._compare()

@@ -62,10 +62,17 @@ class MetricsRoutes:
             self.metrics,
             methods=["GET"],
             response_class=Response,
-            responses={200: {"description": "Prometheus text format", "content": {"text/plain": {}}}},
+            responses={
+                200: {"description": "Prometheus text format", "content": {"text/plain": {}}},
+                **problems(422, 503),
+            },
             tags=["health"],
         )
 
-    async def metrics(self) -> Response:
-        """Metrics in Prometheus' text format."""
-        return Response(self._metrics.exposition(), media_type=CONTENT_TYPE)
+    async def metrics(self, own: bool = False) -> Response:
+        """Metrics of this replica in Prometheus' text format, summed over its workers.
+
+        With `own=true` those of the one worker that answers: to find which of them differs.
+        """
+        shown = self._metrics.exposition() if own else await self._metrics.shown()
+        return Response(shown, media_type=CONTENT_TYPE)

@@ -13,6 +13,7 @@ from service.account import Account
 from service.auth import Guard, Scope
 from service.clock import Clock
 from service.errors import DeadlineExceeded
+from service.feedback.matching import RecentResponses
 from service.ladder import Alias, Fallback
 from service.limits import read_body
 from service.metrics import Metrics
@@ -70,10 +71,19 @@ class ScoreRoute:
         metrics: told of rows and of the time that reading and writing JSON takes.
         body_bytes: largest body.
         deadline_s: longest a request may take.
+        recent: remembers responses for the feedback that follows; None where feedback is off.
     """
 
     def __init__(
-        self, scorer: Scorer, *, guard: Guard, clock: Clock, metrics: Metrics, body_bytes: int, deadline_s: float
+        self,
+        scorer: Scorer,
+        *,
+        guard: Guard,
+        clock: Clock,
+        metrics: Metrics,
+        body_bytes: int,
+        deadline_s: float,
+        recent: RecentResponses | None = None,
     ) -> None:
         self._scorer = scorer
         self._guard = guard
@@ -81,6 +91,7 @@ class ScoreRoute:
         self._metrics = metrics
         self._body_bytes = body_bytes
         self._deadline_s = deadline_s
+        self._recent = recent
         self._decoder = msgspec.json.Decoder(ScoreBody)
         self._encoder = msgspec.json.Encoder()
 
@@ -113,13 +124,17 @@ class ScoreRoute:
                 account=account,
             )
         )
-        return self._reply(result, deadline, account)
+        reply = self._reply(result, deadline, account)
+        if self._recent is not None:
+            self._recent.remember(result, body.user_id, body.item_ids, body.context, len(raw))
+        return reply
 
     def _reply(self, result: ScoreResult, deadline: float, account: Account) -> Response:
         started = self._clock.now()
         content = self._encoder.encode(reply_of(result))
         finished = self._clock.now()
         if finished > deadline:
+            self._metrics.deadline_missed("reply")
             raise DeadlineExceeded("before the reply was written")
         self._metrics.stage("encode", finished - started)
         account.stage("encode", started, finished)

@@ -44,7 +44,7 @@ def test_what_is_committed_is_what_is_built(name: str) -> None:
 
 @pytest.mark.parametrize("name", BOARDS)
 def test_every_panel_says_what_it_shows(name: str) -> None:
-    """Law: each panel has a title, a description that ends as a sentence, a unit, and queries of the chosen replicas only."""
+    """Law: a title, a description that ends as a sentence, a unit, and queries of the chosen replicas only."""
     board = json.loads(BOARDS[name]())
     found = list(panels(board))
     assert found

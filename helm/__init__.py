@@ -1,0 +1,1 @@
+"""What deploys the service; Python is here only where dashboards are built."""

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 import typer
 
-from cli import adapters, data, demo, evaluate, features, publish, release, score, serve, store, token, train
+from cli import (
+    adapters,
+    data,
+    demo,
+    evaluate,
+    features,
+    load_catalogue,
+    publish,
+    release,
+    score,
+    serve,
+    store,
+    token,
+    train,
+)
 
 app = typer.Typer(
     name="espalier",
@@ -25,6 +39,7 @@ app.command(name="serve")(serve.serve)
 app.command(name="score")(score.score)
 app.add_typer(token.app, name="token")
 app.command(name="demo")(demo.demo)
+app.command(name="load-catalogue")(load_catalogue.load_catalogue)
 
 if __name__ == "__main__":
     app()

@@ -33,16 +33,14 @@ def serve(
     """Serve scores and take adapters over HTTP until Ctrl-C."""
     from adapters_store.errors import StoreError
     from service.errors import ServiceError
-    from service.logs import open_log
     from service.settings import load_settings
 
     console = Console(highlight=False, soft_wrap=True)
     try:
         options = {"store": store, "host": host, "port": port, "workers": workers, "tokens": tokens}
         settings = load_settings(options, config)
-        log = open_log(settings.log_level)
         run = runner_of(settings)
-        run(settings, log=log, announce=lambda started: announce(console, started, settings.shown_store))
+        run(settings, config=config, announce=lambda started: announce(console, started, settings.shown_store))
     except (ServiceError, StoreError) as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), style="red", markup=False)
         raise typer.Exit(1) from None
@@ -62,7 +60,10 @@ def runner_of(settings: Settings) -> Callable[..., None]:
 
 def announce(console: Console, started: Started, store: str) -> None:
     """Say where the server listens and what it scores with."""
-    console.print(f"Espalier scores on [bold]{started.url}[/bold]  (docs: {started.url}/docs, Ctrl-C stops)")
+    admin = started.admin_url or started.url
+    console.print(f"Espalier scores on [bold]{started.url}[/bold]  (docs: {admin}/docs, Ctrl-C stops)")
+    if started.admin_url is not None:
+        console.print(f"publishing, reading and metrics on [bold]{started.admin_url}[/bold]")
     shared = f", {started.workers} workers" if started.workers > 1 else ""
     if started.domains is None:
         console.print(f"backbone {started.backbone[:12]} from the disk cache: {store} does not answer{shared}")

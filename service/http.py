@@ -10,10 +10,45 @@ from typing import Any, cast
 import msgspec
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
+from uvicorn.server import Server, ServerState
 
 from service.problems import MEDIA_TYPE, problem_of
 from service.refusals import HeadersTooLarge, MalformedRequest, Refusal
+
+
+class ClosingState(ServerState):
+    """What the connections of one server share with it.
+
+    Args:
+        closing: whether each answer is the last one of its connection, and says so.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closing = False
+
+
+class ClosingServer(Server):
+    """A server whose connections can be asked to end, while it still accepts new ones.
+
+    Whoever keeps connections open, such as a proxy, opens its next one where it is told to go by then; one that is
+    closed without a word may be closed under a request that is on its way.
+
+    Args:
+        config: of uvicorn, with `bounded_http`.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.server_state: ClosingState = ClosingState()
+
+    def say_close(self) -> None:
+        """Have every answer say `Connection: close` from now on, those of requests in flight included."""
+        self.server_state.closing = True
+        for connection in self.server_state.connections:
+            cycle = getattr(connection, "cycle", None)
+            if cycle is not None and not cycle.response_started:
+                cycle.keep_alive = False
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -68,6 +103,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._end_headers()
         self._reading_headers = False
         super().on_headers_complete()
+        if self.cycle is not None and getattr(self.server_state, "closing", False):
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """What follows are the next request's headers."""

@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from service.channel import Channel, Failed, Ready
+from service.handover import Handover
+from service.listening import Ports
 from service.settings import Settings
 
 _ROOT = str(Path(__file__).resolve().parents[1])
@@ -34,6 +36,7 @@ class Launched:
         self.ready_at = 0.0
         self.missed_pings = 0
         self._child = child
+        self._reload_due = False
 
     @property
     def pid(self) -> int:
@@ -47,6 +50,24 @@ class Launched:
         if code is None:
             return "still running"
         return f"status {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+
+    def took_requests(self, said: Ready, at: float) -> None:
+        """It listens; what was asked of it before is passed on now.
+
+        Args:
+            said: of itself.
+            at: the event loop's time.
+        """
+        self.ready, self.ready_at = said, at
+        if self._reload_due:
+            self.signal(signal.SIGHUP)
+
+    def reload(self) -> None:
+        """Have it read its files again, which it does after its start if that goes on: before, the signal kills."""
+        if self.ready is None:
+            self._reload_due = True
+        else:
+            self.signal(signal.SIGHUP)
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal; harmless after its end."""
@@ -64,7 +85,7 @@ class Launched:
         await self.channel.close()
 
 
-async def launch(number: int, settings: Settings, listener: socket.socket) -> Launched:
+async def launch(number: int, settings: Settings, ports: Ports, config: Path | None = None) -> Launched:
     """Start a worker.
 
     It is a fresh interpreter, since what has threads and an event loop cannot be forked safely; a process group of its
@@ -73,21 +94,23 @@ async def launch(number: int, settings: Settings, listener: socket.socket) -> La
     Args:
         number: of its place, from 1.
         settings: of all workers; this one gets its own replica id.
-        listener: inherited by it.
+        ports: inherited by it.
+        config: the file that the settings stood in, to read again on SIGHUP.
 
     Raises:
         OSError: the operating system has no room for another process.
     """
     own = settings.model_copy(update={"replica_id": f"{settings.replica_id[:120]}-{number}"})
     ours, theirs = socket.socketpair()
+    listening = tuple(each.fileno() for each in ports.sockets)
     with theirs:
         try:
             child = await asyncio.create_subprocess_exec(
                 # -P: a folder named `service` where the command was called is not ours
                 *(sys.executable, "-P", "-m", "service.worker"),
-                *(str(number), str(listener.fileno()), str(theirs.fileno())),
+                *map(str, (number, theirs.fileno(), *listening)),
                 stdin=asyncio.subprocess.PIPE,
-                pass_fds=(listener.fileno(), theirs.fileno()),
+                pass_fds=(theirs.fileno(), *listening),
                 process_group=0,
                 env=_environment(),
             )
@@ -95,7 +118,7 @@ async def launch(number: int, settings: Settings, listener: socket.socket) -> La
             ours.close()
             raise
     assert child.stdin is not None
-    child.stdin.write(own.model_dump_json().encode())
+    child.stdin.write(Handover(settings=own, config=config).model_dump_json().encode())
     child.stdin.close()
     return Launched(number, child, await Channel.over(ours))
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from types import FrameType
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
@@ -21,23 +21,24 @@ from uvicorn.loops.auto import auto_loop_factory
 
 from adapters_store.errors import StoreError, StoreUnavailable
 from adapters_store.store import AdapterStore
-from service.app import create_app
-from service.auth import TokenBook, read_tokens
+from service.app import Apps, create_apps
 from service.clock import LoopClock
+from service.draining import SIGNALS, Draining
 from service.errors import StartError
-from service.http import bounded_http
-from service.listening import bound_socket, url_of
-from service.logs import Forward
+from service.http import ClosingServer, bounded_http
+from service.listening import Ports, admin_url, bound_ports, main_url
+from service.log_level import LogLevel
+from service.logs import Forward, open_log
 from service.metrics import Metrics
 from service.peers import NoPeers, Peers
-from service.refusals import SettingsInvalid
+from service.reloading import LevelSetting, Reloading, on_hangup, open_files
 from service.replica import Replica
 from service.settings import Settings
 from service.stores import Stores, open_stores
+from service.tls import Tls
 
 BACKLOG = 2048
 _SWITCH_INTERVAL_S = 0.0001
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,12 @@ class Started:
     """What a server says when it listens.
 
     Args:
-        url: where.
+        url: where scores are asked for.
         backbone: revision of the bundle that it scores with.
         domains: domains that the store has a record of; None when the store is away and the disk cache serves.
         scoring_open: whether anyone on this machine may score (no token is configured).
-        workers: that share the socket.
+        workers: that share the sockets.
+        admin_url: where everything else is, if that is another port.
     """
 
     url: str
@@ -57,28 +59,25 @@ class Started:
     domains: int | None
     scoring_open: bool
     workers: int = 1
+    admin_url: str | None = None
 
 
-class QuietServer(uvicorn.Server):
-    """Stops accepting on the first signal, finishes what is in flight, and returns; uvicorn would die of the signal.
+class QuietServer(ClosingServer):
+    """Leaves signals to whoever runs it, and tells when it listens; ended by its flag `should_exit`.
 
     Args:
         config: of uvicorn.
         on_started: called once it listens.
-        forced_by: the signals that, as the second one, end the waiting for what is in flight.
     """
 
-    def __init__(
-        self, config: uvicorn.Config, on_started: Callable[[], None], forced_by: Collection[int] = SIGNALS
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_started = on_started
-        self._forced_by = forced_by
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Drain on the first signal, give up waiting on the second."""
-        self.force_exit = self.force_exit or (self.should_exit and sig in self._forced_by)
-        self.should_exit = True
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """None: uvicorn would die of the signal, and one process may have several servers."""
+        yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say so."""
@@ -87,44 +86,52 @@ class QuietServer(uvicorn.Server):
             self._on_started()
 
 
-async def serve(settings: Settings, *, log: FilteringBoundLogger, announce: Callable[[Started], None]) -> None:
-    """Serve alone until a signal comes.
+def run(settings: Settings, *, config: Path | None, announce: Callable[[Started], None]) -> None:
+    """Serve alone until a signal comes, on an event loop of its own (uvloop where there is one).
 
     Args:
         settings: of this process.
-        log: its log.
+        config: the file that they stood in, to read again on SIGHUP.
         announce: told once the server listens.
 
     Raises:
-        SettingsInvalid: the address is taken, needs tokens, or the tokens file cannot be read.
+        SettingsInvalid: an address is taken or needs tokens, or a file that the settings name has a fault.
         StartError: the store cannot be opened or read, or has no backbone that this replica can score with.
         adapters_store.errors.StoreError: the store went away in between.
     """
-    tokens = tokens_of(settings)
-    with bound_socket(settings.host, settings.port) as listener:
-        await serve_on(listener, settings, tokens, log=log, metrics=Metrics(log), peers=NoPeers(), announce=announce)
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+        runner.run(_serve(settings, config, announce))
+
+
+async def _serve(settings: Settings, config: Path | None, announce: Callable[[Started], None]) -> None:
+    level = LogLevel(settings.log_level)
+    log = open_log(level)
+    files = open_files(settings, LevelSetting(level, settings, config, log), log)
+    with bound_ports(settings) as ports:
+        metrics = Metrics(log, settings.metric_domains)
+        await serve_on(ports, settings, files, log=log, metrics=metrics, peers=NoPeers(), announce=announce)
 
 
 async def serve_on(
-    listener: socket.socket,
+    ports: Ports,
     settings: Settings,
-    tokens: TokenBook,
+    files: Reloading,
     *,
     log: FilteringBoundLogger,
     metrics: Metrics,
     peers: Peers,
     announce: Callable[[Started], None],
-    forced_by: Collection[int] = SIGNALS,
+    forced_by: Collection[signal.Signals] = SIGNALS,
 ) -> None:
-    """Serve on a bound socket, which others may share, until a signal comes; it is closed then.
+    """Serve on bound sockets, which others may share, until a signal comes; they are closed then.
 
     Args:
-        listener: bound and not blocking.
+        ports: bound and not blocking.
         settings: of this process.
-        tokens: accepted by it.
+        files: tokens and certificates, read again on SIGHUP.
         log: its log.
         metrics: what its /metrics shows.
-        peers: the workers that share the socket.
+        peers: the workers that share the sockets.
         announce: told once this process listens.
         forced_by: the signals that, as the second one, end the waiting for what is in flight.
 
@@ -132,50 +139,64 @@ async def serve_on(
         StartError: the store cannot be opened or read, or has no backbone that this replica can score with.
         adapters_store.errors.StoreError: the store went away in between.
     """
-    with forwarded_logs(log):
-        async with open_stores(settings, log) as stores, open_replica(stores, settings, metrics, peers) as replica:
-            domains = await _recorded(stores.store)
-            started = Started(url_of(listener, settings.host), replica.backbone_revision, domains, not len(tokens))
-
-            def serving() -> bool:
-                return not server.should_exit
-
-            app = create_app(replica, settings=settings, tokens=tokens, metrics=metrics, log=log, serving=serving)
-            server = QuietServer(uvicorn_config(app, settings), lambda: announce(started), forced_by)
+    draining = Draining(settings.drain_delay_s, log=log, forced_by=forced_by)
+    hangup = on_hangup(files.start, lambda: draining.signalled(signal.SIGTERM))
+    with draining.on_signals(), hangup, forwarded_logs(log):
+        async with (
+            open_stores(settings, log, metrics) as stores,
+            open_replica(stores, settings, metrics, peers) as replica,
+        ):
+            started = Started(
+                main_url(ports, settings),
+                replica.backbone_revision,
+                await _recorded(stores.store),
+                not files.tokens.configured,
+                admin_url=admin_url(ports, settings),
+            )
+            apps = create_apps(
+                replica,
+                settings=settings,
+                tokens=files.tokens,
+                metrics=metrics,
+                log=log,
+                serving=lambda: draining.serving,
+            )
             # what lives as long as the process is not walked by each full collection, which stops every request
             gc.collect()
             gc.freeze()
             # what folds in the background gives the interpreter up as soon as a request waits for it, not after 5 ms
             sys.setswitchinterval(_SWITCH_INTERVAL_S)
-            await server.serve(sockets=[listener])
+            async with files.followed(LoopClock(), settings.tokens_reload_s):
+                await _listen(ports, apps, settings, files.tls, draining, lambda: announce(started))
 
 
-def run(settings: Settings, *, log: FilteringBoundLogger, announce: Callable[[Started], None]) -> None:
-    """Serve on an event loop of its own (uvloop where there is one); arguments and errors as `serve`."""
-    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
-        runner.run(serve(settings, log=log, announce=announce))
+async def _listen(
+    ports: Ports,
+    apps: Apps,
+    settings: Settings,
+    tls: Tls | None,
+    draining: Draining,
+    on_listening: Callable[[], None],
+) -> None:
+    """Answer on every port, until all of them are drained."""
+    served = (apps.main,) if apps.admin is None else (apps.main, apps.admin)
+    left = len(served)
 
+    def one_listens() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            draining.listening()
+            on_listening()
 
-def tokens_of(settings: Settings) -> TokenBook:
-    """The tokens accepted.
-
-    Raises:
-        SettingsInvalid: the file cannot be read, or there is none although strangers can reach the address.
-    """
-    tokens = TokenBook([]) if settings.tokens is None else read_tokens(settings.tokens)
-    if settings.tokens is not None and not len(tokens):
-        # read as "none configured", an emptied file would open scoring instead of closing it
-        raise SettingsInvalid(
-            f"the tokens file {settings.tokens} holds no token: add one with `espalier token new`, "
-            "or start without --tokens"
+    servers = [QuietServer(uvicorn_config(app, settings, tls), one_listens) for app in served]
+    closing = asyncio.create_task(draining.close(servers))
+    try:
+        await asyncio.gather(
+            *(server.serve(sockets=[listener]) for server, listener in zip(servers, ports.sockets, strict=True))
         )
-    if not len(tokens) and not settings.loopback:
-        raise SettingsInvalid(
-            f"the service cannot start: {settings.host} can be reached from other machines and no token is configured: "
-            "make one with `espalier token new --name me --scope score --out tokens.yaml`, then pass "
-            "--tokens tokens.yaml, or listen on 127.0.0.1"
-        )
-    return tokens
+    finally:
+        closing.cancel()
 
 
 @asynccontextmanager
@@ -210,8 +231,9 @@ async def _recorded(store: AdapterStore) -> int | None:
         return None
 
 
-def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+def uvicorn_config(app: FastAPI, settings: Settings, tls: Tls | None = None) -> uvicorn.Config:
     """How uvicorn runs the app: one process, httptools with bounded headers, no access log (it would name domains)."""
+    context = None if tls is None else tls.context
     return uvicorn.Config(
         app,
         http=bounded_http(settings.header_bytes, settings.header_read_s),
@@ -224,6 +246,7 @@ def uvicorn_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         backlog=BACKLOG,
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=settings.drain_s,
+        ssl_context_factory=None if context is None else lambda config, default: context,
     )
 
 

@@ -1,4 +1,4 @@
-"""One worker of several, as `service.workers` starts it: `python -m service.worker NUMBER LISTENER_FD CHANNEL_FD`.
+"""One worker of several, as `service.workers` starts it: `service.worker NUMBER CHANNEL_FD MAIN_FD [ADMIN_FD]`.
 
 Its settings come over stdin, because they may hold a password, which neither the command line nor the environment may.
 """
@@ -18,10 +18,13 @@ from adapters_store.errors import StoreError
 from service.channel import Channel, Failed, Ready
 from service.clock import LoopClock
 from service.errors import ServiceError
+from service.handover import Handover
+from service.listening import Ports
+from service.log_level import LogLevel
 from service.logs import open_log
 from service.metrics import Metrics
-from service.server import Started, serve_on, tokens_of
-from service.settings import Settings
+from service.reloading import LevelSetting, open_files
+from service.server import Started, serve_on
 from service.socket_peers import PeersOverSocket
 
 _INFO = """\
@@ -49,19 +52,20 @@ class WorkerMetrics(Metrics):
         return super().exposition() + self._own
 
 
-async def work(settings: Settings, number: int, listener: socket.socket, connected: socket.socket) -> int:
+async def work(handed: Handover, number: int, ports: Ports, connected: socket.socket) -> int:
     """Serve until the supervisor says stop or is gone.
 
     Args:
-        settings: of this worker.
+        handed: its settings.
         number: of this worker, from 1.
-        listener: the socket that all workers accept from.
+        ports: the sockets that all workers accept from.
         connected: to the supervisor.
 
     Returns:
         The exit status: 1 when it could not start, for a reason that the supervisor was told.
     """
-    log = open_log(settings.log_level).bind(worker=number)
+    settings, level = handed.settings, LogLevel(handed.settings.log_level)
+    log = open_log(level).bind(worker=number)
     channel = await Channel.over(connected)
     # as if it had been stopped from outside: before the server listens it ends at once, afterwards it drains
     peers = PeersOverSocket(channel, LoopClock(), on_lost=lambda: signal.raise_signal(signal.SIGTERM))
@@ -73,9 +77,9 @@ async def work(settings: Settings, number: int, listener: socket.socket, connect
     try:
         metrics = WorkerMetrics(log, number, settings.workers)
         await serve_on(
-            listener,
+            ports,
             settings,
-            tokens_of(settings),
+            open_files(settings, LevelSetting(level, settings, handed.config, log), log),
             log=log,
             metrics=metrics,
             peers=peers,
@@ -94,13 +98,13 @@ async def work(settings: Settings, number: int, listener: socket.socket, connect
 
 def main() -> None:
     """Take over what the supervisor hands down, and serve."""
-    number, listener_fd, channel_fd = (int(each) for each in sys.argv[1:])
-    settings = Settings.model_validate_json(sys.stdin.buffer.read())
-    listener, connected = socket.socket(fileno=listener_fd), socket.socket(fileno=channel_fd)
-    for inherited in (listener, connected):
+    number, channel_fd, *listening = (int(each) for each in sys.argv[1:])
+    handed = Handover.model_validate_json(sys.stdin.buffer.read())
+    connected, *listeners = (socket.socket(fileno=each) for each in (channel_fd, *listening))
+    for inherited in (connected, *listeners):
         inherited.set_inheritable(False)
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
-        sys.exit(runner.run(work(settings, number, listener, connected)))
+        sys.exit(runner.run(work(handed, number, Ports(*listeners), connected)))
 
 
 if __name__ == "__main__":

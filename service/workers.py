@@ -1,4 +1,4 @@
-"""The supervisor of several workers: binds the one socket that all accept from, and keeps as many of them alive.
+"""The supervisor of several workers: binds the sockets that all accept from, and keeps as many of them alive.
 
 It scores nothing itself. The first worker starts alone, so that a start that fails says so once, and so that the others
 find in the disk cache what it read from the store.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
@@ -19,8 +19,11 @@ from service.channel import Failed, Message, Ping, Pong, Ready
 from service.errors import StartError
 from service.hub import Hub
 from service.launch import Launched, launch
-from service.listening import bound_socket, url_of
-from service.server import Started, tokens_of
+from service.listening import Ports, admin_url, bound_ports, main_url
+from service.log_level import LogLevel
+from service.logs import open_log
+from service.reloading import LevelSetting, on_hangup, open_files
+from service.server import Started
 from service.settings import Settings
 
 STARTS = 3  # of a worker that dies without a reason, before the whole start is given up
@@ -31,21 +34,29 @@ _STEADY_S = 30.0  # a worker that took requests for so long has a clean record a
 _MARGIN_S = 5.0  # beyond its own bounds, before a worker is killed
 
 
-def run(settings: Settings, *, log: FilteringBoundLogger, announce: Callable[[Started], None]) -> None:
+def run(settings: Settings, *, config: Path | None, announce: Callable[[Started], None]) -> None:
     """Serve with `settings.workers` processes until a signal comes.
 
     Args:
         settings: of all workers.
-        log: the supervisor's; each worker has its own, with its number.
+        config: the file that they stood in, to read again on SIGHUP.
         announce: told once, when every worker listens.
 
     Raises:
-        SettingsInvalid: the address is taken, needs tokens, or the tokens file cannot be read.
+        SettingsInvalid: an address is taken or needs tokens, or a file that the settings name has a fault.
         StartError: a worker cannot start; the message is its own.
     """
-    tokens_of(settings)
-    with bound_socket(settings.host, settings.port) as listener:
-        asyncio.run(Supervisor(settings, listener, log, announce).run())
+    asyncio.run(_supervise(settings, config, announce))
+
+
+async def _supervise(settings: Settings, config: Path | None, announce: Callable[[Started], None]) -> None:
+    level = LogLevel(settings.log_level)
+    log = open_log(level)
+    setting = LevelSetting(level, settings, config, log)
+    # nothing is made of them here; each worker would refuse them, one after the other
+    open_files(settings, setting, log)
+    with bound_ports(settings) as ports:
+        await Supervisor(settings, ports, log, announce, config=config, level=setting).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +81,30 @@ class Supervisor:
 
     Args:
         settings: of all workers.
-        listener: bound; every worker inherits it. Closed when the end begins.
+        ports: bound; every worker inherits them. Closed when the end begins.
         log: told of workers that die.
         announce: told once, when every worker listens.
+        config: the file that the settings stood in, for workers to read again on SIGHUP.
+        level: of the log; read again on SIGHUP.
         ping_s: between two questions whether a worker's event loop turns, seconds.
     """
 
     def __init__(
         self,
         settings: Settings,
-        listener: socket.socket,
+        ports: Ports,
         log: FilteringBoundLogger,
         announce: Callable[[Started], None],
         *,
+        config: Path | None = None,
+        level: LevelSetting | None = None,
         ping_s: float = 5.0,
     ) -> None:
         self._settings = settings
-        self._listener = listener
-        self._url = url_of(listener, settings.host)
+        self._ports = ports
+        self._urls = main_url(ports, settings), admin_url(ports, settings)
+        self._config = config
+        self._level = level
         self._log = log
         self._announce = announce
         self._ping_s = ping_s
@@ -109,8 +126,9 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
         try:
-            async with self._group:
-                self._fill(1)
+            with on_hangup(self._reload, self._stop):
+                async with self._group:
+                    self._fill(1)
         finally:
             # nobody is left here, unless a fault of ours ended the group
             self._signal(signal.SIGKILL)
@@ -123,10 +141,18 @@ class Supervisor:
             self._signal(signal.SIGINT)
             return
         self._stopping.set()
-        self._listener.close()
+        self._ports.close()
+        self._log.info("draining", workers=len(self._workers))
         self._signal(signal.SIGTERM)
-        bound_s = self._settings.drain_s + _MARGIN_S
+        bound_s = self._settings.drain_delay_s + self._settings.drain_s + _MARGIN_S
         asyncio.get_running_loop().call_later(bound_s, self._signal, signal.SIGKILL)
+
+    def _reload(self) -> None:
+        """Have every worker read its files again, those that come later too."""
+        if self._level is not None and self._level.reload():
+            self._settings = self._settings.model_copy(update={"log_level": self._level.level.level})
+        for worker in self._workers.values():
+            worker.reload()
 
     def _fail(self, reason: str) -> None:
         self._failure = self._failure or reason
@@ -163,7 +189,7 @@ class Supervisor:
     async def _serve(self, number: int) -> _End:
         """One worker's life."""
         try:
-            worker = await launch(number, self._settings, self._listener)
+            worker = await launch(number, self._settings, self._ports, self._config)
         except OSError as error:
             return _End(f"no process for it: {error.strerror}")
         self._workers[number] = worker
@@ -185,8 +211,7 @@ class Supervisor:
     def _heard(self, worker: Launched, message: Message) -> None:
         match message:
             case Ready():
-                worker.ready = message
-                worker.ready_at = asyncio.get_running_loop().time()
+                worker.took_requests(message, asyncio.get_running_loop().time())
                 self._log.info("worker_ready", worker=worker.number, pid=worker.pid)
                 self._grow()
             case Failed():
@@ -206,7 +231,8 @@ class Supervisor:
             return
         self._announced = True
         first = said[0]
-        self._announce(Started(self._url, first.backbone, first.domains, first.scoring_open, len(said)))
+        main, admin = self._urls
+        self._announce(Started(main, first.backbone, first.domains, first.scoring_open, len(said), admin))
 
     async def _watch(self, worker: Launched) -> None:
         """Kill a worker whose event loop no longer turns: it holds up every publish, and may hold connections."""

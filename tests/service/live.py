@@ -23,11 +23,12 @@ from benchmarks.oracle import read_safetensors
 from service.app import create_app
 from service.auth import TokenBook, TokenEntry
 from service.clock import LoopClock
+from service.listening import bound_socket
 from service.logs import open_log
 from service.metrics import Metrics
 from service.peers import Peers
 from service.replica import Replica
-from service.server import QuietServer, bound_socket, uvicorn_config
+from service.server import QuietServer, uvicorn_config
 from service.settings import Settings, load_settings
 
 

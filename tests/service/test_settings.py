@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from adapters_store.ids import check_domain
+from service.logs import open_log
 from service.redaction import redacted, without_secrets
 from service.refusals import SettingsInvalid
-from service.server import tokens_of
+from service.reloading import tokens_of
 from service.settings import is_loopback, load_settings
 
 STORE = {"store": "memory://"}
@@ -181,4 +182,4 @@ def test_a_tokens_file_without_a_token_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "tokens.yaml").write_text("")
     settings = load_settings({"store": "memory://", "tokens": tmp_path / "tokens.yaml"}, environ={})
     with pytest.raises(SettingsInvalid, match=r"tokens\.yaml holds no token"):
-        tokens_of(settings)
+        tokens_of(settings, open_log())

@@ -21,7 +21,7 @@ import pytest
 
 from benchmarks.forge import Run, digest
 from service.auth import add_token
-from service.listening import bound_socket
+from service.listening import bound_ports
 from service.logs import open_log
 from service.settings import load_settings
 from service.workers import Supervisor
@@ -250,8 +250,8 @@ async def test_a_hung_worker_is_replaced(store: str) -> None:
     """Law: a worker whose event loop no longer turns is killed after a few unanswered questions, and replaced."""
     settings = load_settings({"store": store, "port": 0, "workers": 2}, environ={})
     log = Heard()
-    with bound_socket(settings.host, settings.port) as listener:
-        supervisor = Supervisor(settings, listener, open_log(stream=log), lambda _: None, ping_s=0.3)
+    with bound_ports(settings) as ports:
+        supervisor = Supervisor(settings, ports, open_log(stream=log), lambda _: None, ping_s=0.3)
         running = asyncio.create_task(supervisor.run())
         try:
             hung, other, new = await log.ready.get(), await log.ready.get(), 0

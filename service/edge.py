@@ -86,7 +86,7 @@ class Edge:
     def _tell_answered(self, exchange: Exchange, scope: Scope, began: float, span: RequestSpan | None) -> None:
         ended = self._clock.now()
         route, status = _route_of(scope), exchange.status
-        self._metrics.request(route, status)
+        self._metrics.request(route, status, ended - began)
         account, caller = exchange.account, scope["state"].get("caller")
         if account.by is None and caller is not None:
             account.by = caller.name

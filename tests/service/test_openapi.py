@@ -23,6 +23,7 @@ ROUTES = {
     "/adapters/{domain}": {"get", "post", "delete"},
     "/adapters/{domain}/revisions": {"get"},
     "/adapters/{domain}/revisions/{revision}": {"get"},
+    "/adapters/{domain}/stats": {"get"},
     "/adapters/{domain}/aliases/{alias}": {"put", "delete"},
     "/adapters/{domain}/rollback": {"post"},
     "/fusions": {"post"},

@@ -35,6 +35,7 @@ DELETE  /adapters/{domain}/aliases/{alias}      401    401      403   403  in   
 POST    /fusions                                401    401      403   403  403  403   in   in     403       403
 GET     /adapters                               401    401      403   in   403  403   403  in     403       403
 GET     /adapters/{domain}                      401    401      403   in   403  403   403  in     403       403
+GET     /adapters/{domain}/stats                401    401      403   in   403  403   403  in     403       403
 GET     /adapters/{domain}/revisions            401    401      403   in   403  403   403  in     403       403
 GET     /adapters/{domain}/revisions/{revision} 401    401      403   in   403  403   403  in     403       403
 GET     /healthz/live                           in     in       in    in   in   in    in   in     in        in

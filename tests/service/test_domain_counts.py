@@ -1,0 +1,91 @@
+"""Counts by domain: exact for what is known, bounded for what anybody may make up."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.domain_counts import (
+    CANARY_REQUESTS,
+    CANARY_ROWS,
+    COLUMNS,
+    REASONS,
+    REQUESTS,
+    ROWS,
+    DomainCounts,
+    DomainTally,
+)
+
+SCORED = st.lists(
+    st.tuples(
+        st.sampled_from(["women", "men", "kids", "a.b:c"]),
+        st.integers(1, 500),
+        st.sampled_from(["live", "canary", "previous", None]),
+        st.sampled_from([None, *REASONS]),
+    )
+)
+
+
+@given(SCORED, st.lists(st.integers(0, 20)))
+def test_every_request_is_counted_once_wherever_the_tally_is_cut(
+    scored: list[tuple[str, int, str | None, str | None]], cuts: list[int]
+) -> None:
+    """Law: the table holds, by domain and in all, what a plain sum over the requests gives."""
+    counts, tally = DomainCounts(), DomainTally()
+    for number, (domain, rows, alias, fallback) in enumerate(scored):
+        tally.scored(domain, rows, alias, fallback, known=True)
+        if number in cuts:
+            counts.add(tally.take())
+    counts.add(tally.take())
+    assert len(tally) == 0
+    for domain in {each[0] for each in scored} | {"nobody"}:
+        own = [each for each in scored if each[0] == domain]
+        row = counts.of(domain)
+        assert (row[REQUESTS], row[ROWS]) == (len(own), sum(each[1] for each in own))
+        canary = [each for each in own if each[2] == "canary"]
+        assert (row[CANARY_REQUESTS], row[CANARY_ROWS]) == (len(canary), sum(each[1] for each in canary))
+        for reason in REASONS:
+            assert row[COLUMNS.index(reason)] == sum(each[3] == reason for each in own)
+    assert counts.total[REQUESTS] == len(scored)
+    np.testing.assert_array_equal(counts.table.sum(axis=0), counts.total)
+
+
+def test_made_up_ids_take_no_room() -> None:
+    """Law: an id that is no domain counts in the total alone; one that was a domain before is counted on by name."""
+    counts, tally = DomainCounts(), DomainTally()
+    tally.scored("women", 10, "live", None, known=True)
+    counts.add(tally.take())
+    for number in range(5000):
+        tally.scored(f"made-up-{number}", 1, None, "unknown_domain", known=False)
+    tally.scored("women", 10, None, "store_unavailable", known=False)
+    tally.scored("women", 10, "live", None, known=True)
+    counts.add(tally.take())
+    assert len(counts) == 1
+    assert counts.total[REQUESTS] == 5003
+    assert counts.of("women")[REQUESTS] == 3
+    assert not counts.has("made-up-7")
+
+
+def test_past_its_limit_the_table_grows_no_more() -> None:
+    """Law: the domain beyond the limit counts in the total, and `full` says so."""
+    counts, tally = DomainCounts(limit=3), DomainTally()
+    for domain in ("a", "b", "c", "d", "a"):
+        tally.scored(domain, 1, "live", None, known=True)
+    counts.add(tally.take())
+    assert (len(counts), counts.full, counts.has("d")) == (3, True, False)
+    assert counts.total[REQUESTS] == 5
+    assert counts.of("a")[REQUESTS] == 2
+
+
+def test_the_table_holds_as_many_domains_as_the_largest_of_the_papers() -> None:
+    """Law: 69,102 domains are counted one by one, in a table of at most 16 MB."""
+    counts = DomainCounts()
+    names = [f"domain-{number}" for number in range(69_102)]
+    for start in range(0, len(names), 512):
+        counts.add({name: [1] * len(COLUMNS) for name in names[start : start + 512]})
+    assert len(counts) == 69_102
+    assert not counts.full
+    assert counts.total[ROWS] == 69_102
+    assert counts.table.base is not None
+    assert counts.table.base.nbytes <= 16 << 20

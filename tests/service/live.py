@@ -30,6 +30,7 @@ from service.peers import Peers
 from service.replica import Replica
 from service.server import QuietServer, uvicorn_config
 from service.settings import Settings, load_settings
+from service.tracing import Tracing
 
 
 def settings_of(**given: object) -> Settings:
@@ -117,6 +118,7 @@ async def espalier(
     tokens: Mapping[str, Sequence[str]] | None = None,
     publish: Sequence[str] | None = None,
     peers: Peers | None = None,
+    tracing: Tracing | None = None,
     **given: object,
 ) -> AsyncIterator[Live]:
     """A service over a memory store with a run's bundle, fusion and adapters.
@@ -126,6 +128,7 @@ async def espalier(
         tokens: token (also its name) -> scopes; one `admin` if absent, none at all if empty.
         publish: domains whose adapters are live; every one if absent.
         peers: the other workers.
+        tracing: makes spans.
         given: settings.
     """
     tokens = {"admin": ["admin"]} if tokens is None else tokens
@@ -136,7 +139,7 @@ async def espalier(
     await fill(store, run, publish)
     replica = await Replica.open(store, config=settings.replica, observer=metrics, clock=LoopClock(), peers=peers)
     await replica.start()
-    app = create_app(replica, settings=settings, tokens=book_of(tokens), metrics=metrics, log=log)
+    app = create_app(replica, settings=settings, tokens=book_of(tokens), metrics=metrics, log=log, tracing=tracing)
     headers = {"Authorization": "Bearer admin"} if tokens else {}
     transport = httpx.ASGITransport(app)
     try:

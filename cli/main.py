@@ -6,6 +6,7 @@ import typer
 
 from cli import (
     adapters,
+    config,
     data,
     demo,
     evaluate,
@@ -36,6 +37,7 @@ app.add_typer(release.app, name="release")
 app.add_typer(store.app, name="store")
 app.add_typer(features.app, name="features")
 app.command(name="serve")(serve.serve)
+app.add_typer(config.app, name="config")
 app.command(name="score")(score.score)
 app.add_typer(token.app, name="token")
 app.command(name="demo")(demo.demo)

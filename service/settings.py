@@ -9,10 +9,10 @@ import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from adapters_store.errors import BadId
@@ -134,6 +134,16 @@ class Settings(BaseSettings):
             raise ValueError("a store is named by URL, for example file:///var/lib/espalier")
         return url
 
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        host = self.admin_host or self.host
+        if self.admin_port is None:
+            if self.admin_host is not None:
+                raise ValueError("admin_host is set without admin_port: set both, or neither to have one port")
+        elif self.admin_port == self.port != 0 and (host == self.host or {host, self.host} & {"0.0.0.0", "::"}):
+            raise ValueError(f"admin_port: {self.admin_port} is the main port already; choose another, or leave it out")
+        return self
+
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the address listened on."""
@@ -171,7 +181,7 @@ def load_settings(
     given = {key: value for key, value in overrides.items() if value is not None}
     try:
         # what the constructor is given wins over variables, so the file's keys step back where a variable speaks
-        return Settings(**{**_from_file(config), **EnvSettingsSource(Settings)(), **given})
+        return Settings(**{**read_file(config), **EnvSettingsSource(Settings)(), **given})
     except ValidationError as error:
         raise SettingsInvalid(f"the service cannot start: {explain(error, Settings)}") from error
 
@@ -199,7 +209,12 @@ def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
             raise SettingsInvalid(f"the service cannot start: unknown variable {name}{near(name.upper(), known)}")
 
 
-def _from_file(config: Path | None) -> dict[str, object]:
+def read_file(config: Path | None) -> dict[str, object]:
+    """What a settings file says, unchecked; nothing without one.
+
+    Raises:
+        SettingsInvalid: it cannot be read, or is no YAML mapping.
+    """
     if config is None:
         return {}
     try:

@@ -1,4 +1,4 @@
-"""`espalier data prepare`: write a prepared data folder from a source."""
+"""`espalier data`: write a prepared data folder from a source, or from feedback."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from cli.stores import refused
 
 if TYPE_CHECKING:
+    from training.feedback import Tally
     from training.prepared import PreparedDataset
 
 app = typer.Typer(help="Prepare data for training.", no_args_is_help=True)
@@ -60,6 +61,59 @@ def movielens_1m(
         return movielens_1m(source, any_size=any_size)
 
     _prepare(read, out)
+
+
+@app.command(name="from-feedback")
+def from_feedback(
+    source: Annotated[
+        str, typer.Argument(help="Folder of segments, or the URL of the object store that they were shipped to.")
+    ],
+    prepared: Annotated[
+        Path, typer.Option("--prepared", help="Prepared folder that knows the users and items.", file_okay=False)
+    ],
+    out: Out,
+    append: Annotated[bool, typer.Option("--append", help="Behind the prepared folder's own rows.")] = False,
+) -> None:
+    """Turn feedback segments into training rows: the last label of each shown item."""
+    from adapters_store.errors import StoreError
+    from cli.segments import read_segments
+    from training.errors import TrainingError
+    from training.feedback import FeedbackReader, context_fields, feedback_rows, write_report
+    from training.prepared import PreparedDataset
+
+    console = Console()
+    try:
+        if out.resolve() == prepared.resolve():
+            raise typer.BadParameter("name another folder than --prepared", param_hint="--out")
+        base = PreparedDataset.load(prepared)
+        reader = FeedbackReader(context_fields(base))
+        with console.status("reading segments"):
+            read_segments(source, reader.add)
+            rows = feedback_rows(reader, base, append=append)
+            rows.write(out)
+        write_report(reader.tally, out)
+    except (TrainingError, StoreError) as error:
+        raise refused(error, source) from error
+    console.print(_summary(rows))
+    _tell(console, reader.tally)
+    console.print(f"written to {out}", soft_wrap=True, markup=False)
+
+
+def _tell(console: Console, tally: Tally) -> None:
+    rejected = sum(tally.rejected.values())
+    console.print(
+        f"{tally.rows:,} rows from {tally.lines:,} lines in {tally.segments:,} segments", soft_wrap=True, markup=False
+    )
+    console.print(
+        f"{tally.duplicates:,} duplicates, {tally.relabelled:,} changed labels, {rejected:,} rejected lines, "
+        f"{tally.torn:,} torn ends",
+        soft_wrap=True,
+        markup=False,
+    )
+    for reason, count in tally.rejected.most_common():
+        first = next((one for one in tally.named if one.reason == reason), None)
+        where = "" if first is None else f", first {first.segment} line {first.line}"
+        console.print(f"rejected {count:,}: {reason}{where}", soft_wrap=True, markup=False)
 
 
 def _prepare(source: Callable[[], PreparedDataset], out: Path) -> None:

@@ -7,8 +7,8 @@ TrainingError
 ├── StateMismatch      the state in the run folder was written by another configuration or other data
 ├── SourceError        a source file that is missing, cut or broken: which file and line, and what to do
 ├── PreparedError      a prepared data folder that does not hold what its spec.json says
-└── PredictionsError   a run folder without usable predictions
-
+├── PredictionsError   a run folder without usable predictions
+└── FeedbackUnusable   feedback that no training row can be made of
 """
 
 from __future__ import annotations
@@ -59,3 +59,7 @@ class PreparedError(TrainingError):
 
 class PredictionsError(TrainingError):
     """A run folder holds no predictions, or they cannot be evaluated."""
+
+
+class FeedbackUnusable(TrainingError):
+    """No training row can be made of the feedback; the message says why."""

@@ -12,7 +12,7 @@ from service.settings import Settings
 
 
 class Tls:
-    """What every listener of a process speaks TLS with. TLS 1.2 and later, HTTP/1.1 only.
+    """What every listener of a process speaks TLS with: TLS 1.2 and later, with client certificates TLS 1.3 only.
 
     `context` stays the same object, so that a listener keeps it; it hands each new handshake to a context that was made
     from the files as they were at the last good reload. So a reload takes effect as a whole or not at all, and an
@@ -22,7 +22,7 @@ class Tls:
         cert: certificate chain in PEM, the server's own first.
         key: its private key in PEM, not encrypted; in `cert` if None.
         client_ca: authorities in PEM; a client without a certificate that one of them signed is turned away in the
-            handshake. With it sessions are not resumed, since that would skip the check.
+            handshake. With it no session is resumed, since that would skip the check.
         log: told of reloads.
 
     Raises:
@@ -93,8 +93,9 @@ def open_tls(settings: Settings, log: FilteringBoundLogger) -> Tls | None:
 
 def _require_clients(context: ssl.SSLContext, client_ca: Path) -> None:
     context.verify_mode = ssl.CERT_REQUIRED
-    # a resumed session shows no certificate, so an authority that is no longer trusted would go on letting in
-    context.options |= ssl.OP_NO_TICKET
+    # a resumed session shows no certificate, so an authority that is no longer trusted would go on letting in;
+    # without tickets TLS 1.3 resumes nothing, while 1.2 also keeps sessions in a cache that Python cannot turn off
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0
     try:
         context.load_verify_locations(client_ca)

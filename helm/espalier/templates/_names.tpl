@@ -43,6 +43,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
 {{- define "espalier.port" -}}
+{{- range $name := list "port" "admin_port" -}}
+{{- if and (hasKey $.Values.settings $name) (not (get $.Values.settings $name)) -}}
+{{- fail (printf "settings.%s must be a port: 0 would be a different one at each start" $name) -}}
+{{- end -}}
+{{- end -}}
 {{- default 8000 .Values.settings.port | int -}}
 {{- end -}}
 

@@ -170,6 +170,8 @@ def _app(routes: Iterable[Routes], edge: Callable[[ASGIApp], Edge], *, docs: boo
         openapi_url="/openapi.json" if docs else None,
         redoc_url=None,
         redirect_slashes=False,
+        # newer ones bring spans and logs of their own, which may hold a request's body; ours are service.tracing's
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     for each in routes:
         each.register(app)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from helm.dashboards.panels import Query, Row, board, heat, lines, quantiles, rate
+from helm.dashboards.panels import Panel, Query, Row, board, heat, lines, quantiles, rate
 
 
 def domains() -> str:
@@ -69,7 +69,7 @@ def domains() -> str:
             *quantiles("espalier_propagation_seconds"),
         ),
     ]
-    trials = [
+    trials: list[Panel] = [
         lines("Canary rows", "Rows scored by canaries a second.", "rowsps", rate("espalier_canary_rows_total")),
         lines(
             "Scores of canaries and of live",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from helm.dashboards.panels import Query, Row, board, heat, lines, quantiles
+from helm.dashboards.panels import Panel, Query, Row, board, heat, lines, quantiles
 
 
 def engine() -> str:
     """Batches, queue, processes."""
-    batches = [
+    batches: list[Panel] = [
         heat("Rows of a batch", "How full batches are.", "short", "espalier_batch_rows"),
         heat("Segments of a batch", "Adapters side by side in one batch.", "short", "espalier_batch_segments"),
         lines(

@@ -123,6 +123,7 @@ class Tracing:
         from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+        self._closed = False
         self._exporter = exporter
         self._processor = BatchSpanProcessor(
             exporter,
@@ -172,7 +173,10 @@ class Tracing:
         span.set_status(self._trace.StatusCode.ERROR)
 
     async def close(self, within_s: float = CLOSE_S) -> None:
-        """Send what is left, or give it up after this many seconds."""
+        """Send what is left, or give it up after this many seconds; a second time does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         loop = asyncio.get_running_loop()
         sent = asyncio.Event()
 

@@ -9,6 +9,10 @@ HIDDEN = "***"
 # a host, or several with commas between them as Sentinel and Cluster take them; a bracketed IPv6 address is one too
 _HOSTS = re.compile(r"(?:(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?,?)*")
 _LOCAL = ("file", "memory")
+# options whose names sound like secrets; sig and sas are Azure's, and too short to look for inside other names
+_NAMED = re.compile(
+    r"(?:[^=&?]*(?:secret|passw|pwd|token|key|credential)[^=&]*|(?<=[?&])(?:sig|sas))=([^&#]+)", re.IGNORECASE
+)
 
 
 def redacted(url: str) -> str:
@@ -44,7 +48,7 @@ def _secrets(url: str) -> list[str]:
     scheme, _, rest = url.partition("://")
     if scheme in _LOCAL:
         return []
-    named = re.findall(r"(?:secret|password|token|key)[^=&]*=([^&#]+)", rest, re.IGNORECASE)
+    named = _NAMED.findall(rest)
     users = re.findall(r"(?:^|//|%2F%2F)[^/@?#:]*(?::|%3A)([^@/?#]+)(?:@|%40)", rest, re.IGNORECASE)
     found = {form for secret in [*named, *users] for form in (secret, unquote(secret))}
     # a shorter one would blank out words; the longest first, so that none leaves the tail of another

@@ -289,4 +289,4 @@ def _reject(lines: pl.DataFrame, reason: str, tally: Tally) -> None:
 
 
 def _reasons(tally: Tally) -> str:
-    return "; ".join(f"{count:,} times {reason}" for reason, count in tally.rejected.most_common(3)) or "there is none"
+    return "; ".join(f"{reason} ({count:,} lines)" for reason, count in tally.rejected.most_common(3)) or "there is none"

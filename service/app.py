@@ -16,6 +16,7 @@ from structlog.typing import FilteringBoundLogger
 from service.access_log import AccessLog
 from service.auth import Guard, Tokens
 from service.edge import Edge, tell_problem
+from service.feedback.room import FEEDBACK_OFF, Feedback
 from service.limits import UploadGate
 from service.logs import AuditLog
 from service.metrics import Metrics
@@ -25,9 +26,11 @@ from service.replica import Replica
 from service.routes.access import Access
 from service.routes.adapters import AdapterRoutes
 from service.routes.changes import ChangeRoutes
+from service.routes.feedback import FeedbackRoutes
 from service.routes.health import HealthRoutes, MetricsRoutes
 from service.routes.publish import PublishRoutes
 from service.routes.score import ScoreRoute
+from service.routes.stats import StatsRoute
 from service.settings import Settings
 from service.tracing import Tracing
 
@@ -62,6 +65,7 @@ def create_apps(
     metrics: Metrics,
     log: FilteringBoundLogger,
     serving: Callable[[], bool] = lambda: True,
+    feedback: Feedback = FEEDBACK_OFF,
     tracing: Tracing | None = None,
 ) -> Apps:
     """Build the applications, one for each port of the settings.
@@ -73,12 +77,13 @@ def create_apps(
         metrics: the replica's observer, shown by /metrics.
         log: for the audit and for failures.
         serving: whether /healthz/ready says yes.
+        feedback: takes labels, and remembers responses for them.
         tracing: makes spans of requests, if it is on.
     """
     limits = RateLimits(replica.clock, metrics.registry, settings.max_items)
     guard = Guard(tokens, open_scoring=settings.loopback, limits=limits)
     health = HealthRoutes(serving)
-    public = public_routes(replica, guard, settings, metrics)
+    public = public_routes(replica, guard, settings, metrics, feedback)
     admin = admin_routes(replica, guard, settings, metrics, log)
 
     access = AccessLog(log, metrics.registry, share=settings.log_share, clock=replica.clock)
@@ -112,16 +117,26 @@ def create_app(
     metrics: Metrics,
     log: FilteringBoundLogger,
     serving: Callable[[], bool] = lambda: True,
+    feedback: Feedback = FEEDBACK_OFF,
     tracing: Tracing | None = None,
 ) -> FastAPI:
     """The application of the main port; arguments as `create_apps`."""
     apps = create_apps(
-        replica, settings=settings, tokens=tokens, metrics=metrics, log=log, serving=serving, tracing=tracing
+        replica,
+        settings=settings,
+        tokens=tokens,
+        metrics=metrics,
+        log=log,
+        serving=serving,
+        feedback=feedback,
+        tracing=tracing,
     )
     return apps.main
 
 
-def public_routes(replica: Replica, guard: Guard, settings: Settings, metrics: Metrics) -> list[Routes]:
+def public_routes(
+    replica: Replica, guard: Guard, settings: Settings, metrics: Metrics, feedback: Feedback
+) -> list[Routes]:
     """What a recommender asks: on the main port always."""
     score = ScoreRoute(
         replica.scorer,
@@ -130,8 +145,9 @@ def public_routes(replica: Replica, guard: Guard, settings: Settings, metrics: M
         metrics=metrics,
         body_bytes=settings.score_body_bytes,
         deadline_s=settings.deadline_ms / 1000,
+        recent=feedback.recent,
     )
-    return [_Scoring(score)]
+    return [_Scoring(score), FeedbackRoutes(feedback, guard, body_read_s=settings.body_read_s)]
 
 
 def admin_routes(
@@ -151,7 +167,13 @@ def admin_routes(
     changes = ChangeRoutes(
         replica.publisher, access, audit, body_read_s=settings.body_read_s, wait_s=settings.publish_wait_ms / 1000
     )
-    return [publish, changes, AdapterRoutes(replica.publisher, access), MetricsRoutes(metrics)]
+    return [
+        publish,
+        changes,
+        AdapterRoutes(replica.publisher, access),
+        StatsRoute(metrics, access),
+        MetricsRoutes(metrics),
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from service.app import Apps, create_apps
 from service.clock import LoopClock
 from service.draining import SIGNALS, Draining
 from service.errors import StartError
+from service.feedback.room import open_feedback
 from service.http import ClosingServer, bounded_http
 from service.listening import Ports, admin_url, bound_ports, main_url
 from service.log_level import LogLevel
@@ -36,6 +37,7 @@ from service.replica import Replica
 from service.settings import Settings
 from service.stores import Stores, open_stores
 from service.tls import Tls
+from service.tracing import open_tracing
 
 BACKLOG = 2048
 _SWITCH_INTERVAL_S = 0.0001
@@ -142,7 +144,10 @@ async def serve_on(
     draining = Draining(settings.drain_delay_s, log=log, forced_by=forced_by)
     hangup = on_hangup(files.start, lambda: draining.signalled(signal.SIGTERM))
     with draining.on_signals(), hangup, forwarded_logs(log):
+        spans = open_tracing(settings.otlp_endpoint, share=settings.trace_share, replica=settings.replica_id, log=log)
         async with (
+            spans as tracing,
+            open_feedback(settings, metrics.registry, log) as feedback,
             open_stores(settings, log, metrics) as stores,
             open_replica(stores, settings, metrics, peers) as replica,
         ):
@@ -160,6 +165,8 @@ async def serve_on(
                 metrics=metrics,
                 log=log,
                 serving=lambda: draining.serving,
+                feedback=feedback,
+                tracing=tracing,
             )
             # what lives as long as the process is not walked by each full collection, which stops every request
             gc.collect()

@@ -8,6 +8,8 @@ from urllib.parse import unquote
 HIDDEN = "***"
 # a host, or several with commas between them as Sentinel and Cluster take them; a bracketed IPv6 address is one too
 _HOSTS = re.compile(r"(?:(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?,?)*")
+_BUCKET = re.compile(r"[A-Za-z0-9._-]+")
+_OBJECTS = ("s3", "gs", "az")
 _LOCAL = ("file", "memory")
 # options whose names sound like secrets; sig and sas are Azure's, and too short to look for inside other names
 _NAMED = re.compile(
@@ -25,8 +27,10 @@ def redacted(url: str) -> str:
         return f"{scheme}://{shown}"
     authority, slash, path = shown.partition("/")
     _user, at, hosts = authority.rpartition("@")
-    # a password with an unquoted slash or question mark ends the authority too early, and its rest looks like a path
-    if not _HOSTS.fullmatch(hosts) or "@" in path:
+    # a password with an unquoted slash, question mark or hash ends the authority too early, and its rest looks like a
+    # path or like options; only those of an object store may hold the URL of another store, after a mere bucket
+    beyond = path if scheme.endswith(_OBJECTS) and _BUCKET.fullmatch(authority) else rest[len(authority) :]
+    if not _HOSTS.fullmatch(hosts) or "@" in beyond:
         return f"{scheme}://{HIDDEN}"
     return f"{scheme}://{HIDDEN + at if at else ''}{hosts}{slash}{path}"
 

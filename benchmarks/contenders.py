@@ -61,7 +61,7 @@ def contenders(world: World, threads: int) -> list[Contender]:
 def _espalier(world: World, threads: int) -> Callable[[], Logits]:
     engine = OnnxEngine(world.bundle, threads=threads)
     prepared = [engine.prepare(folded) for folded in world.folded()]
-    segments = [Segment(rows, own) for rows, own in zip(world.requests, prepared, strict=True)]
+    segments = [Segment(rows, own, engine) for rows, own in zip(world.requests, prepared, strict=True)]
     return lambda: np.concatenate(engine.run(segments))
 
 

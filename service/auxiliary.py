@@ -6,6 +6,7 @@ import asyncio
 
 from adapters_store.errors import ArtifactError, StoreError
 from adapters_store.folding import Combination
+from service.backbones import Backbones
 from service.clock import Clock
 from service.domains import Domains
 from service.errors import EngineFailed
@@ -22,7 +23,10 @@ _RETRY_S = 1.0  # what the store could not give is asked for by no request for s
 class Auxiliaries:
     """Prepared combinations of auxiliary adapters, loaded when a request first needs them.
 
+    They score with the default backbone only: those of another fingerprint are refused for that.
+
     Args:
+        backbones: those in memory.
         domains: knows the live records.
         loader: reads those that are not known yet.
         preparer: folds a combination, off the scoring path.
@@ -30,7 +34,16 @@ class Auxiliaries:
         clock: when the store may be asked again for what it could not give.
     """
 
-    def __init__(self, domains: Domains, loader: Loader, preparer: Preparer, slots: SlotTable, clock: Clock) -> None:
+    def __init__(
+        self,
+        backbones: Backbones,
+        domains: Domains,
+        loader: Loader,
+        preparer: Preparer,
+        slots: SlotTable,
+        clock: Clock,
+    ) -> None:
+        self._backbones = backbones
         self._domains = domains
         self._loader = loader
         self._preparer = preparer
@@ -66,6 +79,13 @@ class Auxiliaries:
             flight.add_done_callback(lambda _: self._flights.pop(pins))
         await asyncio.shield(flight)
 
+    def forget(self) -> None:
+        """Let go of what is not of the default backbone, which is another than before."""
+        for place in [place for place in self._slots if not isinstance(place, str)]:
+            slot = self._slots.get(place)
+            if slot is not None and slot.serving is not self._backbones.default:
+                self._slots.evict(place)
+
     async def stop(self) -> None:
         """Cancel what is in flight."""
         for flight in self._flights.values():
@@ -86,18 +106,20 @@ class Auxiliaries:
 
     async def _load(self, pins: Pins) -> None:
         adapters = []
+        serving = self._backbones.default
         try:
             for domain, revision in pins:
-                adapters.append((await self._preparer.verified_revision(domain, revision)).adapter)
-            slot = await self._preparer.auxiliary_slot(adapters)
+                adapters.append((await self._preparer.verified_auxiliary(domain, revision, serving)).adapter)
+            slot = await self._preparer.auxiliary_slot(adapters, serving)
         except LOST:
             self._set_aside(pins)
         except (ArtifactError, EngineFailed) as error:  # the last alone, or with those before: they are tried without
-            self._domains.reject(domain, revision, str(error))
+            self._domains.reject(domain, revision, str(error), type(error).__name__)
         except StoreError:
             self._set_aside(pins)
         else:
-            self._slots.activate(pins, slot)
+            if serving is self._backbones.default:  # else the next request begins anew
+                self._slots.activate(pins, slot)
 
     def _set_aside(self, pins: Pins) -> None:
         self._ask_again_at.pop(pins, None)  # so that the first is the one that failed longest ago

@@ -33,6 +33,7 @@ class Known:
         retry_at: the store could not give the record, or a revision that it names: `Clock.now()` seconds from when on
             it is worth another try.
         version: of the record as read; None when it was not read, or not all that it names could be loaded.
+        era: `Domains.era` when its revisions were tried; refusals of an earlier one may be out of date.
     """
 
     record: DomainRecord | None
@@ -40,6 +41,7 @@ class Known:
     rejected: dict[str, str] = field(default_factory=dict)
     retry_at: float | None = None
     version: str | None = None
+    era: int = 0
 
     @property
     def generation(self) -> int:
@@ -66,7 +68,7 @@ class Domains:
     """Every domain this replica has heard of, unless it was evicted since.
 
     Args:
-        divisions: of the bundle.
+        divisions: see `divide`.
         slots: what is in memory.
         observer: told of activations and refusals.
         unknown_limit: ids that are remembered as unknown; the oldest is forgotten first.
@@ -80,14 +82,16 @@ class Domains:
         *,
         unknown_limit: int,
     ) -> None:
-        self._divisions = {division.name: division for division in divisions}
-        self._listed = {domain: division.name for division in self._divisions.values() for domain in division.domains}
+        self.era = 0
+        self._divisions: dict[str, Division] = {}
+        self._listed: dict[str, str] = {}
         self._slots = slots
         self._observer = observer
         self._unknown_limit = unknown_limit
         self._unknown: OrderedDict[str, None] = OrderedDict()
         self._known: dict[str, Known] = {}
         self._fleet = FleetRelease()
+        self.divide(divisions)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._known)
@@ -101,6 +105,18 @@ class Domains:
         """Let another release hold; domains that are known already follow one by one, by `repoint`."""
         self._fleet = fleet
         self._unknown.clear()
+
+    def divide(self, divisions: Iterable[Division]) -> None:
+        """Take the divisions of the bundles in memory, and the domains that they list; the last word on each counts."""
+        every = list(divisions)
+        self._divisions = {division.name: division for division in every}
+        self._listed = {domain: division.name for division in every for domain in division.domains}
+        self._unknown.clear()
+
+    def reconsider(self) -> list[str]:
+        """Let every refusal so far be tried again when its domain is refreshed next; those domains."""
+        self.era += 1
+        return [domain for domain, known in self._known.items() if known.rejected]
 
     def get(self, domain: str) -> Known | None:
         """What is known here; None before the first look into the store, and after an eviction."""
@@ -124,11 +140,6 @@ class Domains:
         """Whether the bundle has this division as an auxiliary one."""
         found = self._divisions.get(division) if division is not None else None
         return found is not None and not found.natural
-
-    @property
-    def auxiliary_divisions(self) -> tuple[str, ...]:
-        """Names of the auxiliary divisions, in the order of the bundle."""
-        return tuple(division.name for division in self._divisions.values() if not division.natural)
 
     def is_unknown(self, domain: str) -> bool:
         """Whether a look into the store found nothing lately."""
@@ -181,6 +192,7 @@ class Domains:
         retry_at: float | None = None,
         version: str | None = None,
         since: Known | None = None,
+        era: int | None = None,
     ) -> bool:
         """Take a record and flip the domain to the slot that it leads to.
 
@@ -193,6 +205,7 @@ class Domains:
             version: of the record as read.
             since: what `get` gave before the store was asked for this record. If that still stands the record is the
                 later truth whatever its generation: a store restored from a backup counts on from a lower one.
+            era: of what was tried; None is the one that holds.
 
         Returns:
             False, and nothing changes, when a record of a higher generation was applied meanwhile.
@@ -202,7 +215,8 @@ class Domains:
         if before is not None and before is not since and generation < before.generation:
             return False
         self._unknown.pop(domain, None)
-        known = Known(record, self._fleet.live(domain, record), dict(rejected or {}), retry_at, version)
+        tried = self.era if era is None else era
+        known = Known(record, self._fleet.live(domain, record), dict(rejected or {}), retry_at, version, tried)
         self._known[domain] = known
         serving = self._slots.get(domain)
         by_release = known.live is not None and (
@@ -262,12 +276,12 @@ class Domains:
         if slot.revision is not None and self.wants(domain, role) == slot.revision:
             self._slots.give(domain, role, slot)
 
-    def reject(self, domain: str, revision: str, reason: str) -> None:
-        """Remember that this replica refuses a revision of what it applied."""
+    def reject(self, domain: str, revision: str, reason: str, kind: str = "EngineFailed") -> None:
+        """Remember that this replica refuses a revision of what it applied; kind is the class of the error."""
         known = self._known.get(domain)
         if known is not None:
             known.rejected[revision] = reason
-        self._observer.rejected(domain, revision, reason, by=self.author(domain))
+        self._observer.rejected(domain, revision, reason, by=self.author(domain), kind=kind)
 
     def set_aside(self, domain: str, slot: Slot, reason: str) -> None:
         """Stop scoring with a slot that gave a non-finite logit, whatever it is for."""

@@ -31,10 +31,12 @@ class Segment:
     Args:
         rows: encoded rows, every field of the backbone.
         prepared: what `Engine.prepare` of the same engine returned.
+        engine: runs it.
     """
 
     rows: EncodedRows
     prepared: Any
+    engine: Engine
 
 
 class Engine(Protocol):
@@ -54,3 +56,20 @@ class Engine(Protocol):
 
     def logits(self, rows: EncodedRows, folded: Folded) -> NDArray[np.float64]:
         """Logits before calibration, float64 (n,), as verification compares them with golden rows."""
+
+
+def run_each(segments: Sequence[Segment]) -> list[NDArray[np.float64]]:
+    """Score segments, each by its own engine; those of one engine in one call.
+
+    Returns:
+        Per segment the logits after calibration, float64 (n,).
+    """
+    engines = list(dict.fromkeys(segment.engine for segment in segments))
+    if len(engines) == 1:
+        return engines[0].run(segments)
+    logits: list[NDArray[np.float64]] = [np.empty(0)] * len(segments)
+    for engine in engines:
+        own = [position for position, segment in enumerate(segments) if segment.engine is engine]
+        for position, part in zip(own, engine.run([segments[position] for position in own]), strict=True):
+            logits[position] = part
+    return logits

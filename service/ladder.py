@@ -18,19 +18,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from features.rows import EncodedRows
 from service.auxiliary import Auxiliaries
+from service.backbones import Backbones
 from service.canary import in_canary
 from service.clock import Clock, settled
 from service.domains import Domains, Known
-from service.engine import Prepared, Segment
-from service.errors import AuxiliaryDomain
+from service.engine import Segment
+from service.errors import AuxiliaryDomain, InvalidContext
 from service.loader import Loader
 from service.precedence import Precedence
 from service.segments import Places, rows_of, split
+from service.serving import Serving
 from service.slots import Lease, Slot, SlotTable
 from service.switches import Switchboard
 from service.tables import Encoded, FeatureTables, Part
@@ -47,25 +48,44 @@ Fallback = Literal[
 Alias = Literal["live", "canary", "previous"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Asked:
-    """A request as the ladder sees it.
+    """A request as the ladder sees it, encoded for one backbone.
 
     Args:
         domain: of a natural division, known or not.
         user_id: as given; decides whether a canary scores.
-        tables: those that encoded it, held to the last row.
-        encoded: its rows.
+        item_ids: as given.
+        context: as given.
         min_generation: the oldest generation of the record that counts as live.
         deadline: no wait is longer, `Clock.now()` seconds.
+        serving: the backbone that its rows are encoded for.
+
+    Attributes:
+        tables: those that encoded it, held to the last row.
+        encoded: its rows.
+
+    Raises:
+        InvalidContext: a context value that its field cannot take.
     """
 
     domain: str
     user_id: str | int
-    tables: FeatureTables
-    encoded: Encoded
+    item_ids: Sequence[str | int]
+    context: Mapping[str, Any] | None
     min_generation: int | None
     deadline: float
+    serving: Serving
+    tables: FeatureTables = field(init=False)
+    encoded: Encoded = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tables = self.serving.tables.current  # taken once: one response is of one pair of tables
+        self.encoded = self.tables.encode(self.user_id, self.item_ids, self.domain, self.context)
+
+    def by(self, serving: Serving) -> Asked:
+        """The same request for a backbone; itself if its rows are that one's already."""
+        return self if serving is self.serving else replace(self, serving=serving)
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +93,7 @@ class Admission:
     """What scores one request, held until `release`.
 
     Args:
+        asked: the request, encoded for the one backbone that scores it.
         segments: of the request; together every row once.
         positions: rows of each segment, int64; None means all, in order.
         leases: on every slot that the segments use.
@@ -84,6 +105,7 @@ class Admission:
         fallback: why live does not score; None when it does.
     """
 
+    asked: Asked
     segments: Sequence[Segment]
     positions: Places
     leases: Sequence[Lease]
@@ -109,7 +131,7 @@ class Ladder:
         auxiliaries: auxiliary adapters alone.
         loader: pulls cold domains.
         switches: may keep every adapter out.
-        backbone: the engine's prepared backbone, the last rung.
+        backbones: those in memory; the last rung.
         clock: bounds cold waits.
         precedence: told while a request waits for a load.
         cold_wait_s: how long a request waits for what is not resident.
@@ -122,7 +144,7 @@ class Ladder:
         auxiliaries: Auxiliaries,
         loader: Loader,
         switches: Switchboard,
-        backbone: Prepared,
+        backbones: Backbones,
         clock: Clock,
         *,
         precedence: Precedence,
@@ -133,27 +155,34 @@ class Ladder:
         self._auxiliaries = auxiliaries
         self._loader = loader
         self._switches = switches
-        self._backbone = backbone
+        self._backbones = backbones
         self._clock = clock
         self._precedence = precedence
         self._cold_wait_s = cold_wait_s
+
+    def serving(self, domain: str) -> Serving:
+        """The backbone that would score the domain now; `admit` looks again after any wait."""
+        backbones = self._backbones
+        return backbones.default if backbones.beside is None else backbones.of(self._slots.get(domain))
 
     async def admit(self, asked: Asked) -> Admission:
         """Choose the rung and lease it, after any cold wait; the caller releases.
 
         Raises:
             AuxiliaryDomain: the domain belongs to an auxiliary division.
+            InvalidContext: a context value that its field cannot take, in the backbone that the domain came to since.
         """
         domain = asked.domain
         if self._switches.backbone_only:
             self._refuse_auxiliary(domain)
-            return self.by_backbone(asked.encoded.rows, _generation(self._domains.get(domain)), "switched_off")
+            default = asked.by(self._backbones.default)
+            return self.by_backbone(default, _generation(self._domains.get(domain)), "switched_off")
         until = min(self._clock.now() + self._cold_wait_s, asked.deadline)
         failure = await self._warm(domain, asked.min_generation, until)
         self._refuse_auxiliary(domain)
         if self._slots.get(domain) is None and not self._domains.is_unknown(domain):
             await self._warm_auxiliaries(asked, until)
-        # nothing below awaits: reason, leases and names are of one moment
+        # nothing below awaits: reason, leases, names and backbone are of one moment
         fallback = self._fallback(domain, asked.min_generation, failure)
         canary = self._canary(asked)
         if canary is not None:
@@ -163,11 +192,12 @@ class Ladder:
             known = self._domains.get(domain)
             is_live = known is not None and known.live == lease.slot.revision
             return self._by_slot(asked, lease, "live" if is_live else "previous", fallback)
-        return self._by_auxiliaries(asked, fallback)
+        return self._by_auxiliaries(asked.by(self._backbones.default), fallback)
 
-    def by_backbone(self, rows: EncodedRows, generation: int | None, fallback: Fallback | None) -> Admission:
-        """The last rung, which always stands."""
-        return Admission([Segment(rows, self._backbone)], [None], [], None, None, None, generation, {}, fallback)
+    def by_backbone(self, asked: Asked, generation: int | None, fallback: Fallback | None) -> Admission:
+        """The last rung, which always stands: the backbone that the rows are encoded for."""
+        segment = Segment(asked.encoded.rows, asked.serving.prepared, asked.serving.engine)
+        return Admission(asked, [segment], [None], [], None, None, None, generation, {}, fallback)
 
     async def _warm(self, domain: str, min_generation: int | None, until: float) -> Fallback | None:
         """Pull the domain if it is cold or too old; why that failed, else None."""
@@ -251,27 +281,33 @@ class Ladder:
 
     def _by_slot(self, asked: Asked, lease: Lease, alias: Alias, fallback: Fallback | None) -> Admission:
         slot = lease.slot
+        try:
+            asked = asked.by(slot.serving)
+        except InvalidContext:
+            lease.release()
+            raise
         segments, places = split(asked.tables, asked.encoded, slot)
         generation = _generation(self._domains.get(asked.domain))
-        return Admission(segments, places, [lease], slot, slot.revision, alias, generation, slot.fuses, fallback)
+        return Admission(asked, segments, places, [lease], slot, slot.revision, alias, generation, slot.fuses, fallback)
 
     def _by_auxiliaries(self, asked: Asked, fallback: Fallback | None) -> Admission:
         generation = _generation(self._domains.get(asked.domain))
         parts = [] if fallback == "unknown_domain" else self._parts(asked)
         leases = [self._auxiliaries.lease(part.combination) for part in parts]
         if not any(leases):
-            return self.by_backbone(asked.encoded.rows, generation, fallback)
+            return self.by_backbone(asked, generation, fallback)
+        alone, engine = asked.serving.prepared, asked.serving.engine
         segments = [
-            Segment(rows_of(asked.encoded, part), self._backbone if lease is None else lease.slot.prepared(()))
+            Segment(rows_of(asked.encoded, part), alone if lease is None else lease.slot.prepared(()), engine)
             for part, lease in zip(parts, leases, strict=True)
         ]
         held = [lease for lease in leases if lease is not None]
         fuses = {domain: revision for lease in held for domain, revision in lease.slot.fuses.items()}
         positions = [part.positions for part in parts]
-        return Admission(segments, positions, held, None, None, None, generation, fuses, "auxiliary_only")
+        return Admission(asked, segments, positions, held, None, None, None, generation, fuses, "auxiliary_only")
 
     def _parts(self, asked: Asked) -> list[Part]:
-        return asked.tables.parts(asked.encoded, self._domains.auxiliary_divisions)
+        return asked.tables.parts(asked.encoded, asked.tables.auxiliary_divisions)
 
 
 def _generation(known: Known | None) -> int | None:

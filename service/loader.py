@@ -21,7 +21,7 @@ from adapters_store.errors import (
     StoreError,
     StoreUnavailable,
 )
-from adapters_store.records import DomainRecord
+from adapters_store.records import DomainRecord, seconds_of
 from adapters_store.store import AdapterStore
 from service.clock import Clock
 from service.domains import TRIALS, Domains, Known
@@ -62,6 +62,7 @@ class _Look:
         version: of the record.
         since: what was known here before the look.
         in_vain: the record was out of reach, so the release alone decides for a moment.
+        read_at: when it ended, `Clock.now()` seconds.
     """
 
     domain: str
@@ -69,6 +70,7 @@ class _Look:
     version: str | None
     since: Known | None
     in_vain: bool = False
+    read_at: float = 0.0
 
 
 class Loader:
@@ -240,10 +242,10 @@ class Loader:
             cached = self._store is not self._truth
             if not cached or since is not None or self._domains.fleet.live(domain, None) is None:
                 raise
-            return _Look(domain, None, None, None, in_vain=True)
+            return _Look(domain, None, None, None, in_vain=True, read_at=self._clock.now())
         if stamped is None:
-            return _Look(domain, None, None, since)
-        return _Look(domain, stamped.record, stamped.version, since)
+            return _Look(domain, None, None, since, read_at=self._clock.now())
+        return _Look(domain, stamped.record, stamped.version, since, read_at=self._clock.now())
 
     def _remember_failure(self, domain: str) -> None:
         for whose in (domain, _ANY):
@@ -253,9 +255,9 @@ class Loader:
             self._ask_again_at.popitem(last=False)
 
     async def _bring(self, look: _Look) -> None:
-        """Apply what a look found; once more where another release came to stand meanwhile."""
+        """Apply what a look found; once more where another release, or another backbone, came to stand meanwhile."""
         while True:
-            fleet, domain = self._domains.fleet, look.domain
+            fleet, era, domain = self._domains.fleet, self._domains.era, look.domain
             live = fleet.live(domain, look.record)
             if look.record is None and live is None:
                 self._domains.absent(domain)
@@ -265,14 +267,16 @@ class Loader:
                 self._domains.apply(domain, look.record, None, version=look.version, since=look.since)
                 return
             await self._load(look, live)
-            if fleet is self._domains.fleet or self._domains.fleet.live(domain, look.record) == live:
+            unmoved = fleet is self._domains.fleet or self._domains.fleet.live(domain, look.record) == live
+            if unmoved and era == self._domains.era:
                 return
 
     async def _load(self, look: _Look, live: str) -> None:
         """Flip to the first revision of the ladder that this replica accepts."""
         known = self._domains.get(look.domain)
         generation = -1 if look.record is None else look.record.generation
-        same = known is not None and known.generation == generation
+        era = self._domains.era
+        same = known is not None and known.generation == generation and known.era == era
         rejected = dict(known.rejected) if known is not None and same else {}
         slot: Slot | None = None
         missing: StoreError | None = None
@@ -293,14 +297,24 @@ class Loader:
                 rejected[revision] = str(error)
                 self._observer.adapter_loaded("rejected")
                 by = self._domains.fleet.pointer.by if look.record is None else look.record.by
-                self._observer.rejected(look.domain, revision, str(error), by=by)
+                self._observer.rejected(look.domain, revision, str(error), by=by, kind=type(error).__name__)
         retry_at = self._clock.now() + _RETRY_S if missing is not None or look.in_vain else None
         version = look.version if missing is None else None
-        self._domains.apply(
-            look.domain, look.record, slot, rejected, retry_at=retry_at, version=version, since=look.since
+        serving = self._slots.get(look.domain)
+        applied = self._domains.apply(
+            look.domain, look.record, slot, rejected, retry_at=retry_at, version=version, since=look.since, era=era
         )
+        if applied and slot is not None and serving is not None and slot.revision != serving.revision:
+            self._tell_swapped(look)
         if missing is not None:
             raise missing
+
+    def _tell_swapped(self, look: _Look) -> None:
+        before = -1 if look.since is None else look.since.generation
+        # where a release made the difference the record's own time says nothing
+        moved = look.record is not None and look.record.generation != before
+        written_s = seconds_of(look.record.updated_at) if look.record is not None and moved else None
+        self._observer.swapped(self._clock.now() - look.read_at, written_s)
 
     async def _bring_trials(self, domain: str) -> None:
         """Prepare canary and shadow beside live; until then, and when they are refused, live serves alone."""
@@ -317,7 +331,7 @@ class Loader:
                 raise
             except (ArtifactError, EngineFailed) as error:
                 self._observer.adapter_loaded("rejected")
-                self._domains.reject(domain, revision, str(error))
+                self._domains.reject(domain, revision, str(error), type(error).__name__)
 
     async def _slot(self, domain: str, revision: str) -> Slot:
         return await self._preparer.slot(await self._preparer.verified_revision(domain, revision))

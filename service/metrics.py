@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 
-from prometheus_client import Counter, Histogram, ProcessCollector
+from prometheus_client import Counter, ProcessCollector
 from structlog.typing import FilteringBoundLogger
 
 from service.aggregation import Family, Registry, exposition
+from service.backbone_metrics import BackboneMetrics
+from service.histograms import ArrayHistogram, LabelledHistogram
 from service.lifecycle import LifecycleMetrics
 from service.logs import Action, AuditLog
 from service.observer import LoadOutcome
@@ -26,7 +28,7 @@ DOMAINS = 50
 _LATEST = ("process_start_time_seconds", "process_max_fds")
 
 
-class Metrics(ScoreMetrics, StoreMetrics, LifecycleMetrics):
+class Metrics(ScoreMetrics, StoreMetrics, LifecycleMetrics, BackboneMetrics):
     """What `/metrics` shows; the `service.observer.Observer` of the core, and the HTTP edge's own counts.
 
     Args:
@@ -51,6 +53,7 @@ class Metrics(ScoreMetrics, StoreMetrics, LifecycleMetrics):
         ScoreMetrics.__init__(self, registry, self._together, wall)
         StoreMetrics.__init__(self, registry, now, wall)
         LifecycleMetrics.__init__(self, log, registry)
+        BackboneMetrics.__init__(self, log, registry)
         self._audit = AuditLog(log)
         ProcessCollector(registry=registry)
         for name in _LATEST:
@@ -68,24 +71,17 @@ class Metrics(ScoreMetrics, StoreMetrics, LifecycleMetrics):
 
     def _open_requests(self, registry: Registry) -> None:
         self._requests = Counter("espalier_requests", "HTTP requests answered.", ["route", "status"], registry=registry)
-        self._request_seconds = Histogram(
-            "espalier_request_seconds",
-            "From a request's headers to the end of its answer.",
-            ["route"],
-            buckets=SECONDS,
-            registry=registry,
+        # label lookups cost more than counting, so each child is taken once
+        self._by_route: dict[tuple[str, int], Counter] = {}
+        self._request_seconds = LabelledHistogram(
+            "espalier_request_seconds", "From a request's headers to the end of its answer.", "route", SECONDS, registry
         )
-        stage = Histogram(
-            "espalier_stage_seconds", "Time of a request by stage.", ["stage"], buckets=SECONDS, registry=registry
-        )
-        # label lookups cost more than the observation, so each stage's child is taken once
-        self._stages = {name: stage.labels(name) for name in STAGES}
+        stage = LabelledHistogram("espalier_stage_seconds", "Time of a request by stage.", "stage", SECONDS, registry)
+        self._stages = {name: stage.of(name) for name in STAGES}
 
     def _open_batches(self, registry: Registry) -> None:
-        self._batch_rows = Histogram("espalier_batch_rows", "Rows of a batch.", buckets=ROWS, registry=registry)
-        self._batch_segments = Histogram(
-            "espalier_batch_segments", "Segments of a batch.", buckets=ROWS[:6], registry=registry
-        )
+        self._batch_rows = ArrayHistogram("espalier_batch_rows", "Rows of a batch.", ROWS, registry)
+        self._batch_segments = ArrayHistogram("espalier_batch_segments", "Segments of a batch.", ROWS[:6], registry)
         self._queue_rows = registry.gauge("espalier_queue_rows", "Rows that wait for the engine, over all workers.")
         self._queue_limit = registry.gauge("espalier_queue_limit_rows", "Rows that may wait, over all workers.")
 
@@ -115,9 +111,12 @@ class Metrics(ScoreMetrics, StoreMetrics, LifecycleMetrics):
 
     def request(self, route: str, status: int, seconds: float | None = None) -> None:
         """A request was answered; `route` is the route's template, never a path."""
-        self._requests.labels(route, str(status)).inc()
+        counter = self._by_route.get((route, status))
+        if counter is None:
+            counter = self._by_route[route, status] = self._requests.labels(route, str(status))
+        counter.inc()
         if seconds is not None:
-            self._request_seconds.labels(route).observe(seconds)
+            self._request_seconds.of(route).observe(seconds)
 
     def stage(self, name: str, seconds: float) -> None:
         """A request spent this long in a stage, one of STAGES."""

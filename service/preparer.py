@@ -5,7 +5,7 @@ Everything that costs runs on the loader thread; the event loop only waits for t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,14 +14,23 @@ from typing import TypeVar
 from async_lru import alru_cache
 
 from adapters_store.artifact import Adapter, Fusion, decode_adapter, decode_fusion
-from adapters_store.backbone import Backbone
-from adapters_store.errors import ArtifactError, BlobMissing, DigestMismatch, LimitExceeded, MissingPin, WrongPin
+from adapters_store.errors import (
+    ArtifactError,
+    BlobMissing,
+    DigestMismatch,
+    LimitExceeded,
+    MissingPin,
+    WrongFingerprint,
+    WrongPin,
+)
 from adapters_store.folding import Combination, Folded, fold_auxiliary_only
 from adapters_store.pausing import Pause
+from adapters_store.records import seconds_of
 from adapters_store.store import AdapterStore
 from adapters_store.tensors import TensorLimits
 from adapters_store.verification import verify_adapter, verify_fusion
-from service.engine import Engine
+from service.backbones import Backbones
+from service.serving import Serving
 from service.slots import Slot
 from service.threads import WorkerThread
 
@@ -36,17 +45,21 @@ class Verified:
 
     Args:
         folds: what its combinations fold into.
+        serving: its backbone.
     """
 
     adapter: Adapter
     folds: Mapping[Combination, Folded]
+    serving: Serving
 
 
 class Preparer:
-    """Turns artifacts into slots for one backbone and one engine.
+    """Turns artifacts into slots, each by the backbone that it was made for.
 
     Args:
         store: where blobs are read.
+        backbones: those in memory.
+        bring: loads the backbone of a fingerprint if it is not in memory, or raises what keeps it out.
         thread: the loader thread.
         limits: checked before anything is allocated.
         pause: called on the loader thread between two steps.
@@ -55,15 +68,15 @@ class Preparer:
     def __init__(
         self,
         store: AdapterStore,
-        backbone: Backbone,
-        engine: Engine,
+        backbones: Backbones,
+        bring: Callable[[str], Awaitable[Serving]],
         thread: WorkerThread,
         limits: TensorLimits,
         pause: Pause,
     ) -> None:
         self._store = store
-        self._backbone = backbone
-        self._engine = engine
+        self._backbones = backbones
+        self._bring = bring
         self._thread = thread
         self._limits = limits
         self._pause = pause
@@ -84,6 +97,15 @@ class Preparer:
         """The same for a stored revision."""
         return await self.verified(domain, await self._store.get(revision))
 
+    async def verified_auxiliary(self, domain: str, revision: str, serving: Serving) -> Verified:
+        """The same for an auxiliary adapter that shall score alone, by one backbone.
+
+        Raises:
+            adapters_store.errors.WrongFingerprint: it was made for another one.
+        """
+        body = await self._store.get(revision)
+        return await self._verified(domain, body, lambda verified: verified, serving)
+
     async def slot_of_revision(self, domain: str, revision: str) -> Slot:
         """A stored revision verified and prepared; errors as `verified`."""
         return await self._verified(domain, await self._store.get(revision), self._prepared)
@@ -91,59 +113,84 @@ class Preparer:
     async def verified_fusion(self, body: bytes | memoryview) -> Fusion:
         """Decode and verify a fusion."""
         fusion = await self._thread.run(partial(decode_fusion, body, self._limits))
-        await self._thread.run(partial(verify_fusion, fusion, self._backbone))
+        serving = await self._bring(fusion.manifest.fingerprint)
+        await self._thread.run(partial(verify_fusion, fusion, serving.backbone))
         return fusion
 
     async def slot(self, verified: Verified) -> Slot:
         """Prepare every combination of a verified adapter."""
         return await self._thread.run(partial(self._prepared, verified))
 
-    async def auxiliary_slot(self, adapters: Sequence[Adapter]) -> Slot:
-        """A slot of verified auxiliary adapters only, in the order of the divisions."""
-        prepared = await self._thread.run(lambda: self._engine.prepare(fold_auxiliary_only(self._backbone, adapters)))
+    async def auxiliary_slot(self, adapters: Sequence[Adapter], serving: Serving) -> Slot:
+        """A slot of verified auxiliary adapters of one backbone only, in the order of the divisions."""
+        prepared = await self._thread.run(
+            lambda: serving.engine.prepare(fold_auxiliary_only(serving.backbone, adapters))
+        )
         fuses = {adapter.manifest.domain: adapter.revision for adapter in adapters}
-        return Slot(None, (), {(): prepared}, fuses)
+        return Slot(None, (), {(): prepared}, fuses, serving)
 
-    async def _verified(self, domain: str, body: bytes | memoryview, finish: Callable[[Verified], T]) -> T:
+    async def _verified(
+        self, domain: str, body: bytes | memoryview, finish: Callable[[Verified], T], only: Serving | None = None
+    ) -> T:
         """Decode, verify and finish: in one turn of the thread where nothing is pinned, as each turn costs the loop."""
-        adapter, finished = await self._thread.run(partial(self._unpinned, domain, body, finish))
+        adapter, finished = await self._thread.run(partial(self._unpinned, domain, body, finish, only))
         if finished is not None:
             return finished
+        serving = await self._bring(adapter.manifest.fingerprint)
         auxiliaries = await self._pins(adapter)
         fusion = await self._fusion_pin(adapter.manifest.fusion)
-        return await self._thread.run(lambda: finish(self._verify(domain, adapter, auxiliaries, fusion)))
+        return await self._thread.run(lambda: finish(self._verify(serving, domain, adapter, auxiliaries, fusion)))
 
     def _unpinned(
-        self, domain: str, body: bytes | memoryview, finish: Callable[[Verified], T]
+        self, domain: str, body: bytes | memoryview, finish: Callable[[Verified], T], only: Serving | None
     ) -> tuple[Adapter, T | None]:
         self._pause()
         adapter = decode_adapter(body, self._limits, self._pause)
-        if adapter.manifest.fuses or adapter.manifest.fusion is not None:
+        claimed = adapter.manifest.fingerprint
+        if only is not None and claimed != only.fingerprint:
+            raise WrongFingerprint(
+                f"adapter of domain {domain!r} was made for backbone fingerprint {claimed}; alone it would score by "
+                f"the default backbone, whose fingerprint is {only.fingerprint}"
+            )
+        serving = self._backbones.resident(claimed)
+        if serving is None or adapter.manifest.fuses or adapter.manifest.fusion is not None:
             return adapter, None
-        return adapter, finish(self._verify(domain, adapter, {}, None))
+        return adapter, finish(self._verify(serving, domain, adapter, {}, None))
 
     def _verify(
-        self, domain: str, adapter: Adapter, auxiliaries: Mapping[str, Adapter], fusion: Fusion | None
+        self,
+        serving: Serving,
+        domain: str,
+        adapter: Adapter,
+        auxiliaries: Mapping[str, Adapter],
+        fusion: Fusion | None,
     ) -> Verified:
         self._pause()
         folds = verify_adapter(
             adapter,
-            self._backbone,
+            serving.backbone,
             auxiliaries,
             fusion,
-            self._engine.logits,
+            serving.engine.logits,
             domain=domain,
             limits=self._limits,
             pause=self._pause,
         )
-        return Verified(adapter, folds)
+        return Verified(adapter, folds, serving)
 
     def _prepared(self, verified: Verified) -> Slot:
         manifest, combinations = verified.adapter.manifest, {}
         for combination, folded in verified.folds.items():
             self._pause()
-            combinations[combination] = self._engine.prepare(folded)
-        return Slot(verified.adapter.revision, tuple(manifest.auxiliary), combinations, dict(manifest.fuses))
+            combinations[combination] = verified.serving.engine.prepare(folded)
+        return Slot(
+            verified.adapter.revision,
+            tuple(manifest.auxiliary),
+            combinations,
+            dict(manifest.fuses),
+            verified.serving,
+            None if manifest.created_at is None else seconds_of(manifest.created_at),
+        )
 
     async def _pins(self, adapter: Adapter) -> dict[str, Adapter]:
         """What an adapter fuses, by domain; more than could ever be folded is refused before any of it is read."""

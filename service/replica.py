@@ -11,19 +11,18 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from adapters_store.backbone import Backbone
-from adapters_store.errors import ArtifactError, BlobMissing, StoreError
-from adapters_store.folding import Folded
+from adapters_store.errors import StoreError
 from adapters_store.store import AdapterStore
 from adapters_store.tensors import TensorLimits
-from adapters_store.verification import verify_backbone
-from features.errors import FeatureError
+from features.fields import Division
 from service.auxiliary import Auxiliaries
+from service.backbone_watch import BackboneFollower, open_default
+from service.backbones import Backbones
 from service.batcher import Batcher, Logits
 from service.clock import Clock
 from service.domains import Domains
-from service.engine import Engine, Prepared, Segment
+from service.engine import Engine, Segment, run_each
 from service.engines.onnx import OnnxEngine
-from service.errors import EngineFailed, StartError
 from service.ladder import Ladder
 from service.loader import Loader
 from service.observer import Observer
@@ -36,14 +35,14 @@ from service.publisher import Publisher
 from service.releases import ReleaseFollower
 from service.residency import Evictions
 from service.scorer import Scorer
+from service.serving import Serving
 from service.shadow import Shadows
 from service.slots import Slot, SlotTable
 from service.staging import Staging
 from service.switches import Switchboard
-from service.table_watch import TableFollower
-from service.tables import CurrentTables, FeatureTables
+from service.tables import CurrentTables
 from service.threads import LOADER_NICENESS, WorkerThread
-from service.watcher import Follow, Watcher
+from service.watcher import DOMAIN, Follow, Watcher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +104,9 @@ class Replica:
 
     Args:
         store: the truth, for what is changed here; left to its owner, who closes it.
-        backbone: verified with the engine.
-        engine: of that backbone.
-        folded: the backbone itself.
-        threads: the engine's and the loader's.
+        serving: the default backbone.
+        make_engine: for a backbone that comes beside it.
+        threads: the engine's, the loader's and that on which backbones are verified.
         config: bounds and waits.
         observer: told what happens.
         clock: whose seconds count.
@@ -119,10 +117,9 @@ class Replica:
     def __init__(
         self,
         store: AdapterStore,
-        backbone: Backbone,
-        engine: Engine,
-        folded: Folded,
-        threads: tuple[WorkerThread, WorkerThread],
+        serving: Serving,
+        make_engine: Callable[[Backbone], Engine],
+        threads: tuple[WorkerThread, WorkerThread, WorkerThread],
         *,
         config: ReplicaConfig,
         observer: Observer,
@@ -133,16 +130,39 @@ class Replica:
         self.store = store
         self.reader = reader or store
         self.clock = clock
-        self.backbone_revision = backbone.revision
         self._observer = observer
+        observer.limits(config.queue_rows, config.memory_bytes)
         self._config = config
         self._peers = peers or NoPeers()
-        self._engine_thread, self._loader_thread = threads
-        self.tables = CurrentTables(FeatureTables(backbone))
-        self.slots, self.domains = _residency(backbone, config, observer, clock)
+        self._threads = threads
+        engine_thread, self._loader_thread, backbone_thread = threads
+        self._backbones = Backbones(serving)
+        self.slots, self.domains = _residency(serving.backbone, config, observer, clock)
+        self._followed: dict[str, Follow] = {}
+        self.backbones = BackboneFollower(
+            self.reader,
+            store,
+            self._backbones,
+            self.domains,
+            self.slots,
+            backbone_thread,
+            make_engine,
+            self._followed,
+            self._backbones_moved,
+            clock,
+            observer,
+            every_s=config.reconcile_s,
+        )
         limits = TensorLimits(bytes=config.adapter_bytes)
         self._precedence = Precedence()
-        self._preparer = Preparer(self.reader, backbone, engine, self._loader_thread, limits, self._precedence.give_way)
+        self._preparer = Preparer(
+            self.reader,
+            self._backbones,
+            self.backbones.bring,
+            self._loader_thread,
+            limits,
+            self._precedence.give_way,
+        )
         self.loader = Loader(
             self.reader,
             store,
@@ -153,9 +173,9 @@ class Replica:
             observer,
             in_flight=config.cold_in_flight,
         )
-        self.auxiliaries = Auxiliaries(self.domains, self.loader, self._preparer, self.slots, clock)
+        self.auxiliaries = Auxiliaries(self._backbones, self.domains, self.loader, self._preparer, self.slots, clock)
         self.batcher = Batcher(
-            partial(_run, self._engine_thread, engine),
+            partial(_run, engine_thread),
             clock,
             observer,
             batch_rows=config.batch_rows,
@@ -169,7 +189,7 @@ class Replica:
             share=config.loader_share,
         )
         self.switches = Switchboard(self.reader, store, observer)
-        self.scorer = self._make_scorer(engine.prepare(folded))
+        self.scorer = self._make_scorer()
         self.publisher = Publisher(
             store,
             self.reader,
@@ -186,9 +206,9 @@ class Replica:
         )
         self.staging = self._make_staging()
         self.prewarmer = self._make_prewarmer()
-        self.watcher = self._make_watcher(backbone)
+        self.watcher = self._make_watcher()
 
-    def _make_scorer(self, backbone: Prepared) -> Scorer:
+    def _make_scorer(self) -> Scorer:
         """The main path, on top of what is wired already."""
         ladder = Ladder(
             self.domains,
@@ -196,7 +216,7 @@ class Replica:
             self.auxiliaries,
             self.loader,
             self.switches,
-            backbone,
+            self._backbones,
             self.clock,
             precedence=self._precedence,
             cold_wait_s=self._config.cold_wait_ms / 1000,
@@ -209,13 +229,11 @@ class Replica:
             random=random.random,
         )
         return Scorer(
-            self.tables,
             ladder,
             self.batcher,
             shadows,
             self.domains,
             self.loader,
-            self.backbone_revision,
             self.clock,
             self._observer,
             precedence=self._precedence,
@@ -251,20 +269,18 @@ class Replica:
             domains=self._config.prewarm_domains,
         )
 
-    def _make_watcher(self, backbone: Backbone) -> Watcher:
-        followed: dict[str, Follow] = {
+    def _make_watcher(self) -> Watcher:
+        self._followed |= {
+            "backbone": self.backbones.follow,
             "release": self.releases.follow,
             "switches": self.switches.follow,
             "staged": self.staging.follow,
         }
-        tables = TableFollower(self.reader, self.store, backbone, self.tables, self._observer)
-        followed |= {key: partial(tables.follow, side) for side, key in tables.keys.items()}
-        self._followed = followed
         return Watcher(
             self.reader,
             self.domains,
             self.loader,
-            followed,
+            self._followed,
             self.clock,
             self._observer,
             reconcile_s=self._config.reconcile_s,
@@ -296,40 +312,54 @@ class Replica:
             StartError: the store names no default backbone, or it is refused, or the engine does not reproduce it.
             adapters_store.errors.StoreError: the store failed, and the disk cache does not have the backbone.
         """
-        read = reader or store
-        record = await read.backbone_record()
-        if record.default is None:
-            raise StartError("the store has no default backbone: publish one with `espalier publish RUN --store URL`")
-        try:
-            backbone = await read.bundle(record.default)
-            engine = make_engine(backbone, config)
-            folded = verify_backbone(backbone, engine.logits)
-            threads = WorkerThread("espalier-engine"), WorkerThread("espalier-loader", niceness=LOADER_NICENESS)
-            replica = cls(
-                store,
-                backbone,
-                engine,
-                folded,
-                threads,
-                config=config,
-                observer=observer,
-                clock=clock,
-                reader=reader,
-                peers=peers,
-            )
-        except (ArtifactError, BlobMissing, EngineFailed, FeatureError) as error:
-            raise StartError(f"backbone {record.default} cannot serve: {error}") from error
+
+        def make(backbone: Backbone) -> Engine:
+            return make_engine(backbone, config)
+
+        serving = await open_default(reader or store, make, observer, cached=reader is not None)
+        threads = (
+            WorkerThread("espalier-engine"),
+            WorkerThread("espalier-loader", niceness=LOADER_NICENESS),
+            WorkerThread("espalier-backbone", niceness=LOADER_NICENESS),
+        )
+        replica = cls(
+            store,
+            serving,
+            make,
+            threads,
+            config=config,
+            observer=observer,
+            clock=clock,
+            reader=reader,
+            peers=peers,
+        )
         await replica._catch_up()
         return replica
 
     async def _catch_up(self) -> None:
         """Join the other workers, then read the followed records; what cannot be read is left to the watcher."""
         await self._peers.start(self.loader.reach)
-        for follow in self._followed.values():
+        for follow in list(self._followed.values()):
             try:
                 await follow()
             except StoreError:
                 self._observer.store_failed("start")
+
+    def _backbones_moved(self) -> None:
+        """Another default, or others in memory: what was decided by them is decided anew."""
+        self.domains.divide(_divisions(self._backbones))
+        self.auxiliaries.forget()
+        self.watcher.notice([DOMAIN + domain for domain in self.domains.reconsider()])
+
+    @property
+    def backbone_revision(self) -> str:
+        """Of the default bundle that serves here."""
+        return self._backbones.default.revision
+
+    @property
+    def tables(self) -> CurrentTables:
+        """The feature tables of the default backbone."""
+        return self._backbones.default.tables
 
     @property
     def resident_adapters(self) -> int:
@@ -339,14 +369,16 @@ class Replica:
     async def start(self) -> None:
         """Load pinned and busy domains, within `prewarm_s`; watch, report and count from then on."""
         self.watcher.start()
+        self.backbones.start()
         if self._config.prewarm_s > 0:
             await self.prewarmer.warm()
         self.prewarmer.start()
         self.staging.start()
 
     async def stop(self) -> None:
-        """Stop the watcher and every load, finish what is queued, end both threads."""
+        """Stop the watcher and every load, finish what is queued, end the threads."""
         await self.watcher.stop()
+        await self.backbones.stop()
         await self.prewarmer.stop()
         await self.staging.stop()
         await self.releases.stop()
@@ -354,8 +386,8 @@ class Replica:
         await self.loader.stop()
         await self.auxiliaries.stop()
         await self.batcher.drain()
-        self._engine_thread.close()
-        self._loader_thread.close()
+        for thread in self._threads:
+            thread.close()
 
 
 def _residency(
@@ -377,5 +409,10 @@ def _residency(
     return slots, domains
 
 
-async def _run(thread: WorkerThread, engine: Engine, segments: Sequence[Segment]) -> Logits:
-    return await thread.run(partial(engine.run, segments))
+def _divisions(backbones: Backbones) -> list[Division]:
+    """Those of every backbone in memory, the default's last."""
+    return [division for serving in reversed(list(backbones)) for division in serving.backbone.manifest.divisions]
+
+
+async def _run(thread: WorkerThread, segments: Sequence[Segment]) -> Logits:
+    return await thread.run(partial(run_each, segments))

@@ -22,7 +22,6 @@ from service.observer import Observer
 from service.precedence import Precedence
 from service.segments import in_order, probability
 from service.shadow import ShadowRun, Shadows
-from service.tables import CurrentTables, Encoded
 
 __all__ = ["Fallback", "ScoreRequest", "ScoreResult", "Scorer", "Served"]
 
@@ -103,13 +102,11 @@ class Scorer:
     """The main path; `score` reads top to bottom.
 
     Args:
-        tables: ids to rows, as they stand.
         ladder: admits and leases.
         batcher: in front of the engine.
         shadows: what is scored beside, for comparison.
         domains: told of a slot that gave a non-finite logit.
         loader: then looks for another revision.
-        backbone_revision: named in every response.
         clock: in which deadlines are given.
         observer: told of stages and fallbacks.
         precedence: told that a request is being answered.
@@ -118,26 +115,22 @@ class Scorer:
 
     def __init__(
         self,
-        tables: CurrentTables,
         ladder: Ladder,
         batcher: Batcher,
         shadows: Shadows,
         domains: Domains,
         loader: Loader,
-        backbone_revision: str,
         clock: Clock,
         observer: Observer,
         *,
         precedence: Precedence,
         max_items: int,
     ) -> None:
-        self._tables = tables
         self._ladder = ladder
         self._batcher = batcher
         self._shadows = shadows
         self._domains = domains
         self._loader = loader
-        self._backbone_revision = backbone_revision
         self._clock = clock
         self._observer = observer
         self._precedence = precedence
@@ -166,26 +159,34 @@ class Scorer:
         if len(request.item_ids) > self._max_items:
             raise TooManyItems(len(request.item_ids), self._max_items)
         domain = check_domain(request.domain_id)
-        tables = self._tables.current  # taken once: one response is of one pair of tables
-        encoded = tables.encode(request.user_id, request.item_ids, domain, request.context)
-        asked = Asked(domain, request.user_id, tables, encoded, request.min_generation, request.deadline)
-        admission = await self._ladder.admit(asked)
+        admission = await self._ladder.admit(
+            Asked(
+                domain,
+                request.user_id,
+                request.item_ids,
+                request.context,
+                request.min_generation,
+                request.deadline,
+                self._ladder.serving(domain),
+            )
+        )
         shadow = None
         try:
-            _refuse_if_strict(request, admission, encoded)
+            _refuse_if_strict(request, admission)
             self._stage(request, "lookup", started)
             if admission.alias == "live":
-                shadow = self._shadows.choose(domain, tables, encoded)
+                shadow = self._shadows.choose(admission.asked)
             logits = await self._logits(admission, request, shadow)
             if not np.isfinite(logits).all():
-                admission, logits = await self._rescue(request, admission, asked)
+                admission, logits = await self._rescue(request, admission)
                 shadow = None
         finally:
             admission.release()
         replying = self._clock.now()
         if replying >= request.deadline:
+            self._observer.deadline_missed("reply")
             raise DeadlineExceeded("before the reply was written")
-        result = self._result(request, admission, asked, logits)
+        result = self._result(request, admission, logits)
         if shadow is not None:
             shadow.answer(result.scores)
         self._stage(request, "reply", replying)
@@ -204,15 +205,13 @@ class Scorer:
         parts = await self._batcher.submit(admission.segments, request.deadline, shadow, request.account)
         return in_order(parts, admission.positions)
 
-    async def _rescue(
-        self, request: ScoreRequest, admission: Admission, asked: Asked
-    ) -> tuple[Admission, NDArray[np.float64]]:
+    async def _rescue(self, request: ScoreRequest, admission: Admission) -> tuple[Admission, NDArray[np.float64]]:
         """Re-score by the backbone, all segments of the request so that one response is still one thing."""
-        backbone = self._ladder.by_backbone(asked.encoded.rows, admission.generation, "adapter_rejected")
+        backbone = self._ladder.by_backbone(admission.asked, admission.generation, "adapter_rejected")
         logits = await self._logits(backbone, request)
         if not np.isfinite(logits).all():
             raise EngineFailed("the backbone gave a logit that is not finite; no scores are returned")
-        if admission.slot is not None and await self._is_at_fault(admission, asked):
+        if admission.slot is not None and await self._is_at_fault(admission):
             reason = "it gave a logit that is not finite for rows that the backbone scores"
             self._domains.set_aside(request.domain_id, admission.slot, reason)
             self._loader.pull(request.domain_id)  # an earlier revision may take over
@@ -221,23 +220,26 @@ class Scorer:
             raise Unavailable(request.domain_id, "adapter_rejected")
         return backbone, logits
 
-    async def _is_at_fault(self, admission: Admission, asked: Asked) -> bool:
+    async def _is_at_fault(self, admission: Admission) -> bool:
         """Whether the adapter fails without the client's own numbers too: no request may talk an adapter down."""
+        tables = admission.asked.tables
         segments = [
-            Segment(asked.tables.without_context(segment.rows), segment.prepared) for segment in admission.segments
+            Segment(tables.without_context(segment.rows), segment.prepared, segment.engine)
+            for segment in admission.segments
         ]
-        parts = await self._batcher.submit(segments, asked.deadline)
+        parts = await self._batcher.submit(segments, admission.asked.deadline)
         return not all(np.isfinite(part).all() for part in parts)
 
-    def _result(
-        self, request: ScoreRequest, admission: Admission, asked: Asked, logits: NDArray[np.float64]
-    ) -> ScoreResult:
+    def _result(self, request: ScoreRequest, admission: Admission, logits: NDArray[np.float64]) -> ScoreResult:
+        asked = admission.asked
         if admission.fallback is not None:
             self._observer.fallback(admission.fallback)
         if admission.alias == "canary":
             self._observer.canary_scored(len(logits))
+        scores = probability(logits)
+        self._tell_scored(request.domain_id, scores, admission)
         served = Served(
-            self._backbone_revision,
+            asked.tables.bundle,
             admission.revision,
             admission.alias,
             admission.generation,
@@ -246,7 +248,7 @@ class Scorer:
             admission.fallback,
         )
         return ScoreResult(
-            probability(logits),
+            scores,
             request.domain_id,
             served,
             asked.encoded.unknown_user,
@@ -254,10 +256,23 @@ class Scorer:
             asked.encoded.unknown_items,
         )
 
+    def _tell_scored(self, domain: str, scores: NDArray[np.float64], admission: Admission) -> None:
+        known = self._domains.get(domain)
+        self._observer.scored(
+            domain,
+            scores,
+            known=known is not None or self._domains.division_of(domain) is not None,
+            alias=admission.alias,
+            fallback=admission.fallback,
+            tried=known is not None and known.canary is not None,
+            made_s=None if admission.slot is None else admission.slot.made_s,
+        )
 
-def _refuse_if_strict(request: ScoreRequest, admission: Admission, encoded: Encoded) -> None:
+
+def _refuse_if_strict(request: ScoreRequest, admission: Admission) -> None:
     if not request.strict:
         return
+    encoded = admission.asked.encoded
     if admission.fallback == "unknown_domain":
         raise UnknownDomain(request.domain_id)
     unknown_items = encoded.unknown_items

@@ -28,7 +28,8 @@ def split(tables: FeatureTables, encoded: Encoded, slot: Slot) -> tuple[list[Seg
         The segments, and which rows each has.
     """
     parts = tables.parts(encoded, slot.divisions)
-    segments = [Segment(rows_of(encoded, part), slot.prepared(part.combination)) for part in parts]
+    engine = slot.serving.engine
+    segments = [Segment(rows_of(encoded, part), slot.prepared(part.combination), engine) for part in parts]
     return segments, [part.positions for part in parts]
 
 

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from service.batcher import Logits
 from service.domains import Domains
 from service.engine import Segment
+from service.errors import InvalidContext
+from service.ladder import Asked
 from service.observer import Observer
 from service.segments import Places, in_order, probability, split
 from service.slots import Lease, Slot, SlotTable
-from service.tables import Encoded, FeatureTables
 
 # a shadow with which the engine fails so many times in a row is set aside: each time costs a batch a second run
 _STRIKES = 3
@@ -48,17 +49,18 @@ class Shadows:
         self._random = random
         self._strikes: dict[str, int] = {}
 
-    def choose(self, domain: str, tables: FeatureTables, encoded: Encoded) -> ShadowRun | None:
+    def choose(self, asked: Asked) -> ShadowRun | None:
         """The shadow's part in a request that live scores; None when it has none.
 
+        A shadow of another backbone than live's is encoded by that one's own tables.
+
         Args:
-            domain: of the request.
-            tables: those that encoded it.
-            encoded: the request.
+            asked: the request, as live scores it.
         """
+        domain = asked.domain
         known = self._domains.get(domain)
         shadow = None if known is None else known.shadow
-        if shadow is None or self._random() * 100.0 >= shadow.percent or not len(encoded.items):
+        if shadow is None or self._random() * 100.0 >= shadow.percent or not len(asked.encoded.items):
             return None
         if self._crowded():
             self._observer.shadow_dropped()
@@ -66,7 +68,13 @@ class Shadows:
         lease = self._slots.lease(domain, "shadow")
         if lease is None:
             return None
-        segments, places = split(tables, encoded, lease.slot)
+        try:
+            asked = asked.by(lease.slot.serving)
+        except InvalidContext:  # no fault of the request, which live takes
+            lease.release()
+            self._observer.shadow_dropped()
+            return None
+        segments, places = split(asked.tables, asked.encoded, lease.slot)
         return ShadowRun(self, domain, segments, places, lease)
 
     def left_out(self, domain: str, slot: Slot, *, failed: bool) -> None:

@@ -15,6 +15,7 @@ from typing import Literal
 
 from adapters_store.folding import Combination
 from service.engine import Prepared
+from service.serving import Serving
 
 # a natural domain, or the auxiliary domains with the revisions that score alone
 Place = str | tuple[tuple[str, str], ...]
@@ -32,12 +33,16 @@ class Slot:
         divisions: names of its auxiliary divisions, in the order of a combination.
         combinations: auxiliary domain (None: absent) per division -> what the engine prepared.
         fuses: auxiliary domain -> revision of what is folded in.
+        serving: the backbone whose engine prepared it.
+        made_s: when the natural adapter was made, seconds since the epoch, by its manifest; None: it does not say.
     """
 
     revision: str | None
     divisions: tuple[str, ...]
     combinations: Mapping[Combination, Prepared]
     fuses: Mapping[str, str]
+    serving: Serving
+    made_s: float | None = None
     leases: int = field(default=0, init=False)
     roles: int = field(default=0, init=False)  # of one place that name it
     retired: bool = field(default=False, init=False)
@@ -184,6 +189,17 @@ class SlotTable:
         if home is None:
             return None
         return next((slot for slot in home.slots.values() if slot.revision == revision), None)
+
+    def of(self, serving: Serving) -> Iterator[tuple[Place, Role]]:
+        """Where slots of a backbone are, and for what; a walk over everything."""
+        for place, home in self._homes.items():
+            for role, slot in home.slots.items():
+                if slot.serving is serving:
+                    yield place, role
+
+    def holds(self, serving: Serving) -> bool:
+        """Whether any slot of a backbone is in memory, leased retired ones included."""
+        return any(slot.serving is serving for slot in self._held)
 
     def activate(
         self,

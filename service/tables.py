@@ -73,6 +73,8 @@ class FeatureTables:
 
     def __init__(self, backbone: Backbone, loaded: Mapping[str, LoadedTable] | None = None) -> None:
         manifest = backbone.manifest
+        self.bundle = backbone.revision
+        self.auxiliary_divisions = tuple(each.name for each in manifest.divisions if not each.natural)
         self._fields = tuple(manifest.fields)
         self._divisions = {division.name: division for division in manifest.divisions}
         self._vocabulary = Vocabulary.from_tensors(backbone.tensors("vocabulary"), self._fields)

@@ -199,7 +199,7 @@ class Ledger(SilentObserver):
         """See Observer."""
         self.activations.append((domain, revision, generation))
 
-    def rejected(self, domain: str, revision: str, reason: str, *, by: str = "") -> None:
+    def rejected(self, domain: str, revision: str, reason: str, *, by: str = "", kind: str = "") -> None:
         """See Observer."""
         self.rejections.append((domain, revision, reason))
 

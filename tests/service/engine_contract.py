@@ -77,7 +77,7 @@ class World:
         segments, order = [], []
         for part in self.tables.parts(encoded, divisions):
             positions = np.arange(n) if part.positions is None else part.positions
-            segments.append(Segment(encoded.rows.take(positions), prepared[part.combination]))
+            segments.append(Segment(encoded.rows.take(positions), prepared[part.combination], self.engine))
             order.append(positions)
         adapter = AdapterFile(self.path_of(mode, domain))
         expected = self.run.oracle.score(str(user), domain, items, adapter, self.run.auxiliaries(), self.run.fusion())
@@ -138,7 +138,7 @@ class EngineContract(ABC):
         rng = np.random.default_rng(3)
         one, other = (next(iter(world.prepared("attention", domain).values())) for domain in THEMES[:2])
         segments = [
-            Segment(world.draw(rng, THEMES[0], n)[2], prepared)
+            Segment(world.draw(rng, THEMES[0], n)[2], prepared, world.engine)
             for n, prepared in [(3, one), (2, other), (5, one), (1, other), (4, one)]
         ]
         together = world.engine.run(segments)
@@ -153,7 +153,7 @@ class EngineContract(ABC):
         rows = world.draw(rng, THEMES[0], 50)[2]
         for prepared_by, fold in ((world, fold_backbone(world.backbone)), (small, fold_backbone(world.backbone))):
             prepared = prepared_by.engine.prepare(fold)
-            logits = prepared_by.engine.run([Segment(rows, prepared)])[0]
+            logits = prepared_by.engine.run([Segment(rows, prepared, prepared_by.engine)])[0]
             np.testing.assert_allclose(logits, world.engine.logits(rows, fold), rtol=0, atol=1e-5)
 
     def test_calibration_is_applied_by_run_and_not_by_logits(self, world: World) -> None:
@@ -161,7 +161,7 @@ class EngineContract(ABC):
         rows = world.draw(np.random.default_rng(5), THEMES[0], 6)[2]
         fold = replace(fold_backbone(world.backbone), slope=2.0, intercept=-3.0)
         raw = world.engine.logits(rows, fold)
-        (calibrated,) = world.engine.run([Segment(rows, world.engine.prepare(fold))])
+        (calibrated,) = world.engine.run([Segment(rows, world.engine.prepare(fold), world.engine)])
         assert calibrated.dtype == np.float64
         np.testing.assert_allclose(calibrated, 2.0 * raw - 3.0, rtol=0, atol=1e-5)
 
@@ -172,7 +172,8 @@ class EngineContract(ABC):
         name, module = next(iter(fold.modules.items()))
         broken = replace(module, norm_shift=np.full_like(module.norm_shift, np.inf))
         bad = world.engine.prepare(replace(fold, modules={**fold.modules, name: broken}))
-        first, second = world.engine.run([Segment(rows, bad), Segment(rows, world.engine.prepare(fold))])
+        good = world.engine.prepare(fold)
+        first, second = world.engine.run([Segment(rows, bad, world.engine), Segment(rows, good, world.engine)])
         assert not np.isfinite(first).any()
         assert np.isfinite(second).all()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from features.rows import EncodedRows
 from service.batcher import Batcher, Logits
-from service.engine import Segment
+from service.engine import Engine, Segment
 from service.errors import DeadlineExceeded, EngineFailed, QueueFull
 from service.observer import SilentObserver
 from tests.service.clockwork import ManualClock, quiet
@@ -23,7 +24,7 @@ FOREVER = 1e9
 
 def request(rows: int, mark: float = 0.0) -> list[Segment]:
     """One segment whose logits will be `mark`."""
-    return [Segment(EncodedRows(rows, {}), mark)]
+    return [Segment(EncodedRows(rows, {}), mark, cast(Engine, None))]
 
 
 @dataclass

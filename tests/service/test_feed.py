@@ -74,6 +74,7 @@ async def test_ones_own_publish_reloads_nothing(random_run: Run) -> None:
     """Law: a published record that the feed names again costs a read of the record, and no blob and no new slot."""
     async with opened(random_run, on=(wire := await wired(random_run)), prewarm_s=0) as core:
         await core.replica.start()
+        await core.replica.watcher.reconcile()  # the first look meets the backbone's record
         published = await core.publish(DOMAIN)
         slot = core.replica.slots.get(DOMAIN)
         wire.reads.clear()

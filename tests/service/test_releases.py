@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator
+from typing import cast
 
 import pytest
 
@@ -18,6 +19,7 @@ from benchmarks.forge import Run, digest
 from service.domains import Domains
 from service.observer import SilentObserver
 from service.releases import CHUNK, ReleaseFollower
+from service.serving import Serving
 from service.slots import Slot, SlotTable
 from tests.factory import THEMES
 from tests.service.clockwork import ManualClock, quiet, turns_until
@@ -391,4 +393,4 @@ async def test_5000_resident_domains_flip_in_short_turns() -> None:
 
 def tiny(revision: str | None) -> Slot:
     """A slot of one combination."""
-    return Slot(revision, (), {(): Weight(1)}, {})
+    return Slot(revision, (), {(): Weight(1)}, {}, cast(Serving, None))

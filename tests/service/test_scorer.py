@@ -23,6 +23,8 @@ from service.errors import (
 )
 from service.replica import Replica, ReplicaConfig
 from service.scorer import Fallback
+from service.serving import Serving
+from service.tables import CurrentTables, FeatureTables
 from service.threads import WorkerThread
 from tests.factory import THEMES
 from tests.service.clockwork import ManualClock, quiet, turns_until
@@ -169,12 +171,13 @@ async def test_rows_that_the_backbone_cannot_score_are_an_error(core: Core) -> N
     backbone = await core.store.bundle(core.replica.backbone_revision)
     folded = fold_backbone(backbone)
     modules = {name: replace(one, norm_shift=one.norm_shift + np.inf) for name, one in folded.modules.items()}
+    engine = OnnxEngine(backbone)
+    prepared = engine.prepare(replace(folded, modules=modules))
     overflowing = Replica(
         core.store,
-        backbone,
-        OnnxEngine(backbone),
-        replace(folded, modules=modules),
-        (WorkerThread("engine"), WorkerThread("loader")),
+        Serving(backbone, engine, prepared, CurrentTables(FeatureTables(backbone))),
+        OnnxEngine,
+        (WorkerThread("engine"), WorkerThread("loader"), WorkerThread("backbone")),
         config=ReplicaConfig(),
         observer=core.ledger,
         clock=core.clock,

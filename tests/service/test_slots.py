@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from service.serving import Serving
 from service.slots import Lease, Place, Role, Slot, SlotTable
 
 PLENTY = 1 << 40
@@ -52,7 +53,13 @@ class Watched:
 
 def slot(revision: str = "r", size: int = 20) -> Slot:
     """A slot of two combinations."""
-    return Slot(revision, ("gender",), {("f",): Weight(size // 2), (None,): Weight(size // 2)}, {"f": "pin"})
+    return Slot(
+        revision,
+        ("gender",),
+        {("f",): Weight(size // 2), (None,): Weight(size // 2)},
+        {"f": "pin"},
+        cast(Serving, None),
+    )
 
 
 def test_a_leased_slot_outlives_its_replacement() -> None:

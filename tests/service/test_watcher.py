@@ -19,6 +19,7 @@ DOMAIN = "theme-1"
 @pytest.fixture
 async def core(random_run: Run) -> AsyncIterator[Core]:
     async with opened(random_run) as opened_core:
+        await opened_core.replica.watcher.reconcile()  # the first look meets the backbone's record
         yield opened_core
 
 

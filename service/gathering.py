@@ -9,12 +9,14 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
 
-from service.aggregation import unpacked
+from service.aggregation import exposition, unpacked
 from service.channel import Answer, Ask, Counted, FromHub, Hurry, Last, Message, Tell, Told
+from service.domain_counts import COLUMNS
 from service.totals import Totals
 
 
@@ -71,7 +73,8 @@ class Gathering:
         """A worker said something; what is not about counting is left to others."""
         match message:
             case Counted():
-                self._totals.add(message.domains)
+                if all(len(counts) == len(COLUMNS) for counts in message.domains.values()):  # else of another build
+                    self._totals.add(message.domains)
             case Ask():
                 self._report(worker, message.report)
                 self._spread(worker, message)
@@ -108,11 +111,12 @@ class Gathering:
         asked = self._asked.pop(number)
         up = {worker: alive and worker not in asked.left for worker, alive in sorted(self._alive.items())}
         if asked.domain is None:
-            content = zlib.compress(self._totals.exposition(up), 1)
+            content = zlib.compress(exposition(self._totals.families(up)), 1)
         else:
             content = msgspec.json.encode(self._totals.stats(asked.domain, all_answered=not asked.left))
         self._send(asked.origin, Answer(asked.number, content))
 
     def _report(self, worker: int, report: bytes) -> None:
         if report and self._alive.get(worker):
-            self._totals.report(worker, unpacked(report))
+            with suppress(ValueError):  # of another build, started since: it counts with what it said last
+                self._totals.report(worker, unpacked(report))

@@ -126,7 +126,7 @@ class LifecycleMetrics:
             differences: (rows,) shadow's probability minus the one answered.
             rank_correlation: Spearman's, None where the order says nothing (one row, all equal).
         """
-        self._differences.observe(np.abs(differences))
+        self._differences.observe_all(np.abs(differences))
         if rank_correlation is not None:
             self._correlations.observe(rank_correlation)
 

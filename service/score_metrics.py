@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter
 
 from service.aggregation import Registry
 from service.domain_counts import DomainTally
@@ -47,11 +47,11 @@ class ScoreMetrics:
         self._live_scores = ArrayHistogram(
             "espalier_live_score", "Those of live adapters beside which a canary runs, by row.", SCORES, registry
         )
-        self._ages = Histogram(
+        self._ages = ArrayHistogram(
             "espalier_adapter_age_seconds",
             "From the making of the adapter that scored a request to the request.",
-            buckets=ADAPTER_AGES,
-            registry=registry,
+            ADAPTER_AGES,
+            registry,
         )
 
     def rows(self, count: int) -> None:
@@ -81,11 +81,11 @@ class ScoreMetrics:
         self._tally.scored(domain, len(scores), alias, fallback, known=known)
         if len(self._tally) > _TALLIED:
             self.settle()
-        self._scores.observe(scores)
+        self._scores.observe_all(scores)
         if alias == "canary":
-            self._canary_scores.observe(scores)
+            self._canary_scores.observe_all(scores)
         elif tried and alias == "live":
-            self._live_scores.observe(scores)
+            self._live_scores.observe_all(scores)
         if made_s is not None:
             self._ages.observe(max(0.0, self._wall() - made_s))
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from adapters_store.records import rfc3339
-from service.aggregation import Family, counted, exposition, merged
+from service.aggregation import Family, counted, merged
 from service.domain_counts import CANARY_REQUESTS, CANARY_ROWS, FALLBACKS, REASONS, REQUESTS, ROWS, DomainCounts
 from service.top_domains import TopDomains, figures
 
@@ -100,15 +100,15 @@ class Totals:
             all_answered and self._complete and has_row,
         )
 
-    def exposition(self, up: Mapping[int, bool]) -> bytes:
-        """All metrics in Prometheus' text format.
+    def families(self, up: Mapping[int, bool]) -> list[Family]:
+        """All metrics.
 
         Args:
             up: worker -> whether it answered this scrape.
         """
         answered = [("espalier_worker_up", (("worker", str(number)),), float(is_up)) for number, is_up in up.items()]
         workers = Family("espalier_worker_up", "gauge", "1 if the worker answered this scrape.", "max", answered)
-        return exposition([*merged([self._ended, *self._reports.values()]), *self._by_domain(), workers])
+        return [*merged([self._ended, *self._reports.values()]), *self._by_domain(), workers]
 
     def _by_domain(self) -> list[Family]:
         shown = [(domain, figures(counts)) for domain, counts in self._top.shown()]

@@ -14,6 +14,7 @@ from service.channel import LINE_BYTES, Apply, Channel, Failed, FromHub, Message
 from service.hub import Hub
 from service.peers import NoPeers
 from service.socket_peers import PeersOverSocket
+from service.totals import Totals
 from tests.service.clockwork import ManualClock, quiet, turns_until
 
 
@@ -47,7 +48,7 @@ class Replica:
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
-        self.hub = Hub(self._send)
+        self.hub = Hub(self._send, Totals(0))
         self.lost: list[int] = []
         self._ends: dict[int, Channel] = {}
         self._stack = AsyncExitStack()

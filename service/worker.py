@@ -11,7 +11,6 @@ import signal
 import socket
 import sys
 
-from structlog.typing import FilteringBoundLogger
 from uvicorn.loops.auto import auto_loop_factory
 
 from adapters_store.errors import StoreError
@@ -26,30 +25,7 @@ from service.metrics import Metrics
 from service.reloading import LevelSetting, open_files
 from service.server import Started, serve_on
 from service.socket_peers import PeersOverSocket
-
-_INFO = """\
-# HELP espalier_worker_info Each worker has metrics of its own, and a scrape meets any of them: this one.
-# TYPE espalier_worker_info gauge
-espalier_worker_info{{pid="{pid}",worker="{number}",workers="{workers}"}} 1.0
-"""
-
-
-class WorkerMetrics(Metrics):
-    """Metrics that say whose they are.
-
-    Args:
-        log: as for Metrics.
-        number: of this worker, from 1.
-        workers: how many there are.
-    """
-
-    def __init__(self, log: FilteringBoundLogger, number: int, workers: int) -> None:
-        super().__init__(log)
-        self._own = _INFO.format(pid=os.getpid(), number=number, workers=workers).encode()
-
-    def exposition(self) -> bytes:
-        """Every metric in Prometheus' text format, and which worker's they are."""
-        return super().exposition() + self._own
+from service.socket_together import TogetherOverSocket
 
 
 async def work(handed: Handover, number: int, ports: Ports, connected: socket.socket) -> int:
@@ -67,15 +43,20 @@ async def work(handed: Handover, number: int, ports: Ports, connected: socket.so
     settings, level = handed.settings, LogLevel(handed.settings.log_level)
     log = open_log(level).bind(worker=number)
     channel = await Channel.over(connected)
+    together = TogetherOverSocket(channel, LoopClock())
     # as if it had been stopped from outside: before the server listens it ends at once, afterwards it drains
-    peers = PeersOverSocket(channel, LoopClock(), on_lost=lambda: signal.raise_signal(signal.SIGTERM))
+    peers = PeersOverSocket(
+        channel, LoopClock(), on_lost=lambda: signal.raise_signal(signal.SIGTERM), others=together.heard
+    )
     peers.hear()
 
     def ready(started: Started) -> None:
         channel.send(Ready(started.backbone, started.domains, started.scoring_open))
 
     try:
-        metrics = WorkerMetrics(log, number, settings.workers)
+        metrics = Metrics(log, together=together)
+        metrics.works_as(number, settings.workers, os.getpid())
+        together.start(metrics)
         await serve_on(
             ports,
             settings,
@@ -91,6 +72,7 @@ async def work(handed: Handover, number: int, ports: Ports, connected: socket.so
         channel.send(Failed.of(error))
         return 1
     finally:
+        together.stop()
         await peers.stop_hearing()
         await channel.close()
     return 0

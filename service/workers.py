@@ -25,6 +25,7 @@ from service.logs import open_log
 from service.reloading import LevelSetting, on_hangup, open_files
 from service.server import Started
 from service.settings import Settings
+from service.totals import Totals
 
 STARTS = 3  # of a worker that dies without a reason, before the whole start is given up
 MISSED_PINGS = 6  # in a row, and a worker is taken for hung
@@ -112,7 +113,9 @@ class Supervisor:
         self._group = asyncio.TaskGroup()
         self._places = 0
         self._workers: dict[int, Launched] = {}
-        self._hub = Hub(lambda worker, message: self._workers[worker].channel.send(message))
+        self._hub = Hub(
+            lambda worker, message: self._workers[worker].channel.send(message), Totals(settings.metric_domains)
+        )
         self._stopping = asyncio.Event()
         self._failure: str | None = None
 

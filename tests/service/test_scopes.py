@@ -27,6 +27,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 TABLE = """
                                                 nobody stranger score read this other all  admin  loopback  world
 POST    /score                                  401    401      in    403  403  403   403  in     in        403
+POST    /feedback                               401    401      in    403  403  403   403  in     in        403
 POST    /adapters/{domain}                      401    401      403   403  in   403   in   in     403       403
 DELETE  /adapters/{domain}                      401    401      403   403  in   403   in   in     403       403
 POST    /adapters/{domain}/rollback             401    401      403   403  in   403   in   in     403       403
@@ -38,6 +39,7 @@ GET     /adapters/{domain}                      401    401      403   in   403  
 GET     /adapters/{domain}/stats                401    401      403   in   403  403   403  in     403       403
 GET     /adapters/{domain}/revisions            401    401      403   in   403  403   403  in     403       403
 GET     /adapters/{domain}/revisions/{revision} 401    401      403   in   403  403   403  in     403       403
+GET     /adapters/{domain}/stats                401    401      403   in   403  403   403  in     403       403
 GET     /healthz/live                           in     in       in    in   in   in    in   in     in        in
 GET     /healthz/ready                          in     in       in    in   in   in    in   in     in        in
 GET     /healthz/startup                        in     in       in    in   in   in    in   in     in        in

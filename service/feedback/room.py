@@ -30,7 +30,7 @@ from service.threads import WorkerThread
 TEND_S = 1.0
 FIGURES_S = 10.0
 ORPHANS_S = 30.0
-PARTING_S = 5.0
+PARTING_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +62,7 @@ FEEDBACK_OFF = Feedback()
 
 @asynccontextmanager
 async def open_feedback(settings: Settings, registry: Registry, log: FilteringBoundLogger) -> AsyncIterator[Feedback]:
-    """Feedback as the settings want it; at the end what waits is durable, and shipped if that takes no more than 5 s.
+    """Feedback as the settings want it; at the end what waits is durable, and shipped if that takes no more than 3 s.
 
     Args:
         settings: folder, bounds, the store's URL, this process's replica_id.

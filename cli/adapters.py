@@ -12,17 +12,18 @@ from rich.console import Console
 from rich.table import Table
 
 from adapters_store.artifact import decode_adapter
-from adapters_store.errors import DomainUnknown, WrongDomain
+from adapters_store.errors import WrongDomain
 from adapters_store.manifest import AdapterManifest
 from adapters_store.paging import Unreadable, domain_page
 from adapters_store.records import DomainRecord, Switches
-from adapters_store.releases import effective
 from adapters_store.store import AdapterStore
+from cli.audit import audited, audited_domain, author, effective_live, recorded
 from cli.stores import AsJson, StoreUrl, print_json, with_store
+from service.logs import Action
 
 app = typer.Typer(help="Look at a store's domains, and change what they are scored by.", no_args_is_help=True)
 
-BY = "espalier adapters"
+COMMAND = "espalier adapters"
 
 DomainArgument = Annotated[str, typer.Argument(help="Domain id.")]
 DomainOrAll = Annotated[str | None, typer.Argument(help="Domain id; without one, all domains.")]
@@ -68,8 +69,8 @@ def show(domain: DomainArgument, store: StoreUrl, as_json: AsJson = False) -> No
     """Show one domain: what scores it, what was before, and what the live adapter says about itself."""
 
     async def read(opened: AdapterStore) -> tuple[DomainRecord, str | None, Switches, dict[str, object] | None]:
-        record = await _recorded(opened, domain)
-        live, switches = await effective_live(opened, record), await opened.switches()
+        record = await recorded(opened, domain)
+        live, switches = await effective_live(opened, record, domain), await opened.switches()
         if live is None:
             return record, None, switches, None
         adapter = decode_adapter(await opened.get(live))
@@ -100,12 +101,12 @@ def activate(
 ) -> None:
     """Make a stored revision live. Each replica verifies it again before it serves."""
 
-    async def change(opened: AdapterStore) -> DomainRecord:
+    async def change(opened: AdapterStore, by: str) -> DomainRecord:
         manifest = await _manifest(opened, domain, revision)
         pins, fusion = dict(manifest.fuses), manifest.fusion
-        return await opened.set_live(domain, manifest.division, revision, BY, if_generation, pins=pins, fusion=fusion)
+        return await opened.set_live(domain, manifest.division, revision, by, if_generation, pins=pins, fusion=fusion)
 
-    _report(with_store(store, change), as_json)
+    _change(store, "set_live", domain, change, as_json, revision=revision)
 
 
 @app.command()
@@ -119,13 +120,13 @@ def canary(
 ) -> None:
     """Score a share of the users by a stored revision. Raising the share keeps the users that are in already."""
 
-    async def change(opened: AdapterStore) -> DomainRecord:
+    async def change(opened: AdapterStore, by: str) -> DomainRecord:
         manifest = await _manifest(opened, domain, revision)
         return await opened.set_canary(
-            domain, revision, percent, BY, if_generation, pins=manifest.fuses, fusion=manifest.fusion
+            domain, revision, percent, by, if_generation, pins=manifest.fuses, fusion=manifest.fusion
         )
 
-    _report(with_store(store, change), as_json)
+    _change(store, "set_canary", domain, change, as_json, revision=revision)
 
 
 @app.command()
@@ -139,13 +140,13 @@ def shadow(
 ) -> None:
     """Score a share of the requests by a stored revision too, for the metrics alone: no reply changes."""
 
-    async def change(opened: AdapterStore) -> DomainRecord:
+    async def change(opened: AdapterStore, by: str) -> DomainRecord:
         manifest = await _manifest(opened, domain, revision)
         return await opened.set_shadow(
-            domain, revision, percent, BY, if_generation, pins=manifest.fuses, fusion=manifest.fusion
+            domain, revision, percent, by, if_generation, pins=manifest.fuses, fusion=manifest.fusion
         )
 
-    _report(with_store(store, change), as_json)
+    _change(store, "set_shadow", domain, change, as_json, revision=revision)
 
 
 @app.command()
@@ -158,11 +159,11 @@ def clear(
 ) -> None:
     """End a canary or a shadow; what is live stays."""
 
-    def change(opened: AdapterStore) -> Awaitable[DomainRecord]:
+    def change(opened: AdapterStore, by: str) -> Awaitable[DomainRecord]:
         clearing = opened.clear_canary if alias == "canary" else opened.clear_shadow
-        return clearing(domain, BY, if_generation)
+        return clearing(domain, by, if_generation)
 
-    _report(with_store(store, change), as_json)
+    _change(store, "clear_canary" if alias == "canary" else "clear_shadow", domain, change, as_json)
 
 
 @app.command()
@@ -174,7 +175,11 @@ def rollback(
     if_generation: IfGeneration = None,
 ) -> None:
     """Walk back to the newest earlier revision that nobody rolled back from."""
-    _report(with_store(store, lambda opened: opened.rollback(domain, from_, BY, if_generation)), as_json)
+
+    def change(opened: AdapterStore, by: str) -> Awaitable[DomainRecord]:
+        return opened.rollback(domain, from_, by, if_generation)
+
+    _change(store, "rollback", domain, change, as_json, revision=from_)
 
 
 @app.command()
@@ -182,19 +187,19 @@ def delete(
     domain: DomainArgument, store: StoreUrl, as_json: AsJson = False, if_generation: IfGeneration = None
 ) -> None:
     """Take a domain's adapter out of service; its history stays, and activating brings it back."""
-    _report(with_store(store, lambda opened: opened.delete(domain, BY, if_generation)), as_json)
+    _change(store, "delete", domain, lambda opened, by: opened.delete(domain, by, if_generation), as_json)
 
 
 @app.command()
 def freeze(store: StoreUrl, reason: Reason, domain: DomainOrAll = None, as_json: AsJson = False) -> None:
     """Refuse every change of what is live, canary or shadow, and every flip; rolling back and deleting stay open."""
-    _stop(store, domain, lambda opened: opened.freeze(domain, BY, reason), as_json)
+    _stop(store, "freeze", domain, lambda opened, by: opened.freeze(domain, by, reason), as_json, reason=reason)
 
 
 @app.command()
 def thaw(store: StoreUrl, domain: DomainOrAll = None, as_json: AsJson = False) -> None:
     """Take changes again."""
-    _stop(store, domain, lambda opened: opened.thaw(domain, BY), as_json)
+    _stop(store, "thaw", domain, lambda opened, by: opened.thaw(domain, by), as_json)
 
 
 @app.command(name="backbone-only")
@@ -204,37 +209,62 @@ def backbone_only(
     as_json: AsJson = False,
 ) -> None:
     """Score every domain by the backbone alone, for an emergency; the records stay as they are."""
-    _stop(store, None, lambda opened: opened.switch_backbone_only(state == "on", BY), as_json)
+    _stop(store, "backbone_only", None, lambda opened, by: opened.switch_backbone_only(state == "on", by), as_json)
 
 
-def _stop(url: str, domain: str | None, change: Callable[[AdapterStore], Awaitable[object]], as_json: bool) -> None:
-    """Throw a switch, of one domain or of all, and show where it stands then."""
+def _change(
+    url: str,
+    action: Action,
+    domain: str,
+    change: Callable[[AdapterStore, str], Awaitable[DomainRecord]],
+    as_json: bool,
+    **facts: object,
+) -> None:
+    """Change a domain's record, audit it, and show the record as it is then."""
+    by = author(COMMAND)
 
-    async def work(opened: AdapterStore) -> DomainRecord | Switches:
-        await change(opened)
-        return await opened.switches() if domain is None else await _recorded(opened, domain)
+    def work(opened: AdapterStore) -> Awaitable[DomainRecord]:
+        return audited_domain(opened, url, action, by, domain, lambda: change(opened, by), **facts)
 
-    changed = with_store(url, work)
-    if isinstance(changed, DomainRecord):
-        _report(changed, as_json)
-    elif as_json:
+    _report(with_store(url, work), as_json)
+
+
+def _stop(
+    url: str,
+    action: Action,
+    domain: str | None,
+    change: Callable[[AdapterStore, str], Awaitable[object]],
+    as_json: bool,
+    **facts: object,
+) -> None:
+    """Throw a switch, of one domain or of all, audit it, and show where it stands then."""
+    by = author(COMMAND)
+
+    async def of_domain(opened: AdapterStore, by: str) -> DomainRecord:
+        await change(opened, by)
+        return await recorded(opened, domain or "")
+
+    async def of_all(opened: AdapterStore) -> Switches:
+        with audited(action, by, url, **facts) as entry:
+            before = await opened.switches()
+            await change(opened, by)
+            after = await opened.switches()
+            entry.moved(_standing(before, action), _standing(after, action))
+            entry.done("unchanged" if before == after else "changed", generation=after.generation)
+        return after
+
+    if domain is not None:
+        _change(url, action, domain, of_domain, as_json, **facts)
+        return
+    changed = with_store(url, of_all)
+    if as_json:
         print_json(changed.model_dump(mode="json"))
     else:
         _print_switches(changed)
 
 
-async def _recorded(opened: AdapterStore, domain: str) -> DomainRecord:
-    record = await opened.domain(domain)
-    if record is None:
-        raise DomainUnknown(f"the store has no domain {domain!r}")
-    return record
-
-
-async def effective_live(opened: AdapterStore, record: DomainRecord) -> str | None:
-    """The revision that scores a domain: its own, or the one of the fleet's release."""
-    pointer = await opened.pointer()
-    release = None if pointer.release is None else await opened.release(pointer.release)
-    return effective(record, pointer, release, record.domain)
+def _standing(switches: Switches, action: Action) -> bool:
+    return switches.adapters_only_backbone if action == "backbone_only" else switches.frozen is not None
 
 
 async def _manifest(opened: AdapterStore, domain: str, revision: str) -> AdapterManifest:

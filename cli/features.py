@@ -14,6 +14,7 @@ from adapters_store.errors import StoreUnavailable
 from adapters_store.feature_publishing import PublishedLayer, publish_layer
 from adapters_store.feature_tables import SIDES, bundled_revision, read_manifest, side_divisions, side_fields
 from adapters_store.store import AdapterStore
+from cli.audit import audited, author
 from cli.stores import AsJson, StoreUrl, print_json, refused, with_store
 from features.errors import BadTable
 from features.parquet import ReadTable, read_parquet
@@ -21,7 +22,7 @@ from features.vocabulary import Vocabulary
 
 app = typer.Typer(help="Publish tables of users and items, and look at them.", no_args_is_help=True)
 
-BY = "espalier features publish"
+COMMAND = "espalier features publish"
 Side = Literal["users", "items"]
 
 
@@ -38,7 +39,9 @@ def publish(
     full: Annotated[
         bool, typer.Option("--full", help="The file is the whole table; it replaces what there is.")
     ] = False,
-    by: Annotated[str, typer.Option(help="Who publishes, for the record.")] = BY,
+    by: Annotated[
+        str | None, typer.Option(help="Who publishes, for the record; the user and the machine if absent.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Encode and verify, write nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -49,9 +52,15 @@ def publish(
     async def work(opened: AdapterStore) -> tuple[ReadTable, PublishedLayer]:
         backbone = await _backbone(opened)
         table = await asyncio.to_thread(_read, file, backbone, side, parent is not None)
-        done = await publish_layer(
-            opened, backbone, side, table.rows, table.unknown_values, parent=parent, by=by, dry_run=dry_run
-        )
+        who = by or author(COMMAND)
+        with audited("publish_features", who, store, side=side, fingerprint=backbone.fingerprint) as entry:
+            before = await opened.feature_record(backbone.fingerprint, side)
+            done = await publish_layer(
+                opened, backbone, side, table.rows, table.unknown_values, parent=parent, by=who, dry_run=dry_run
+            )
+            if not dry_run:
+                entry.moved(before.revision or bundled_revision(backbone, side), done.revision)
+            entry.done(done.status, revision=done.revision)
         return table, done
 
     try:

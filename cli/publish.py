@@ -12,11 +12,14 @@ from rich.console import Console
 from adapters_store.backbone import Backbone
 from adapters_store.errors import StoreError
 from adapters_store.publishing import Published, find_run, publish_run, verify_run
+from adapters_store.store import AdapterStore
 from adapters_store.verification import LogitsOf
+from cli.audit import audited, author
 from cli.progress import progress_bar
 from cli.stores import StoreUrl, refused, with_store
+from service.logs import AuditEntry
 
-BY = "espalier publish"
+COMMAND = "espalier publish"
 
 
 def publish(
@@ -59,13 +62,43 @@ def publish(
         def advance(what: str, more: int) -> None:
             progress.advance(tasks[what], more)
 
-        results = with_store(
-            store, lambda opened: publish_run(verified, opened, BY, advance, as_release=release), create=True
-        )
+        by = author(COMMAND)
+
+        async def work(opened: AdapterStore) -> list[Published]:
+            with audited("publish_run", by, store) as entry:
+                before = (await opened.backbone_record()).default
+                published = await publish_run(verified, opened, by, advance, as_release=release)
+                entry.moved(before, (await opened.backbone_record()).default)
+                tell(entry, published)
+            if not release:
+                tell_adapters(by, store, published)
+            return published
+
+        results = with_store(store, work, create=True)
     if release:
         _say_release(console, results)
     else:
         _say(console, results)
+
+
+def tell(entry: AuditEntry, results: list[Published]) -> None:
+    """Complete the audit line of a run: its bundle, its release if it is one, and how many adapters are new."""
+    entry.done(
+        "unchanged" if all(result.status == "unchanged" for result in results) else "changed",
+        revision=results[0].revision,
+        release=next((result.revision for result in results if result.kind == "release"), None),
+        adapters=sum(result.kind == "adapter" and result.status == "created" for result in results),
+    )
+
+
+def tell_adapters(by: str, store: str, results: list[Published]) -> None:
+    """An audit line for each adapter that became live; what it replaced heads its record's history."""
+    for result in results:
+        if result.kind == "adapter" and result.status == "created":
+            with audited(
+                "publish", by, store, domain=result.name, revision=result.revision, to=result.revision
+            ) as entry:
+                entry.done("changed")
 
 
 def _say(console: Console, results: list[Published]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,13 +16,15 @@ from adapters_store.errors import BlobMissing, MalformedArtifact, NotStaged, Sto
 from adapters_store.records import ReleasePointer, ReplicaReport, StagedRelease
 from adapters_store.releases import Release, parse_release
 from adapters_store.store import AdapterStore
+from cli.audit import audited, author
 from cli.stores import AsJson, StoreUrl, print_json, with_store
+from service.logs import Action
 
 app = typer.Typer(
     help="Move many domains to new revisions at once, after the replicas have prepared them.", no_args_is_help=True
 )
 
-BY = "espalier release"
+COMMAND = "espalier release"
 POLL_S = 0.5
 FORM = '{"divisions": {division: {domain: revision}}}'
 _SHOWN = 5
@@ -48,12 +50,24 @@ def stage(
     if (release is not None) + (file is not None) + clear != 1:
         raise typer.BadParameter("name one of: a RELEASE that is stored, --file with a new one, or --clear")
 
+    by = author(COMMAND)
+
     async def work(opened: AdapterStore) -> StagedRelease:
+        with audited("stage_release", by, store, revision=release) as entry:
+            before = await opened.staged()
+            staged = await opened.stage(await chosen(opened), by)
+            entry.moved(before.release, staged.release)
+            entry.done(
+                "unchanged" if before == staged else "changed", revision=staged.release, generation=staged.generation
+            )
+        return staged
+
+    async def chosen(opened: AdapterStore) -> str | None:
         if file is not None:
-            return await opened.stage(await put_release(opened, read_release(file)), BY)
+            return await put_release(opened, read_release(file))
         if release is not None:
             await require_blobs(opened, await opened.release(release))
-        return await opened.stage(release, BY)
+        return release
 
     staged = with_store(store, work)
     if as_json:
@@ -75,6 +89,8 @@ def flip(
 ) -> None:
     """Make a staged release live for all its domains, by one write; refused while a replica has not prepared it."""
 
+    by = author(COMMAND)
+
     async def work(opened: AdapterStore) -> ReleasePointer:
         chosen = release or (await opened.staged()).release
         if chosen is None:
@@ -82,13 +98,13 @@ def flip(
         give_up = time.monotonic() + wait
         while True:
             try:
-                return await opened.flip(chosen, BY, min_staged)
+                return await opened.flip(chosen, by, min_staged)
             except NotStaged:
                 if time.monotonic() >= give_up:
                     raise
             await asyncio.sleep(POLL_S)
 
-    _report(with_store(store, work), as_json)
+    _report(with_store(store, lambda opened: _moved(opened, store, "flip_release", by, release, work)), as_json)
 
 
 @app.command()
@@ -98,7 +114,31 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Go back to the release before; domains published since keep what they were given."""
-    _report(with_store(store, lambda opened: opened.roll_back_release(from_, BY)), as_json)
+    by = author(COMMAND)
+
+    def work(opened: AdapterStore) -> Awaitable[ReleasePointer]:
+        return opened.roll_back_release(from_, by)
+
+    _report(with_store(store, lambda opened: _moved(opened, store, "rollback_release", by, from_, work)), as_json)
+
+
+async def _moved(
+    opened: AdapterStore,
+    url: str,
+    action: Action,
+    by: str,
+    revision: str | None,
+    work: Callable[[AdapterStore], Awaitable[ReleasePointer]],
+) -> ReleasePointer:
+    """Move the pointer, and audit it."""
+    with audited(action, by, url, revision=revision) as entry:
+        before = await opened.pointer()
+        after = await work(opened)
+        entry.moved(before.release, after.release)
+        unchanged = before.generation == after.generation
+        named = revision or after.release
+        entry.done("unchanged" if unchanged else "changed", revision=named, generation=after.generation)
+    return after
 
 
 @app.command()

@@ -13,11 +13,15 @@ from rich.console import Console
 from adapters_store.checking import CheckReport, check_store
 from adapters_store.copying import Copied, copy_store
 from adapters_store.garbage import MIN_GRACE_S, Collected, collect
+from adapters_store.store import AdapterStore
+from cli.audit import audited, author
 from cli.progress import steps
 from cli.stores import AsJson, StoreUrl, completed, open_store, print_json, with_store
+from service.redaction import redacted
 
 app = typer.Typer(help="Check a store, copy it, collect its garbage.", no_args_is_help=True)
 
+COMMAND = "espalier store"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _TIME = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 
@@ -46,6 +50,8 @@ def copy(
     What is there already is skipped: a copy that was cut off goes on, and a second one brings what changed since.
     """
 
+    named = {"source": redacted(source), "destination": redacted(destination)}
+
     async def work() -> Copied:
         with steps(Console(stderr=True), shown=not as_json) as on_step:
             async with AsyncExitStack() as stack:
@@ -53,7 +59,10 @@ def copy(
                 stack.push_async_callback(opened.close)
                 target = open_store(destination, create=True)
                 stack.push_async_callback(target.close)
-                return await copy_store(opened, target, on_step)
+                with audited("copy_store", author(COMMAND), source, destination, **named) as entry:
+                    done = await copy_store(opened, target, on_step)
+                    entry.done("changed", blobs=done.blobs, records=done.records)
+                return done
 
     copied = completed(work(), source, destination)
     if as_json:
@@ -77,8 +86,17 @@ def gc(
     grace_s = seconds_of(grace)
     if grace_s < MIN_GRACE_S:
         raise typer.BadParameter(f"a grace period is {MIN_GRACE_S / 60:g} minutes at least, not {grace}")
+
+    async def work(opened: AdapterStore) -> Collected:
+        if not delete:  # nothing changes
+            return await collect(opened, grace_s, True, on_step)
+        with audited("collect_garbage", author(COMMAND), store, grace_s=grace_s) as entry:
+            done = await collect(opened, grace_s, False, on_step)
+            entry.done("changed", condemned=done.condemned, deleted=done.deleted, deleted_bytes=done.deleted_bytes)
+        return done
+
     with steps(Console(stderr=True), shown=not as_json) as on_step:
-        collected = with_store(store, lambda opened: collect(opened, grace_s, not delete, on_step))
+        collected = with_store(store, work)
     if as_json:
         print_json(asdict(collected))
     else:

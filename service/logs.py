@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TextIO
 
@@ -109,10 +109,12 @@ class AuditLog:
 
     Args:
         log: where the lines go.
+        shown: what of an error's message may be shown.
     """
 
-    def __init__(self, log: FilteringBoundLogger) -> None:
+    def __init__(self, log: FilteringBoundLogger, shown: Callable[[str], str] = str) -> None:
         self._log = log
+        self._shown = shown
 
     def followed(self, action: Action, *, by: str, **facts: Any) -> None:
         """This replica acts by a change that was made elsewhere, by this author."""
@@ -129,6 +131,6 @@ class AuditLog:
         try:
             yield entry
         except Exception as error:
-            self._log.warning("audit", outcome=type(error).__name__, reason=str(error), **entry.facts)
+            self._log.warning("audit", outcome=type(error).__name__, reason=self._shown(str(error)), **entry.facts)
             raise
         self._log.info("audit", outcome=entry.outcome, **entry.facts)

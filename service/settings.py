@@ -26,7 +26,9 @@ from service.spelling import near
 PREFIX = "ESPALIER_"
 ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_:=.-]{0,127}$"
 # read by the command line and the tests, not by the server; they may stand beside the server's own
-FOREIGN_VARIABLES = frozenset({"ESPALIER_DATA_DIR", "ESPALIER_TOKEN", "ESPALIER_URL"})
+FOREIGN_VARIABLES = frozenset(
+    {"ESPALIER_AUDIT_LOG", "ESPALIER_BY", "ESPALIER_DATA_DIR", "ESPALIER_TOKEN", "ESPALIER_URL"}
+)
 
 
 class Settings(BaseSettings):

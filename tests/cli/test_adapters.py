@@ -19,6 +19,8 @@ from cli.adapters import app
 from tests.adapters_store.world import World, encoded
 
 runner = CliRunner()
+AUTHOR = {"ESPALIER_BY": "ada"}
+BY = "ada (espalier adapters)"
 
 
 @pytest.fixture
@@ -37,7 +39,9 @@ def call(tmp_path: Path, revisions: list[str]) -> Any:
     """Runs a subcommand on that store; returns its JSON, or stderr where it failed."""
 
     def run(*arguments: str) -> Any:
-        done = runner.invoke(app, [*arguments, "--json"], env={"ESPALIER_STORE": (tmp_path / "store").as_uri()})
+        done = runner.invoke(
+            app, [*arguments, "--json"], env={**AUTHOR, "ESPALIER_STORE": (tmp_path / "store").as_uri()}
+        )
         return json.loads(done.stdout) if done.exit_code == 0 else done.stderr
 
     return run
@@ -65,7 +69,7 @@ def test_rollback_delete_and_activate_change_the_record(call: Any, revisions: li
     assert (gone["deleted"], gone["live"], gone["generation"]) == (True, None, 5)
     assert call("show", "theme-1")["manifest"] is None
     again = call("activate", "theme-1", revisions[0])
-    assert (again["live"]["revision"], again["by"], again["generation"]) == (revisions[0], "espalier adapters", 6)
+    assert (again["live"]["revision"], again["by"], again["generation"]) == (revisions[0], BY, 6)
 
 
 def test_activate_takes_only_that_domains_adapters(call: Any, revisions: list[str]) -> None:
@@ -102,7 +106,7 @@ def test_canary_and_shadow_take_only_that_domains_adapters(call: Any, revisions:
 def test_a_frozen_domain_takes_no_change_but_a_rollback(call: Any, revisions: list[str]) -> None:
     """Law: whoever is refused reads who froze it and why; thawing takes changes again, for one domain or for all."""
     stopped = call("freeze", "theme-1", "--reason", "incident 7")
-    assert (stopped["frozen"]["by"], stopped["frozen"]["reason"]) == ("espalier adapters", "incident 7")
+    assert (stopped["frozen"]["by"], stopped["frozen"]["reason"]) == (BY, "incident 7")
     assert "incident 7" in call("activate", "theme-1", revisions[0])
     assert call("rollback", "theme-1", "--from", revisions[2])["live"]["revision"] == revisions[1]
     assert call("thaw", "theme-1")["frozen"] is None

@@ -74,14 +74,15 @@ class Draining:
 
     def signalled(self, number: signal.Signals) -> None:
         """Begin to end; a second signal ends all waiting."""
+        # told last: where a terminal is gone, writing fails
         if not self._begun.is_set():
             self._begun.set()
-            self._log.info("draining", signal=number.name, delay_s=self._delay_s, started=self._listening)
             if not self._listening and self._starting is not None:
                 self._starting.cancel()
+            self._log.info("draining", signal=number.name, delay_s=self._delay_s, started=self._listening)
         elif number in self._forced_by and not self._forced.is_set():
-            self._log.warning("draining_forced", signal=number.name)
             self._forced.set()
+            self._log.warning("draining_forced", signal=number.name)
 
     async def close(self, servers: Sequence[Closing]) -> None:
         """Wait for the first signal, then close the servers; returns only when a second one has ended the waiting."""

@@ -145,10 +145,11 @@ class Supervisor:
             return
         self._stopping.set()
         self._ports.close()
-        self._log.info("draining", workers=len(self._workers))
         self._signal(signal.SIGTERM)
         bound_s = self._settings.drain_delay_s + self._settings.drain_s + _MARGIN_S
         asyncio.get_running_loop().call_later(bound_s, self._signal, signal.SIGKILL)
+        # told last: where a terminal is gone, writing fails
+        self._log.info("draining", workers=len(self._workers))
 
     def _reload(self) -> None:
         """Have every worker read its files again, those that come later too."""

@@ -158,6 +158,7 @@ class BackboneFollower:
     async def _bring_default(self, revision: str) -> None:
         if revision in self._refused:
             return
+        before = self._backbones.default.revision
         try:
             serving = await self._load(revision)
         except LOST:
@@ -168,6 +169,8 @@ class BackboneFollower:
         if serving is not self._backbones.default:
             self._backbones.flip()
             self._moved()
+        moved = {"from": before, "to": revision, "revision": revision}
+        self._observer.followed("set_backbone", by=self._record.by, generation=self._record.generation, **moved)
 
     async def _load(self, revision: str) -> Serving:
         """A bundle as it serves: beside the default, or in the place of another bundle of its fingerprint."""

@@ -62,6 +62,10 @@ class TableFollower:
             self._applied[side] = record.generation
             if revision == tables.current.revisions[side]:
                 return
+            moved = {"from": tables.current.revisions[side], "to": revision}
             # of the other side whatever serves now: it may have been swapped meanwhile
             tables.swap(tables.current.with_side(side, table, revision))
             self._observer.tables_swapped(side, revision, len(table))
+            self._observer.followed(
+                "publish_features", by=record.by, generation=record.generation, side=side, revision=revision, **moved
+            )

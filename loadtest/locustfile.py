@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,15 @@ from loadtest.standing import read_standing
 from loadtest.traffic import Traffic
 from loadtest.trial import Trial
 from loadtest.users import CanaryUser, ColdUser, EspalierUser, PublishingUser, ScoringUser
+from loadtest.warming import warm
 from loadtest.watch import Watch
 
 __all__ = ["CanaryUser", "ColdUser", "PublishingUser", "ScoringUser", "Shape"]
 
 CANNOT_RUN = 2
 FAILED = 1
+START_S = 60.0
+SPAWN_RATE = 100.0
 
 
 class Shape(LoadTestShape):
@@ -40,14 +44,15 @@ class Shape(LoadTestShape):
     def tick(self) -> tuple[int, float] | None:
         """Users now, and how many may be added a second; None when the test is over."""
         stage = EspalierUser.trial.stage()
-        if stage is None or self.runner is None:
+        stuck = not EspalierUser.trial.began and time.perf_counter() - self.start_time > START_S
+        if stage is None or self.runner is None or stuck:
             return None
         environment = self.runner.environment
         options: Any = environment.parsed_options
         others = sum(kind.fixed_count for kind in environment.user_classes)
         scoring = any(not kind.fixed_count for kind in environment.user_classes)
         wanted = options.connections if options.pacing == "open" else max(1, round(stage.load))
-        return others + wanted * scoring, 1000.0
+        return others + wanted * scoring, SPAWN_RATE
 
 
 def prepare(environment: Environment, **_: Any) -> None:
@@ -70,6 +75,7 @@ def _prepare(environment: Environment) -> None:
     ledger = Ledger(options.propagation_s)
     client: Any = FastHttpSession(environment.host, environment.events.request, None, network_timeout=options.timeout_s)
     read_standing(client, headers, ledger)
+    warm(client, headers, traffic.each(), gevent.sleep)
     trial = Trial(catalogue, plan, bounds, traffic, ledger, Judge(ledger, Marks(catalogue.dyes)))
     EspalierUser.trial, EspalierUser.headers = trial, headers
     EspalierUser.pacing = OpenLoop(trial, rng) if options.pacing == "open" else ClosedLoop(trial)

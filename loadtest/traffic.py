@@ -77,6 +77,10 @@ class Traffic:
         probes = self._probes.get(domain)
         return self._random(domain) if probes is None else self._rng.choice(probes)
 
+    def each(self) -> list[Question]:
+        """One request for each popular domain."""
+        return [self._random(domain) for domain in self._domains]
+
     def cold(self) -> Question:
         """A request for the cold domain that was asked for longest ago."""
         return self._random(next(self._cold))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gevent
@@ -167,33 +167,37 @@ class CanaryUser(ChangingUser):
         self.pace(self.every_s["flip"])
         if self._turns is not None:
             step, dye = next(self._turns)
-            getattr(self, step)(dye)
+            step(dye)
 
-    def _flips(self) -> Iterator[tuple[str, Dye]]:
+    def _flips(self) -> Iterator[tuple[Callable[[Dye], None], Dye]]:
         for turn in range(max(map(len, self._dyes.values()))):
             for dyes in self._dyes.values():
                 dye = dyes[turn % len(dyes)]
-                yield from (("start", dye), ("widen", dye), ("promote" if turn % 2 else "end", dye))
+                yield from (
+                    (self._start_canary, dye),
+                    (self._widen, dye),
+                    (self._promote if turn % 2 else self._end, dye),
+                )
 
-    def start(self, dye: Dye) -> None:
+    def _start_canary(self, dye: Dye) -> None:
         """Let the canary score some users; a revision that is live already cannot be one."""
         self._canary = None
         if self.trial.ledger.live(dye.domain) != dye.revision and self._set(dye, 20):
             self._canary = dye
 
-    def widen(self, dye: Dye) -> None:
+    def _widen(self, dye: Dye) -> None:
         """Let it score more of them."""
         if self._canary == dye:
             self._set(dye, 60)
 
-    def promote(self, dye: Dye) -> None:
+    def _promote(self, dye: Dye) -> None:
         """Make it live; that ends it as a canary."""
         if self._canary == dye:
             path = f"/adapters/{dye.domain}/aliases/live"
             if self.name_revision("PUT", path, "promote", "live", dye, b'{"revision":"%b"}' % dye.revision.encode()):
                 self.trial.ledger.settled(dye.domain, "canary", None, time.perf_counter())
 
-    def end(self, dye: Dye) -> None:
+    def _end(self, dye: Dye) -> None:
         """Let live score everyone again."""
         if self.change("DELETE", f"/adapters/{dye.domain}/aliases/canary", "end canary") in DONE:
             self.trial.ledger.settled(dye.domain, "canary", None, time.perf_counter())

@@ -15,6 +15,7 @@ from adapters_store.folding import Folded
 from features.lookup import EmbeddingLookup
 from features.rows import EncodedRows
 from service.engine import Segment
+from service.engines.graph import check_graph
 from service.errors import EngineFailed
 
 Vectors = dict[str, NDArray[np.float32]]
@@ -46,7 +47,7 @@ class OnnxEngine:
         rows_per_run: rows of one run at most, so that activations stay in the cache and memory is bounded.
 
     Raises:
-        EngineFailed: ONNX Runtime does not accept the graph.
+        EngineFailed: the graph is not what a bundle's may be, or ONNX Runtime does not accept it.
     """
 
     name = "onnx"
@@ -59,10 +60,10 @@ class OnnxEngine:
         options.log_severity_level = 3
         # a spinning worker would take the other core from the event loop
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        graph = backbone.file("scoring.onnx")
+        check_graph(graph)
         try:
-            self._session = onnxruntime.InferenceSession(
-                backbone.file("scoring.onnx"), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's own exceptions share no base below this
             raise EngineFailed(f"scoring.onnx is not accepted by ONNX Runtime: {error}") from error
         self._lookup = EmbeddingLookup(backbone.manifest.fields, backbone.weights)

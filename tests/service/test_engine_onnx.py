@@ -23,6 +23,7 @@ class TestOnnxEngine(EngineContract):
 def test_a_graph_that_the_runtime_cannot_read_is_an_engine_error(random_run: Run) -> None:
     """ONNX Runtime's own exceptions stay inside the engine's file."""
     backbone = read_bundle(random_run.folder / "bundle")
-    backbone.files["scoring.onnx"] = b"no graph"
-    with pytest.raises(EngineFailed, match=r"scoring\.onnx is not accepted"):
-        OnnxEngine(backbone)
+    for content, refused in ((b"no graph", "is no ONNX file"), (b"", "is not accepted")):
+        backbone.files["scoring.onnx"] = content
+        with pytest.raises(EngineFailed, match=rf"scoring\.onnx {refused}"):
+            OnnxEngine(backbone)

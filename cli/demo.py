@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -56,10 +60,12 @@ def step(title: str, *arguments: str) -> None:
     """Run one subcommand in a process of its own: what it imports (torch) is gone when it ends."""
     console.rule(f"[bold]{title}")
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "cli.main", *arguments])
-    if done.returncode:
+    with running(sys.executable, "-m", "cli.main", *arguments) as child:
+        status = child.wait()
+    if status:
         console.print(f"[red]`espalier {' '.join(arguments)}` failed; the demo stops here.")
-        raise typer.Exit(done.returncode)
+        # as a shell says that a signal ended it
+        raise typer.Exit(status if status > 0 else 128 - status)
     console.print(f"[dim]{time.monotonic() - started:.0f} s")
 
 
@@ -77,30 +83,44 @@ def make_token(tokens: Path, token: Path) -> None:
 def serve(home: Path, store: str, port: int, tokens: Path) -> None:
     """Start the server, print how to use it once it is ready, and stop it on Ctrl-C."""
     console.rule("[bold]Starting the server")
-    command = [
-        sys.executable,
-        "-m",
-        "cli.main",
-        "serve",
-        "--store",
-        store,
-        "--port",
-        str(port),
-        "--tokens",
-        str(tokens),
-    ]
-    server = subprocess.Popen(command)
-    try:
+    options = ["--store", store, "--port", str(port), "--tokens", str(tokens)]
+    status = 0
+    with suppress(KeyboardInterrupt), running(sys.executable, "-m", "cli.main", "serve", *options) as server:
         if ready(server, port):
             explain(home, port)
-        server.wait()
-    except KeyboardInterrupt:
-        # the terminal has sent the interrupt to the server too: it finishes its last answers
-        server.wait()
-    if server.returncode:
+        status = server.wait()
+    if status:
         console.print("[red]The server ended with an error; its last lines stand above.")
-        raise typer.Exit(server.returncode)
+        raise typer.Exit(status if status > 0 else 128 - status)
     console.print("Stopped.")
+
+
+@contextmanager
+def running(*command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that does not outlive this one: what stops us stops it, and is waited for."""
+    stopped: list[int] = []
+    started: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        stopped.append(number)
+        for child in started:
+            child.terminate()
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        child = subprocess.Popen(command)
+        started.append(child)
+        if stopped:
+            child.terminate()
+        yield child
+    except KeyboardInterrupt:
+        # the terminal has sent the interrupt to the child too
+        for each in started:
+            each.wait()
+        raise
+    finally:
+        for number, taken in before.items():
+            signal.signal(number, taken)
 
 
 def ready(server: subprocess.Popen[bytes], port: int) -> bool:

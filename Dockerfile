@@ -43,9 +43,9 @@ FROM build AS build-training
 # PyPI's torch brings gigabytes of CUDA; an index of CPU wheels is given as PIP_EXTRA_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 COPY constraints.txt torch.txt
-RUN /opt/pip/bin/pip --python /opt/espalier/bin/python install --no-cache-dir --no-compile \
-        --constraint torch.txt '.[train]' \
-    && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/espalier/lib
+# pip compiles here, because torch has a file that Python 3.11 cannot compile, at which compileall ends with an error
+RUN /opt/pip/bin/pip --python /opt/espalier/bin/python install --no-cache-dir \
+        --constraint constraints.txt --constraint torch.txt '.[train]'
 
 FROM python AS training
 COPY --from=build-training /opt/espalier /opt/espalier

@@ -60,6 +60,13 @@ class Service:
         with httpx.Client(base_url=self.url, headers=headers, timeout=60) as client:
             return client.request(method, path, **options)  # type: ignore[arg-type]
 
+    def ask_until_answered(self, path: str) -> httpx.Response:
+        """GET over new connections, until one is answered within a few seconds."""
+        for _ in range(20):
+            with suppress(httpx.TimeoutException):
+                return self.ask("GET", path, timeout=3)
+        raise AssertionError("nobody answered")
+
     def publish(self, body: bytes, domain: str = "theme-1") -> httpx.Response:
         """POST an adapter."""
         return self.ask("POST", f"/adapters/{domain}", content=body, params={"revision": digest(body)})
@@ -75,7 +82,7 @@ class Service:
         """Worker number to process id, of as many as there are; asks until each has answered."""
         found: dict[int, int] = {}
         for _ in range(MOST_TRIES):
-            pid, number, workers = map(int, _INFO.findall(self.ask("GET", "/metrics").text)[0])
+            pid, number, workers = map(int, _INFO.findall(self.ask("GET", "/metrics?own=true").text)[0])
             found[number] = pid
             if len(found) == workers:
                 return found
@@ -175,7 +182,7 @@ def test_a_killed_worker_is_replaced_and_holds_up_no_publish(service: Service, r
     assert service.publish(body).status_code == 201
     seen = set()
     while len(seen) < WORKERS:
-        seen.add(int(_INFO.findall(service.ask("GET", "/metrics").text)[0][1]))
+        seen.add(int(_INFO.findall(service.ask("GET", "/metrics?own=true").text)[0][1]))
         assert service.score()["revision"] == digest(body)
     assert '"worker_ended"' in service.log.read_text()
 
@@ -299,3 +306,43 @@ def test_a_worker_that_dies_again_and_again_while_it_starts_ends_the_start(store
     path = os.pathsep.join([str(poison), environment()["PYTHONPATH"]])
     said = refused(tmp_path, "--store", store, PYTHONPATH=path)
     assert "worker 1 cannot start: status 77, 3 times" in said
+
+
+def scraped(shown: str) -> dict[str, float]:
+    """Sample, as Prometheus writes it -> value."""
+    lines = [line.rpartition(" ") for line in shown.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+def test_a_scrape_of_any_worker_shows_all_of_them(service: Service) -> None:
+    """Law: over new connections, so over all workers, each scrape has every request that was scored before it."""
+    before = scraped(service.ask("GET", "/metrics").text)
+    for number in range(1, 31):
+        service.score()
+        shown = scraped(service.ask("GET", "/metrics").text)
+        for name in ("espalier_rows_total", 'espalier_domain_requests_total{domain="theme-1"}'):
+            assert shown[name] - before.get(name, 0.0) == number
+        assert [shown[f'espalier_worker_up{{worker="{worker}"}}'] for worker in (1, 2, 3)] == [1, 1, 1]
+    stats = service.ask("GET", "/adapters/theme-1/stats").json()
+    assert stats["requests"] == shown['espalier_domain_requests_total{domain="theme-1"}']
+
+
+def test_a_hung_worker_does_not_hang_a_scrape(service: Service) -> None:
+    """Law: a scrape that another worker answers comes within its bound, with the counters of the hung one, and says so.
+
+    So do the counts of a domain.
+    """
+    for _ in range(10):
+        service.score()
+    before = scraped(service.ask("GET", "/metrics").text)
+    hung = service.pids()[2]
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        # a connection that the kernel hands to the hung one waits for it; another is made until one is answered
+        shown, stats = (service.ask_until_answered(path) for path in ("/metrics", "/adapters/theme-1/stats"))
+    finally:
+        os.kill(hung, signal.SIGCONT)
+    after = scraped(shown.text)
+    assert after['espalier_worker_up{worker="2"}'] == 0
+    assert after["espalier_rows_total"] == before["espalier_rows_total"]
+    assert stats.json()["requests"] == before['espalier_domain_requests_total{domain="theme-1"}']

@@ -21,6 +21,10 @@ from loadtest.traffic import Question
 from loadtest.trial import Trial
 
 DONE = (200, 201)
+BUSY = 429
+TRIES = 5
+# a publish is answered when it is active, which may take as long as the server's publish_wait_ms
+CHANGE_S = 20.0
 
 
 class EspalierUser(FastHttpUser):
@@ -102,6 +106,7 @@ class ChangingUser(EspalierUser):
     """Changes what domains are scored by, and books every change before it is sent and when it is answered."""
 
     abstract = True
+    network_timeout = CHANGE_S
 
     def name_revision(self, method: str, path: str, label: str, alias: Alias, dye: Dye, body: bytes) -> bool:
         """Send a change after which an alias names a revision; whether it was acknowledged."""
@@ -116,12 +121,19 @@ class ChangingUser(EspalierUser):
         return status in DONE
 
     def change(self, method: str, path: str, label: str, body: bytes | None = None) -> int:
-        """Send a change; the status of its answer, 0 for none."""
+        """Send a change, again while the server asks for that; the status of its last answer, 0 for none."""
         due = self.trial.offset()
-        with self.send(method, path, label, body) as answer:
-            status = int(answer.status_code)
-            verdict = OK if status in DONE else Verdict(Outcome.ERROR, f"{label}: status {status}")
-            _report(answer, verdict)
+        for left in reversed(range(TRIES)):
+            with self.send(method, path, label, body) as answer:
+                status = int(answer.status_code)
+                if status == BUSY and left:
+                    answer.request_meta["name"] = f"{label}: asked to come again"
+                    answer.success()
+                    gevent.sleep(float((answer.headers or {}).get("retry-after", "1")))
+                    continue
+                verdict = OK if status in DONE else Verdict(Outcome.ERROR, f"{label}: status {status}")
+                _report(answer, verdict)
+            break
         self.trial.note(self.trial.changes, due, self.trial.offset() - due, verdict)
         return status
 
@@ -153,12 +165,9 @@ class CanaryUser(ChangingUser):
     fixed_count = 1
 
     def on_start(self) -> None:
-        """Store every dye, without making it live."""
-        bodies = _bodies(self.trial, first=1)
-        for dye, body in itertools.chain.from_iterable(bodies.values()):
-            self.change("POST", f"/adapters/{dye.domain}?revision={dye.revision}&activate=false", "store", body)
-        self._dyes = {domain: [dye for dye, _ in pairs] for domain, pairs in bodies.items()}
-        self._turns = itertools.cycle(self._flips()) if self._dyes else None
+        """Read the artifacts."""
+        self._bodies = _bodies(self.trial, first=1)
+        self._turns = itertools.cycle(self._flips()) if self._bodies else None
         self._canary: Dye | None = None
 
     @task
@@ -166,40 +175,41 @@ class CanaryUser(ChangingUser):
         """Take the next step."""
         self.pace(self.every_s["flip"])
         if self._turns is not None:
-            step, dye = next(self._turns)
-            step(dye)
+            step, dye, body = next(self._turns)
+            step(dye, body)
 
-    def _flips(self) -> Iterator[tuple[Callable[[Dye], None], Dye]]:
-        for turn in range(max(map(len, self._dyes.values()))):
-            for dyes in self._dyes.values():
-                dye = dyes[turn % len(dyes)]
-                yield from (
-                    (self._start_canary, dye),
-                    (self._widen, dye),
-                    (self._promote if turn % 2 else self._end, dye),
-                )
+    def _flips(self) -> Iterator[tuple[Callable[[Dye, bytes], None], Dye, bytes]]:
+        for turn, (dye, body) in enumerate(_interleaved(self._bodies)):
+            last = self._promote if turn // len(self._bodies) % 2 else self._end
+            yield from ((step, dye, body) for step in (self._start_canary, self._widen, last))
 
-    def _start_canary(self, dye: Dye) -> None:
-        """Let the canary score some users; a revision that is live already cannot be one."""
+    def _start_canary(self, dye: Dye, body: bytes) -> None:
+        """Store it and let it score some users as the canary; what is live already cannot be one."""
         self._canary = None
-        if self.trial.ledger.live(dye.domain) != dye.revision and self._set(dye, 20):
+        if self.trial.ledger.live(dye.domain) == dye.revision:
+            return
+        path = f"/adapters/{dye.domain}?revision={dye.revision}&activate=false"
+        if self.change("POST", path, "store", body) in DONE and self._set(dye, 20):
             self._canary = dye
 
-    def _widen(self, dye: Dye) -> None:
+    def _widen(self, dye: Dye, body: bytes) -> None:
         """Let it score more of them."""
         if self._canary == dye:
             self._set(dye, 60)
 
-    def _promote(self, dye: Dye) -> None:
+    def _promote(self, dye: Dye, body: bytes) -> None:
         """Make it live; that ends it as a canary."""
         if self._canary == dye:
             path = f"/adapters/{dye.domain}/aliases/live"
             if self.name_revision("PUT", path, "promote", "live", dye, b'{"revision":"%b"}' % dye.revision.encode()):
                 self.trial.ledger.settled(dye.domain, "canary", None, time.perf_counter())
 
-    def _end(self, dye: Dye) -> None:
+    def _end(self, dye: Dye, body: bytes) -> None:
         """Let live score everyone again."""
-        if self.change("DELETE", f"/adapters/{dye.domain}/aliases/canary", "end canary") in DONE:
+        if (
+            self._canary == dye
+            and self.change("DELETE", f"/adapters/{dye.domain}/aliases/canary", "end canary") in DONE
+        ):
             self.trial.ledger.settled(dye.domain, "canary", None, time.perf_counter())
 
     def _set(self, dye: Dye, percent: int) -> bool:

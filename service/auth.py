@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -203,20 +202,6 @@ class Guard:
             f"`espalier serve --tokens tokens.yaml`",
             str(wanted),
         )
-
-
-def read_tokens(path: Path) -> TokenBook:
-    """Moved to `service.token_file`; here until its last caller is."""
-    from service.token_file import read_tokens as read
-
-    return read(path)
-
-
-def add_token(path: Path, name: str, scopes: Sequence[str]) -> str:
-    """Moved to `service.token_writing`; here until its last caller is."""
-    from service.token_writing import add_token as add
-
-    return add(path, name, scopes)
 
 
 def _bearer(header: str | None) -> str:

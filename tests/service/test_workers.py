@@ -20,10 +20,10 @@ import psutil
 import pytest
 
 from benchmarks.forge import Run, digest
-from service.auth import add_token
 from service.listening import bound_ports
 from service.logs import open_log
 from service.settings import load_settings
+from service.token_writing import add_token
 from service.workers import Supervisor
 from tests.cli.serving import command, environment, file_store, free_port, wait_closed
 from tests.service.live import adapter

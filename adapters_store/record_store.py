@@ -21,7 +21,7 @@ from adapters_store.records import (
     parse_record,
     seconds_of,
 )
-from adapters_store.transitions import defaulted, frozen, spared, switched, tables_moved, thawed
+from adapters_store.transitions import default_rolled_back, defaulted, frozen, spared, switched, tables_moved, thawed
 
 DOMAIN = "domain/"
 BACKBONE = "backbone"
@@ -90,6 +90,40 @@ class RecordStore(BlobStore):
             Frozen: Changes are stopped.
             StoreUnavailable: Unknown whether it happened.
         """
+        await self._keep_bundle(revision, by)
+        if (await self.backbone_record()).default != revision:
+            await self._check_not_frozen()
+        return await self._change(
+            BACKBONE, BackboneRecord, lambda record: defaulted(record, revision, by, self._clock())
+        )
+
+    async def roll_back_default(self, from_: str, by: str = "") -> BackboneRecord:
+        """Make the default backbone before the default again; doing it once more leads back.
+
+        Args:
+            from_: Bundle that is the default, as the caller saw it.
+            by: Who asks.
+
+        Returns:
+            The record as it is now.
+
+        Raises:
+            BadId: `from_` is none.
+            BlobMissing: The bundle before, or a file of it, was collected as garbage.
+            RecordConflict: Another bundle is the default.
+            NothingToRollBack: There is no earlier one.
+            StoreUnavailable: Unknown whether it happened.
+        """
+        check_revision(from_)
+        earlier = default_rolled_back(await self.backbone_record(), from_, by, self._clock()).default
+        if earlier is not None:
+            await self._keep_bundle(earlier, by)
+        return await self._change(
+            BACKBONE, BackboneRecord, lambda record: default_rolled_back(record, from_, by, self._clock())
+        )
+
+    async def _keep_bundle(self, revision: str, by: str) -> None:
+        """See that a bundle is whole, and spare it from garbage collection."""
         if not await self.has(revision):
             raise BlobMissing(f"bundle {revision} is not in the store: publish it first")
         needed = {revision, *contents_of(await self.get(revision)).names}
@@ -97,11 +131,6 @@ class RecordStore(BlobStore):
         missing = needed - await self._backend.has_blobs(sorted(needed))
         if missing:
             raise BlobMissing(f"file {min(missing)} of bundle {revision} is not in the store: publish the bundle again")
-        if (await self.backbone_record()).default != revision:
-            await self._check_not_frozen()
-        return await self._change(
-            BACKBONE, BackboneRecord, lambda record: defaulted(record, revision, by, self._clock())
-        )
 
     async def switches(self) -> Switches:
         """What is stopped or switched off for the whole fleet; errors as `pointer`."""

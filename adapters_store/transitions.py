@@ -194,6 +194,26 @@ def defaulted(record: BackboneRecord, revision: str, by: str, now: float) -> Bac
     return changed(record, by, now, default=revision, previous=_earlier(record.default, record.previous, revision))
 
 
+def default_rolled_back(record: BackboneRecord, from_: str, by: str, now: float) -> BackboneRecord:
+    """Make the default before the default again; what was rolled back from heads `previous`.
+
+    Args:
+        record: As it is.
+        from_: The default, as the caller saw it.
+        by: Who asks.
+        now: Clock time in seconds.
+
+    Raises:
+        RecordConflict: Another bundle is the default.
+        NothingToRollBack: There is no earlier one.
+    """
+    if record.default != from_:
+        raise RecordConflict(f"the default backbone is {record.default or 'none'}, not {from_}")
+    if not record.previous:
+        raise NothingToRollBack(f"{from_} is the first default backbone: there is none before it")
+    return defaulted(record, record.previous[0], by, now)
+
+
 def tables_moved(record: FeatureRecord, revision: str, parent: str | None, by: str, now: float) -> FeatureRecord:
     """Make a layer the newest of a feature table.
 

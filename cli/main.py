@@ -6,6 +6,7 @@ import typer
 
 from cli import (
     adapters,
+    backbone,
     config,
     data,
     demo,
@@ -34,6 +35,7 @@ app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="publish")(publish.publish)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(release.app, name="release")
+app.add_typer(backbone.app, name="backbone")
 app.add_typer(store.app, name="store")
 app.add_typer(features.app, name="features")
 app.command(name="serve")(serve.serve)

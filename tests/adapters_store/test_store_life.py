@@ -14,6 +14,7 @@ from adapters_store.errors import (
     DomainUnknown,
     Frozen,
     NewerSchema,
+    NothingToRollBack,
     RecordConflict,
 )
 from adapters_store.file import FileBackend
@@ -305,3 +306,20 @@ async def test_prewarm_list_is_written_over(store: AdapterStore) -> None:
     assert await store.prewarm_list() == held
     with pytest.raises(BadId):
         await store.write_prewarm(["a/b"])
+
+
+async def test_the_default_backbone_goes_back_and_forth(store: AdapterStore) -> None:
+    """Law: a roll back makes the bundle before the default again, from the one that was seen, also while frozen."""
+    a, b = await revisions(store, 2)
+    with pytest.raises(RecordConflict, match="none"):
+        await store.roll_back_default(a, "me")
+    await store.set_default_backbone(a)
+    with pytest.raises(NothingToRollBack, match="the first default"):
+        await store.roll_back_default(a, "me")
+    await store.set_default_backbone(b)
+    await store.freeze(None, "ops", "incident 7")
+    back = await store.roll_back_default(b, "me")
+    assert (back.default, back.previous, back.generation, back.by) == (a, [b], 3, "me")
+    with pytest.raises(RecordConflict, match=a):
+        await store.roll_back_default(b, "me")
+    assert (await store.roll_back_default(a, "me")).default == b

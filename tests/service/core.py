@@ -140,6 +140,7 @@ class Ledger(SilentObserver):
     switched: list[bool] = field(default_factory=list)
     swaps: list[tuple[str, str, int]] = field(default_factory=list)
     warmed: list[int] = field(default_factory=list)
+    resident_backbones: list[tuple[str | None, ...]] = field(default_factory=list)
 
     def evicted(self, domain: str, age_s: float) -> None:
         """See Observer."""
@@ -176,6 +177,10 @@ class Ledger(SilentObserver):
     def backbone_only(self, on: bool) -> None:
         """See Observer."""
         self.switched.append(on)
+
+    def backbones(self, default: str | None, beside: str | None, refused: str | None, reason: str | None) -> None:
+        """See Observer."""
+        self.resident_backbones.append((default, beside, refused, reason))
 
     def tables_swapped(self, side: str, revision: str, rows: int) -> None:
         """See Observer."""
@@ -240,6 +245,7 @@ class Core:
     ledger: Ledger
     clock: Clock
     engine: TappedEngine
+    engines: list[TappedEngine]
 
     def __post_init__(self) -> None:
         self.oracle = self.run.oracle
@@ -369,7 +375,7 @@ async def opened(
         make_engine=make_engine,
     )
     try:
-        yield Core(run, backend, store, replica, ledger, clock, engines[0])
+        yield Core(run, backend, store, replica, ledger, clock, engines[0], engines)
     finally:
         backend.open.set()
         await replica.stop()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -56,17 +55,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(
-    store: str, *options: str, trust: ssl.SSLContext | None = None, **variables: str
-) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server that is ready; yields its process and address, and kills it at the end if it still runs.
-
-    Args:
-        store: its URL.
-        options: of `espalier serve`.
-        trust: how to speak TLS with it; plain HTTP without.
-        variables: of its environment.
-    """
+def running(store: str, *options: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server that is ready; yields its process and address, and kills it at the end if it still runs."""
     port = free_port()
     process = subprocess.Popen(
         command("--store", store, "--port", str(port), *options),
@@ -75,20 +65,19 @@ def running(
         stderr=subprocess.PIPE,
         text=True,
     )
-    url = f"{'http' if trust is None else 'https'}://127.0.0.1:{port}"
     try:
-        wait_ready(process, url, trust)
-        yield process, url
+        wait_ready(process, f"http://127.0.0.1:{port}")
+        yield process, f"http://127.0.0.1:{port}"
     finally:
         process.kill()
         process.communicate()
 
 
-def wait_ready(process: subprocess.Popen[str], url: str, trust: ssl.SSLContext | None = None) -> None:
+def wait_ready(process: subprocess.Popen[str], url: str) -> None:
     """Until it says that it is ready; if it ends first, what it said fails the test."""
     while process.poll() is None:
         with suppress(httpx.TransportError):
-            if httpx.get(f"{url}/healthz/ready", timeout=5, verify=trust or True).status_code == 200:
+            if httpx.get(f"{url}/healthz/ready", timeout=5).status_code == 200:
                 return
     raise AssertionError(f"the server ended with {process.returncode}: {process.communicate()}")
 

@@ -67,15 +67,16 @@ async def test_the_ports_stay_open_for_the_delay_and_a_second_signal_ends_it() -
     """Law: the first signal only says not ready and `Connection: close`; a second one ends all waiting."""
     servers = [Watched(), Watched()]
     draining = Draining(LONG_S, log=open_log(stream=io.StringIO()))
-    assert not draining.serving
+    ready = [draining.serving]
     draining.listening()
-    assert draining.serving
+    ready.append(draining.serving)
     closing = asyncio.create_task(draining.close(servers))
     await turns()
     assert [each.state for each in servers] == [(False, False, False)] * 2
     draining.signalled(signal.SIGTERM)
     await turns()
-    assert not draining.serving
+    ready.append(draining.serving)
+    assert ready == [False, True, False]
     assert [each.state for each in servers] == [(True, False, False)] * 2
     draining.signalled(signal.SIGTERM)
     await closing
@@ -133,15 +134,19 @@ def test_a_stop_while_the_store_does_not_answer_ends_the_process_with_0() -> Non
     assert [json.loads(line)["event"] for line in err.splitlines()].count("draining") == 1
 
 
-def test_while_it_drains_it_is_not_ready_and_still_answers(store: str) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_while_it_drains_it_is_not_ready_and_still_answers(store: str, workers: int) -> None:
     """Law: a probe says no at once, requests are answered for `drain_delay_s`, and each answer ends its connection."""
-    with running(store, ESPALIER_DRAIN_DELAY_S=str(LONG_S), **QUIET) as (process, url):
+    delay = {"ESPALIER_DRAIN_DELAY_S": str(LONG_S)}
+    with running(store, "--workers", str(workers), **delay, **QUIET) as (process, url):
         host, port = url.removeprefix("http://").split(":")
         with httpx.Client(base_url=url, timeout=30) as client:
             assert "connection" not in client.post("/score", json=SCORE).headers
             process.terminate()
             while httpx.get(f"{url}/healthz/ready").status_code != 503:
                 assert process.poll() is None
+            # whoever of the workers takes the connection
+            assert {httpx.get(f"{url}/healthz/ready").status_code for _ in range(20)} == {503}
             assert httpx.get(f"{url}/healthz/live").status_code == 200
             assert httpx.get(f"{url}/healthz/startup").status_code == 200
             # on the connection that was kept open from before
@@ -175,6 +180,20 @@ def test_a_request_in_flight_at_the_signal_ends_its_connection(store: str) -> No
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"connection: close\r\n" in answer
     assert process.returncode == 0
+
+
+def test_an_answer_that_does_not_come_is_given_up_after_drain_s(store: str) -> None:
+    """Law: the end is bounded: what takes longer is cut off, and that is no error of the process."""
+    patient = {"ESPALIER_DRAIN_S": "1", "ESPALIER_BODY_READ_S": "300", "ESPALIER_DEADLINE_MS": "300000"}
+    with running(store, **patient, ESPALIER_LOG_LEVEL="warning") as (process, url):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+            httpx.get(f"{url}/healthz/live")
+            process.terminate()
+            out, err = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in out) == (0, False)
+    assert [json.loads(line) for line in err.splitlines()] == []
 
 
 class Balancer:
@@ -269,7 +288,7 @@ async def test_behind_a_balancer_that_follows_readiness_a_stop_fails_no_request(
 
     with ExitStack() as stack:
         replicas = [
-            stack.enter_context(running(store, ESPALIER_DRAIN_DELAY_S="1.5", ESPALIER_LOG_LEVEL="error"))
+            stack.enter_context(running(store, ESPALIER_DRAIN_DELAY_S="4", ESPALIER_LOG_LEVEL="error"))
             for _ in range(2)
         ]
         ports = [int(url.rsplit(":", 1)[1]) for _, url in replicas]

@@ -230,6 +230,9 @@ class Domains:
             author = self._fleet.pointer.by if record is None or by_release else record.by
             was = None if serving is None else serving.revision
             self._observer.activated(domain, slot.revision, known.generation, before=was, by=author)
+            fresh = before is None or before.generation != known.generation
+            if record is not None and fresh and serving is not None and not by_release:
+                self._observer.propagated(record.updated_at)
         if before is not None and before.record is not None and record is not None:
             for move in moves(before.record, record):
                 if move.action not in ("set_live", "rollback"):  # those are told when they serve

@@ -21,7 +21,7 @@ from adapters_store.errors import (
     StoreError,
     StoreUnavailable,
 )
-from adapters_store.records import DomainRecord, seconds_of
+from adapters_store.records import DomainRecord
 from adapters_store.store import AdapterStore
 from service.clock import Clock
 from service.domains import TRIALS, Domains, Known
@@ -305,16 +305,9 @@ class Loader:
             look.domain, look.record, slot, rejected, retry_at=retry_at, version=version, since=look.since, era=era
         )
         if applied and slot is not None and serving is not None and slot.revision != serving.revision:
-            self._tell_swapped(look)
+            self._observer.swapped(self._clock.now() - look.read_at)
         if missing is not None:
             raise missing
-
-    def _tell_swapped(self, look: _Look) -> None:
-        before = -1 if look.since is None else look.since.generation
-        # where a release made the difference the record's own time says nothing
-        moved = look.record is not None and look.record.generation != before
-        written_s = seconds_of(look.record.updated_at) if look.record is not None and moved else None
-        self._observer.swapped(self._clock.now() - look.read_at, written_s)
 
     async def _bring_trials(self, domain: str) -> None:
         """Prepare canary and shadow beside live; until then, and when they are refused, live serves alone."""

@@ -97,13 +97,11 @@ class Observer(Protocol):
     def feed_answered(self) -> None:
         """The feed answered, whatever it told; told first when the feed begins to be followed."""
 
-    def swapped(self, seconds: float, written_s: float | None) -> None:
-        """A domain that served already is scored by another revision.
+    def swapped(self, seconds: float) -> None:
+        """A domain that served already is scored by another revision, so many seconds after its record was read."""
 
-        Args:
-            seconds: since its record was read.
-            written_s: when that was written, seconds since the epoch; None: unknown.
-        """
+    def propagated(self, written: str) -> None:
+        """A domain that served already is scored by another revision, which a record names that was written then."""
 
     def store_called(self, backend: str, operation: str, seconds: float, error: BaseException | None) -> None:
         """A call to the store ended, so many seconds after it began; a failure is given, an answer of no is none."""
@@ -214,7 +212,10 @@ class SilentObserver:
     def feed_answered(self) -> None:
         """Ignored."""
 
-    def swapped(self, seconds: float, written_s: float | None) -> None:
+    def swapped(self, seconds: float) -> None:
+        """Ignored."""
+
+    def propagated(self, written: str) -> None:
         """Ignored."""
 
     def store_called(self, backend: str, operation: str, seconds: float, error: BaseException | None) -> None:

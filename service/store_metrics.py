@@ -7,6 +7,7 @@ from collections.abc import Callable
 from prometheus_client import Counter, Histogram
 
 from adapters_store.errors import StoreUnavailable
+from adapters_store.records import seconds_of
 from service.aggregation import Registry
 
 LAGS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0)
@@ -122,9 +123,13 @@ class StoreMetrics:
         self._reconciles.inc()
         self._reconciled.inc(moved)
 
-    def swapped(self, seconds: float, written_s: float | None) -> None:
-        """A domain that served is scored by another revision; see Observer."""
+    def swapped(self, seconds: float) -> None:
+        """A domain that served is scored by another revision, so long after its record was read."""
         self._swap.observe(max(0.0, seconds))
+
+    def propagated(self, written: str) -> None:
+        """A domain that served is scored by another revision, which a record names that was written then."""
+        written_s = seconds_of(written)
         if written_s is not None:
             self._propagation.observe(max(0.0, self._wall_s() - written_s))
 

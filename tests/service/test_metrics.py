@@ -52,7 +52,8 @@ def tell_everything(metrics: Metrics) -> None:
     metrics.churn(3, 1000)
     metrics.feed(0.2, resync=True)
     metrics.feed_answered()
-    metrics.swapped(0.1, 0.0)
+    metrics.swapped(0.1)
+    metrics.propagated("1970-01-01T00:00:00Z")
     metrics.store_called("file", "read_record", 0.1, StoreUnavailable("down"))
     metrics.store_failed("reconcile")
     metrics.reconciled(4)
@@ -258,12 +259,13 @@ def test_the_age_of_the_feed_grows_until_it_answers() -> None:
 def test_swaps_are_timed_from_the_reading_and_from_the_writing_of_the_record() -> None:
     """Law: both histograms move; where nobody knows when the record was written, the first alone."""
     metrics = Metrics(open_log(stream=io.StringIO()), wall=lambda: 1000.0)
-    metrics.swapped(0.03, 999.8)
-    metrics.swapped(0.03, None)
-    metrics.swapped(0.03, 1000.5)  # written by a clock that is ahead
+    metrics.swapped(0.03)
+    metrics.propagated("1970-01-01T00:16:39.800Z")
+    metrics.propagated("at some time")
+    metrics.propagated("1970-01-01T00:16:41Z")  # by a clock that is ahead
     samples = told(metrics)
-    assert samples["espalier_swap_seconds_count", ()] == 3
-    assert samples["espalier_swap_seconds_sum", ()] == pytest.approx(0.09)
+    assert samples["espalier_swap_seconds_count", ()] == 1
+    assert samples["espalier_swap_seconds_sum", ()] == pytest.approx(0.03)
     assert samples["espalier_propagation_seconds_count", ()] == 2
     assert samples["espalier_propagation_seconds_sum", ()] == pytest.approx(0.2)
 

@@ -2,6 +2,7 @@
 # make test    the whole test suite
 # make lint    ruff and the type checker
 # make bench   what is in benchmarks/
+# make load    a small server under load: finds the knee; a report and a plot of each test in .load/
 # make claims-main    every promised number of the main path: figure, bound, verdict
 # make claims-store   those of the store and the life cycle
 # make test-ceph      the store's contract on Ceph RGW (installs it from Debian)
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 PORT ?= 8000
 DATA ?=
 
-.PHONY: help demo test lint bench claims-main claims-store test-ceph clean
+.PHONY: help demo test lint bench load claims-main claims-store test-ceph clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -25,6 +26,11 @@ $(VENV)/.demo-installed: pyproject.toml constraints.txt
 $(VENV)/.dev-installed: pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/.load-installed: pyproject.toml constraints.txt
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[train,load]'
 	touch $@
 
 demo: $(VENV)/.demo-installed
@@ -41,6 +47,9 @@ lint: $(VENV)/.dev-installed
 bench: $(VENV)/.dev-installed
 	$(BIN)/python -m benchmarks.engines
 
+load: $(VENV)/.load-installed
+	$(BIN)/python -m loadtest
+
 claims-main: $(VENV)/.dev-installed
 	$(BIN)/python -m benchmarks.claims.main
 
@@ -53,4 +62,4 @@ test-ceph: $(VENV)/.dev-installed
 	$(BIN)/python -m pytest tests/adapters_store/test_ceph.py
 
 clean:
-	rm -rf $(VENV) .demo .bench build *.egg-info
+	rm -rf $(VENV) .demo .bench .load build *.egg-info

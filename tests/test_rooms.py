@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("adapters_store", "cli", "features", "network", "service", "training")
+ROOMS = ("adapters_store", "cli", "features", "loadtest", "network", "service", "training")
 ALLOWED = {
     "features": set(),
     "network": set(),
+    "loadtest": set(),
     "adapters_store": {"features"},
     "training": {"features", "network", "adapters_store"},
     "service": {"features", "adapters_store"},
@@ -21,6 +22,7 @@ LIBRARIES_OF_OTHERS = {
     "features": {"torch", "fastapi", "polars", "onnxruntime"},
     "adapters_store": {"torch", "fastapi", "polars", "onnxruntime"},
     "network": {"fastapi", "polars", "onnxruntime"},
+    "loadtest": {"torch", "fastapi", "polars", "onnxruntime", "safetensors", "asyncio"},
     "training": {"fastapi", "onnxruntime"},
     "service": {"torch", "polars", "pyarrow", "pandas"},
 }
@@ -56,6 +58,12 @@ def test_room_imports_no_library_that_belongs_elsewhere(room: str) -> None:
     for path in sources(room):
         strangers = imports_of(path) & LIBRARIES_OF_OTHERS[room]
         assert not strangers, f"{path.relative_to(ROOT)} imports {sorted(strangers)}"
+
+
+def test_gevent_stays_where_locust_runs() -> None:
+    """Law: only what Locust itself loads imports it, so that tests and plots may import all the rest beside asyncio."""
+    found = {path.name for path in sources("loadtest") if imports_of(path) & {"locust", "gevent"}}
+    assert found == {"dispatcher.py", "locustfile.py", "users.py"}
 
 
 def test_every_room_has_sources() -> None:

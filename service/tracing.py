@@ -36,6 +36,7 @@ TRACESTATE = "tracestate"
 PATH = "/v1/traces"
 EXPORT_S = 5.0  # one batch, all its retries included
 CLOSE_S = 2.0
+_GIVE_UP_S = 0.5
 _QUEUE_SPANS = 4096
 _BATCH_SPANS = 512
 _EVERY_MS = 2000.0
@@ -191,6 +192,8 @@ class Tracing:
             await asyncio.wait_for(sent.wait(), within_s)
         if not sent.is_set():
             self._exporter.shutdown()  # type: ignore[no-untyped-call]  # the library leaves its type out
+            with suppress(TimeoutError):  # what waited to try again ends now, and says so while it is heard
+                await asyncio.wait_for(sent.wait(), _GIVE_UP_S)
 
 
 @asynccontextmanager

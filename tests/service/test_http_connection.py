@@ -75,8 +75,10 @@ async def test_a_sane_request_id_is_kept_and_any_other_replaced() -> None:
         kept = await client.post("/take", headers={"X-Request-Id": "trace-1.a:b_c"})
         replaced = await client.post("/take", headers={"X-Request-Id": 'x" level=error'})
         drawn = await client.post("/take")
+        token = await client.post("/take", headers={"X-Request-Id": "esp_" + "x" * 43})
     assert kept.headers["x-request-id"] == "trace-1.a:b_c"
     assert replaced.headers["x-request-id"].isalnum()
+    assert token.headers["x-request-id"].isalnum()
     assert drawn.headers["x-request-id"] != replaced.headers["x-request-id"]
 
 

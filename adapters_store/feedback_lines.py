@@ -7,7 +7,7 @@
     <folder>/<name>.shipped.ndjson     closed, and in the object store; the first to go when room is needed
     <store>/feedback/<day>/<name>.ndjson
 
-`<name>` is `<time opened, UTC>-<who wrote it>-<8 hex>`, so names sort by time. Lines hold user ids.
+`<name>` is `<time opened, UTC, to the millisecond>-<who wrote it>-<8 hex>`, so names sort by time. Lines hold user ids.
 """
 
 import re
@@ -20,7 +20,7 @@ SUFFIX = ".ndjson"
 OPEN = f".open{SUFFIX}"
 SHIPPED = f".shipped{SUFFIX}"
 _NAME = re.compile(
-    r"(?P<name>(?P<year>\d{4})(?P<month>\d\d)(?P<day>\d\d)T\d{6}Z-[A-Za-z0-9_:=.-]{1,160}-[0-9a-f]{8})"
+    r"(?P<name>(?P<year>\d{4})(?P<month>\d\d)(?P<day>\d\d)T\d{9}Z-[A-Za-z0-9_:=.-]{1,160}-[0-9a-f]{8})"
     r"(?P<state>\.open|\.shipped|)\.ndjson"
 )
 State = Literal["open", "closed", "shipped"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +177,7 @@ def write_report(tally: Tally, folder: Path) -> None:
         PreparedError: the folder cannot be written.
     """
     try:
-        text = json.dumps(asdict(tally), indent=2, ensure_ascii=False)
-        (folder / REPORT).write_text(text + "\n", encoding="utf-8")
+        (folder / REPORT).write_bytes(msgspec.json.format(msgspec.json.encode(tally), indent=2) + b"\n")
     except OSError as error:
         raise PreparedError(f"cannot write {folder / REPORT}: {error.strerror}") from None
 
@@ -289,4 +288,5 @@ def _reject(lines: pl.DataFrame, reason: str, tally: Tally) -> None:
 
 
 def _reasons(tally: Tally) -> str:
-    return "; ".join(f"{reason} ({count:,} lines)" for reason, count in tally.rejected.most_common(3)) or "there is none"
+    most = tally.rejected.most_common(3)
+    return "; ".join(f"{reason} ({count:,} lines)" for reason, count in most) or "there is none"

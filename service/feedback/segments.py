@@ -104,7 +104,7 @@ class SegmentWriter:
 
     def _open(self) -> None:
         opened_at = self._now()
-        stamp = datetime.fromtimestamp(opened_at, UTC).strftime("%Y%m%dT%H%M%SZ")
+        stamp = datetime.fromtimestamp(opened_at, UTC).strftime("%Y%m%dT%H%M%S%f")[:-3] + "Z"
         for attempt in range(_ATTEMPTS):
             path = self._folder.path / f"{stamp}-{self._writer}-{secrets.token_hex(4)}{OPEN}"
             try:

@@ -12,7 +12,7 @@ from service.feedback.folder import SegmentFolder, create_locked, locked
 from service.feedback.segments import SegmentWriter
 from tests.service.feedback.parts import NOW
 
-NAME = "20251121T172000Z-replica-1-0000000{}"
+NAME = "20251121T172000000Z-replica-1-0000000{}"
 
 
 def folder_at(path: Path) -> SegmentFolder:

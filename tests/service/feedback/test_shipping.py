@@ -18,7 +18,7 @@ from tests.servers.s3 import S3Server, serve_s3
 from tests.service.clockwork import ManualClock, turns_until
 from tests.service.feedback.parts import silent
 
-NAME = "20251121T172000Z-replica-1-0000000{}"
+NAME = "20251121T172000000Z-replica-1-0000000{}"
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import ssl
 from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
+from service.clock import Clock, slept
 from service.refusals import SettingsInvalid
 from service.settings import Settings
 
@@ -33,6 +36,8 @@ class Tls:
         self._cert = cert
         self._key = key
         self._client_ca = client_ca
+        self._paths = [path for path in (cert, key, client_ca) if path is not None]
+        self._tried: list[bytes | None] = []
         self._log = log
         self._current = self._read()
         self.context = self._read()
@@ -52,11 +57,30 @@ class Tls:
         self._log.info("certificates_reloaded", cert=self._cert.name)
         return True
 
+    async def follow(self, clock: Clock, every_s: float) -> None:
+        """Look for renewed files for ever; run it as a task and cancel it at the end.
+
+        Files with a fault are tried once, and again when they have changed: a renewal writes one after the other.
+
+        Args:
+            clock: by which the times of looking are counted.
+            every_s: between two looks, seconds.
+        """
+        while True:
+            await slept(clock, every_s)
+            if await asyncio.to_thread(self._contents) != self._tried:
+                self.reload()
+
+    def _contents(self) -> list[bytes | None]:
+        return [_content(path) for path in self._paths]
+
     def _hand_over(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
         connection.context = self._current
 
     def _read(self) -> ssl.SSLContext:
-        for path in filter(None, (self._cert, self._key, self._client_ca)):
+        # before they are used: what changes in between is then taken for a change at the next look
+        self._tried = self._contents()
+        for path in self._paths:
             _check_readable(path)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -77,8 +101,8 @@ class Tls:
 def open_tls(settings: Settings, log: FilteringBoundLogger) -> Tls | None:
     """The TLS side of the settings, or None where they name no certificate.
 
-    For uvicorn: `Config(ssl_context_factory=lambda config, default: tls.context)`; the same one for both ports. Reload
-    with `tls.reload()` on SIGHUP, in every worker.
+    For uvicorn: `Config(ssl_context_factory=lambda config, default: tls.context)`; the same one for both ports. Every
+    worker reloads it on SIGHUP and follows its files.
 
     Raises:
         SettingsInvalid: a file has a fault, or there is a key or a client authority without a certificate.
@@ -103,6 +127,14 @@ def _require_clients(context: ssl.SSLContext, client_ca: Path) -> None:
         raise SettingsInvalid(
             f"the client authorities {client_ca} cannot be used: {_said(error)}; they are PEM certificates"
         ) from error
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        # a digest, so that a key is not kept in memory a second time
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        return None
 
 
 def _check_readable(path: Path) -> None:

@@ -23,6 +23,7 @@ from service.refusals import SettingsInvalid
 from service.server import QuietServer, uvicorn_config
 from service.tls import Tls, open_tls
 from tests.servers.certificates import Certificates, make_certificates
+from tests.service.clockwork import ManualClock, turns_until
 from tests.service.live import settings_of
 
 GREETING = b"hello"
@@ -192,12 +193,46 @@ async def test_an_authority_that_is_taken_out_lets_nobody_in_any_more(mutual: Se
         await writer.wait_closed()
 
 
+async def test_renewed_files_are_found_without_a_signal(plain: Service) -> None:
+    """Law: a renewal is found within one interval; half of it changes nothing, is told once, and is no obstacle."""
+    before, clock = replace(plain.files, ca=kept(plain.files.ca)), ManualClock()
+    following = asyncio.create_task(plain.tls.follow(clock, 10.0))
+    async with plain.greeting() as port:
+        await looks(clock, 2)
+        assert plain.events == []
+        fresh = made(plain.folder / "fresh")
+        shutil.copy(fresh.cert, plain.files.cert)
+        await looks(clock, 3)
+        assert plain.events == ["certificates_kept"]
+        assert await Client(before).is_greeted(port)
+        shutil.copy(fresh.key, plain.files.key)
+        await looks(clock, 2)
+        assert plain.events == ["certificates_kept", "certificates_reloaded"]
+        assert await Client(fresh).is_greeted(port)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+
+
+async def looks(clock: ManualClock, times: int) -> None:
+    """Let the files be looked at so many times, each until its end."""
+    for _ in range(times):
+        await turns_until(lambda: clock.waiting == 1)
+        await clock.advance(10.0)
+    await turns_until(lambda: clock.waiting == 1)
+
+
 def encrypted(files: Certificates) -> None:
     """Encrypt the key."""
     key = serialization.load_pem_private_key(files.key.read_bytes(), None)
     password = serialization.BestAvailableEncryption(b"secret")
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, password)
     files.key.write_bytes(pem)
+
+
+def folder_instead(files: Certificates) -> None:
+    """Put a folder into the certificate's place."""
+    files.cert.unlink()
+    files.cert.mkdir()
 
 
 FAULTS: dict[str, tuple[Callable[[Certificates], object], str]] = {
@@ -207,7 +242,7 @@ FAULTS: dict[str, tuple[Callable[[Certificates], object], str]] = {
     "an encrypted key": (encrypted, "key is encrypted"),
     "half a certificate": (lambda files: files.cert.write_bytes(files.cert.read_bytes()[:80]), "cert.pem"),
     "an empty certificate": (lambda files: files.cert.write_bytes(b""), "cert.pem"),
-    "a folder": (lambda files: (files.cert.unlink(), files.cert.mkdir()), r"cert\.pem cannot be read"),
+    "a folder": (folder_instead, r"cert\.pem cannot be read"),
 }
 
 

@@ -6,6 +6,7 @@ Everything here is a command of its own: `espalier` for the server, `locust` for
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import signal
 import socket
@@ -135,7 +136,7 @@ def espalier(home: Path, *arguments: str) -> str:
     Raises:
         Failed: it did not succeed.
     """
-    heading(f"espalier {' '.join(arguments[:2])}")
+    heading(f"espalier {' '.join(itertools.takewhile(lambda argument: not argument.startswith('-'), arguments))}")
     log = home / "prepare.log"
     with log.open("a") as errors:
         command = [str(program()), *arguments]

@@ -30,6 +30,7 @@ from service.table_watch import TableFollower
 from service.threads import WorkerThread
 from service.watcher import Follow
 
+_ASK_AGAIN_S = 1.0  # the record is not read for each adapter of a fingerprint that it does not name
 _REFUSED = (ArtifactError, EngineFailed, FeatureError)
 
 
@@ -86,6 +87,7 @@ class BackboneFollower:
         self._record = BackboneRecord()
         self._refused: dict[str, str] = {}  # bundle -> why; asked for again when the record moves
         self._fingerprints: dict[str, str] = {}  # of bundles whose manifest was read
+        self._missed: tuple[str, float] = ("", 0.0)  # fingerprint that no bundle has, and when that was found
         self._lock = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
         self._follow_tables(backbones.default)
@@ -274,7 +276,9 @@ class BackboneFollower:
 
     async def _bundle_of(self, fingerprint: str) -> str:
         """The bundle of a fingerprint, among those that the record names."""
-        await self._read_record()
+        missed, at = self._missed
+        if fingerprint != missed or self._clock.now() - at >= _ASK_AGAIN_S:
+            await self._read_record()
         for revision in _recorded(self._record):
             try:
                 found = await self._fingerprint(revision)
@@ -284,9 +288,11 @@ class BackboneFollower:
                 if revision in self._refused:
                     raise self._unfit(fingerprint, revision)
                 return revision
+        self._missed = fingerprint, self._clock.now()
         raise WrongFingerprint(
             f"made for backbone fingerprint {fingerprint}; the default has {self._backbones.default.fingerprint}, and "
-            "no bundle that is or was the default has that one: publish its bundle first"
+            "no bundle that is or was the default has that one: publish its bundle first, or make it the default with "
+            "`espalier backbone default`"
         )
 
     async def _fingerprint(self, revision: str) -> str:

@@ -349,7 +349,8 @@ class Replica:
         """Another default, or others in memory: what was decided by them is decided anew."""
         self.domains.divide(_divisions(self._backbones))
         self.auxiliaries.forget()
-        self.watcher.notice([DOMAIN + domain for domain in self.domains.reconsider()])
+        self.staging.reconsider()
+        self.watcher.notice(["staged", *(DOMAIN + domain for domain in self.domains.reconsider())])
 
     @property
     def backbone_revision(self) -> str:

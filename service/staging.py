@@ -77,6 +77,8 @@ class Staging:
         self._of = 0
         self._staged = 0
         self._room = True
+        self._refused = 0
+        self._again = False
         self._lock = asyncio.Lock()
         self._moved = asyncio.Event()
         self._preparing: asyncio.Task[None] | None = None
@@ -90,18 +92,24 @@ class Staging:
         """
         async with self._lock:  # of two that are told of one moment the later look decides
             staged = await self._reader.staged()
-            revision = staged.release
-            if revision == self._release:
+            revision, again = staged.release, self._again
+            self._again = False
+            if revision == self._release and not again:
                 return
-            moved = {"from": self._release, "to": revision}
-            self._observer.followed("stage_release", by=staged.by, generation=staged.generation, **moved)
             await self._stop_preparing()
-            await self._let_go()
-            self._release, self._of, self._staged, self._room = revision, 0, 0, True
+            if revision != self._release:
+                moved = {"from": self._release, "to": revision}
+                self._observer.followed("stage_release", by=staged.by, generation=staged.generation, **moved)
+                await self._let_go()
+            self._release, self._of, self._staged, self._room, self._refused = revision, 0, 0, True, 0
             self._by = staged.by
             self._told()
             if revision is not None:
                 self._preparing = asyncio.get_running_loop().create_task(self._prepare(revision))
+
+    def reconsider(self) -> None:
+        """Let `follow` begin anew with the same release if anything of it was refused so far."""
+        self._again = self._refused > 0
 
     def start(self) -> None:
         """Report again and again until `stop`."""
@@ -185,7 +193,8 @@ class Staging:
         except LOST:
             return False
         except (ArtifactError, EngineFailed) as error:
-            self._observer.rejected(domain, revision, f"staged: {error}", by=self._by)
+            self._refused += 1
+            self._observer.rejected(domain, revision, f"staged: {error}", by=self._by, kind=type(error).__name__)
         except StoreError:
             self._observer.store_failed("stage")
             return False

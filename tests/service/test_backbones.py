@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from adapters_store.backbone import read_bundle, write_bundle
+from adapters_store.releases import Release
 from adapters_store.tensors import write_tensors
 from benchmarks.forge import Run, digest
 from features.fields import Division
@@ -332,6 +333,34 @@ async def test_an_adapter_of_no_recorded_backbone_is_refused_by_name(shades: Sha
     await offered(shades.green)
     with pytest.raises(Exception, match="publish its bundle first"):
         await shades.green.publish(DOMAIN)
+
+
+async def test_a_release_moves_a_fleet_to_the_other_backbone_and_back(shades: Shades) -> None:
+    """Law: adapters that are staged before their backbone is recorded are prepared once it is; flips load nothing."""
+    blue, green = shades.blue, shades.green
+    for domain in (DOMAIN, OTHER):
+        await shades.put_live(blue, domain)
+        await blue.score(domain)
+    await offered(green)
+    named = {domain: await blue.store.put(green.body(domain)) for domain in (DOMAIN, OTHER)}
+    release = await blue.store.put_release(Release(divisions={"theme": named}))
+    await blue.store.stage(release, "someone")
+    await blue.replica.watcher.reconcile()
+    await blue.replica.staging.settled()
+    assert blue.ledger.stagings[-1] == (release, 0, 2)
+    await shades.make_default(green)
+    await blue.replica.staging.settled()
+    assert blue.ledger.stagings[-1] == (release, 2, 2)
+    assert_scored_by(blue, await blue.score(DOMAIN, strict=True), blue.body(DOMAIN))
+    await blue.store.flip(release, "someone", min_staged=0)
+    await blue.replica.releases.follow()
+    for domain in named:
+        assert_scored_by(green, await blue.score(domain, strict=True), green.body(domain))
+    await blue.store.roll_back_release(release, "someone")
+    await blue.replica.releases.follow()
+    for domain in named:
+        assert_scored_by(blue, await blue.score(domain, strict=True), blue.body(domain))
+    assert len(blue.engines) == 2
 
 
 async def test_a_publish_brings_its_backbone(shades: Shades) -> None:

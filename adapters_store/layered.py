@@ -19,6 +19,7 @@ from adapters_store.canonical import digest as digest_of
 from adapters_store.errors import BadId, BlobMissing, StoreError, StoreUnavailable
 from adapters_store.objects import open_objects
 from adapters_store.redis import RedisBackend, open_redis
+from adapters_store.timed import Told
 
 T = TypeVar("T")
 
@@ -41,6 +42,7 @@ class LayeredBackend(Backend):
         rest_s: How long the cache is not asked after it failed, seconds.
         largest_bytes: Blobs above this are not kept in the cache.
         clock: Seconds, monotonic.
+        told: Called after each call to the cache, as `timed.TimedBackend` calls it: nobody else hears of its failures.
     """
 
     def __init__(
@@ -52,7 +54,9 @@ class LayeredBackend(Backend):
         rest_s: float = REST_S,
         largest_bytes: int = LARGEST_BYTES,
         clock: Callable[[], float] = time.monotonic,
+        told: Told = lambda operation, seconds, error: None,
     ) -> None:
+        self._told = told
         self._truth = truth
         self._cache = cache
         self._cache_timeout_s = cache_timeout_s
@@ -82,7 +86,7 @@ class LayeredBackend(Backend):
 
     async def get_blob(self, digest: str) -> bytes:
         """See Backend; a copy that is not what its name says is replaced."""
-        kept = await self._asked(lambda: self._cache.get_blob(digest), self._largest_bytes)
+        kept = await self._asked("get_blob", lambda: self._cache.get_blob(digest), self._largest_bytes)
         if kept is not None and await _is(digest, kept):
             return kept
         content = await self._truth.get_blob(digest)
@@ -108,7 +112,7 @@ class LayeredBackend(Backend):
 
     async def delete_blob(self, digest: str) -> None:
         """See Backend; the copy goes first, for nobody would come back for it."""
-        await self._asked(lambda: self._cache.delete_blob(digest))
+        await self._asked("delete_blob", lambda: self._cache.delete_blob(digest))
         await self._truth.delete_blob(digest)
 
     async def read_record(self, key: str) -> Versioned | None:
@@ -162,7 +166,7 @@ class LayeredBackend(Backend):
         truth_at, _, hints_at = (position or "").rpartition("|")
         if not hints_at:
             # asked before the truth is: a change between the two is told twice rather than not at all
-            newest = await self._asked(lambda: self._cache.changes(None, 0))
+            newest = await self._asked("changes", lambda: self._cache.changes(None, 0))
             hints_at = newest.position if newest else ""
         if not truth_at:
             told = await self._truth.changes(None, wait_s)
@@ -192,12 +196,12 @@ class LayeredBackend(Backend):
     async def _keep(self, blobs: Mapping[str, bytes]) -> None:
         fit = {name: content for name, content in blobs.items() if len(content) <= self._largest_bytes}
         if fit:
-            await self._asked(lambda: self._cache.put_blobs(fit), sum(map(len, fit.values())))
+            await self._asked("put_blobs", lambda: self._cache.put_blobs(fit), sum(map(len, fit.values())))
 
     async def _hint(self, keys: Sequence[str]) -> None:
         for start in range(0, len(keys), _HINTS):
             part = keys[start : start + _HINTS]
-            await self._asked(partial(in_flight, part, self._cache.hint))
+            await self._asked("hint", partial(in_flight, part, self._cache.hint))
 
     async def _hinted(self, position: str, wait_s: float) -> Changes:
         """What Redis tells, if it tells anything; it may come back or start anew while this waits."""
@@ -206,27 +210,34 @@ class LayeredBackend(Backend):
         while (left := end - loop.time()) > 0:
             if not position:
                 await asyncio.sleep(min(left, self._rest_s))
-            told = await self._asked(partial(self._cache.changes, position or None, left), more_s=left)
+            told = await self._asked("changes", partial(self._cache.changes, position or None, left), more_s=left)
             position = told.position if told else ""
             if told and told.keys:
                 return Changes(told.keys, position)
         return Changes(frozenset(), position)
 
-    async def _asked(self, ask: Callable[[], Awaitable[T]], size_bytes: int = 0, more_s: float = 0.0) -> T | None:
+    async def _asked(
+        self, operation: str, ask: Callable[[], Awaitable[T]], size_bytes: int = 0, more_s: float = 0.0
+    ) -> T | None:
         """What the cache answers, or None: where it has nothing, fails, is slow, or rests."""
-        if self._clock() < self._rests_until:
+        began = self._clock()
+        if began < self._rests_until:
             return None
         try:
             async with asyncio.timeout(self._cache_timeout_s + size_bytes / _CACHE_BYTES_S + more_s):
-                return await ask()
+                answer = await ask()
         except BlobMissing:
+            self._told(operation, self._clock() - began, None)
             return None
-        except (StoreError, TimeoutError):
+        except (StoreError, TimeoutError) as error:
+            self._told(operation, self._clock() - began, StoreUnavailable(str(error)))
             self._rests_until = self._clock() + self._rest_s
             return None
+        self._told(operation, self._clock() - began, None)
+        return answer
 
 
-def open_layered(url: str, *, timeout_s: float) -> LayeredBackend:
+def open_layered(url: str, *, timeout_s: float, told: Told = lambda operation, seconds, error: None) -> LayeredBackend:
     """Open an object store with a Redis before it; nothing is connected yet.
 
     Args:
@@ -234,6 +245,7 @@ def open_layered(url: str, *, timeout_s: float) -> LayeredBackend:
             `redis` that of a Redis (percent-encoded where it has options of its own). redis+gs and redis+az alike;
             rediss+s3 and the like insist on TLS to the Redis.
         timeout_s: Of the object store; Redis has a shorter one.
+        told: Called after each call to Redis.
 
     Returns:
         The backend; the caller closes it.
@@ -256,7 +268,7 @@ def open_layered(url: str, *, timeout_s: float) -> LayeredBackend:
     others = urlencode([(name, value) for name, value in options if name != "redis"])
     truth = open_objects(parts._replace(scheme=scheme, query=others).geturl(), timeout_s=timeout_s)
     cache = open_redis(caches[0], timeout_s=min(timeout_s, CACHE_TIMEOUT_S), as_cache=True)
-    return LayeredBackend(truth, cache)
+    return LayeredBackend(truth, cache, told=told)
 
 
 async def _is(name: str, content: bytes) -> bool:

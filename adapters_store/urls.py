@@ -19,6 +19,7 @@ from adapters_store.errors import BadId
 from adapters_store.file import FileBackend
 from adapters_store.guarded import GuardedBackend
 from adapters_store.memory import MemoryBackend
+from adapters_store.timed import Told
 
 _REDIS = frozenset(f"redis{s}{kind}" for s in ("", "s") for kind in ("", "+sentinel", "+cluster"))
 _OBJECTS = frozenset({"s3", "gs", "az"})
@@ -28,13 +29,20 @@ _KNOWN = "memory://, file:///absolute/folder, redis://, s3://, gs://, az:// and 
 _DEADLINE_OVER_TIMEOUT = 2.5
 
 
-def open_backend(url: str, create: bool = False, *, timeout_s: float = 2.0) -> Backend:
+def open_backend(
+    url: str,
+    create: bool = False,
+    *,
+    timeout_s: float = 2.0,
+    told: Told = lambda operation, seconds, error: None,
+) -> Backend:
     """Open the backend that a URL names.
 
     Args:
         url: One of the forms above.
         create: Make a store that is not there yet.
         timeout_s: Longest wait for a remote store's answer to one try, seconds.
+        told: Called after each call to a cache before the store, whose failures nobody else hears of.
 
     Returns:
         The backend; the caller closes it.
@@ -56,14 +64,14 @@ def open_backend(url: str, create: bool = False, *, timeout_s: float = 2.0) -> B
         if parts.netloc or not path.is_absolute() or path == Path("/"):
             raise BadId("a file store is named file:///absolute/folder, with three slashes")
         return FileBackend(path, create)
-    remote = _open_remote(parts.scheme, url, timeout_s)
+    remote = _open_remote(parts.scheme, url, timeout_s, told)
     if remote is None:
         scheme = parts.scheme + "://" if parts.scheme else "this"
         raise BadId(f"a store URL starts with one of {_KNOWN}; {scheme} is none")
     return GuardedBackend(remote, deadline_s=_DEADLINE_OVER_TIMEOUT * timeout_s)
 
 
-def _open_remote(scheme: str, url: str, timeout_s: float) -> Backend | None:
+def _open_remote(scheme: str, url: str, timeout_s: float, told: Told) -> Backend | None:
     if scheme in _REDIS:
         from adapters_store.redis import open_redis
 
@@ -75,5 +83,5 @@ def _open_remote(scheme: str, url: str, timeout_s: float) -> Backend | None:
     if scheme in _LAYERED:
         from adapters_store.layered import open_layered
 
-        return open_layered(url, timeout_s=timeout_s)
+        return open_layered(url, timeout_s=timeout_s, told=told)
     return None

@@ -15,7 +15,7 @@ from adapters_store.cached import CachedBackend
 from adapters_store.disk import DiskCache
 from adapters_store.errors import StoreError
 from adapters_store.store import AdapterStore
-from adapters_store.timed import TimedBackend
+from adapters_store.timed import TimedBackend, Told
 from adapters_store.urls import open_backend
 from service.errors import StartError
 from service.observer import Observer
@@ -47,7 +47,8 @@ async def open_stores(settings: Settings, log: FilteringBoundLogger, observer: O
     Raises:
         StartError: the store cannot be opened, or the cache's folder cannot be used.
     """
-    truth = TimedBackend(_opened(settings), partial(observer.store_called, kind_of(settings.store)))
+    told = partial(observer.store_called, "redis-cache")
+    truth = TimedBackend(_opened(settings, told), partial(observer.store_called, kind_of(settings.store)))
     try:
         store = AdapterStore(truth, time.time)
         yield Stores(store, _reader(truth, settings, log) or store)
@@ -61,14 +62,14 @@ def kind_of(url: str) -> str:
     return scheme.removesuffix("+sentinel").removesuffix("+cluster")
 
 
-def _opened(settings: Settings) -> Backend:
+def _opened(settings: Settings, told: Told) -> Backend:
     if settings.store.startswith("memory:"):
         raise StartError(
             "memory:// is a store inside one process: nothing can be published to it before it starts, and nothing "
             "outlives it; publish with `espalier publish RUN --store file:///folder`, then serve that store"
         )
     try:
-        return open_backend(settings.store, timeout_s=settings.store_timeout_s)
+        return open_backend(settings.store, timeout_s=settings.store_timeout_s, told=told)
     except StoreError as error:
         raise StartError(f"the store {settings.shown_store} cannot be opened: {error}") from error
 

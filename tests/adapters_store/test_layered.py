@@ -276,6 +276,35 @@ async def test_slow_redis_costs_one_short_wait(s3: S3Server, own: Valkey) -> Non
         await store.close()
 
 
+async def test_each_call_to_the_cache_is_told(s3: S3Server, own: Valkey) -> None:
+    """Law: its failures, which change no answer, are told once each, and nothing while it rests."""
+    now, told = [0.0], []
+    truth = open_objects(s3.url(secrets.token_hex(4), poll_s=60.0), timeout_s=TIMEOUT_S)
+    store = LayeredBackend(
+        truth,
+        open_redis(own.url, timeout_s=0.25, as_cache=True),
+        clock=lambda: now[0],
+        told=lambda operation, seconds, error: told.append((operation, error is None)),
+    )
+    await store.put_blob(digest(b"x"), b"x")
+    with pytest.raises(BlobMissing):
+        await store.get_blob(digest(b"y"))
+    own.kill()
+    for _ in range(3):
+        assert await store.get_blob(digest(b"x")) == b"x"
+    own.start()
+    now[0] += 6
+    assert await store.get_blob(digest(b"x")) == b"x"
+    assert told == [
+        ("put_blobs", True),
+        ("get_blob", True),
+        ("get_blob", False),
+        ("get_blob", True),
+        ("put_blobs", True),
+    ]
+    await store.close()
+
+
 @pytest.mark.parametrize("faults", [Faults(flip_at=5), Faults(truncate_at=3), Faults(reset=True), Faults(refused=True)])
 async def test_faulty_redis_changes_no_answer(s3: S3Server, own: Valkey, faults: Faults) -> None:
     """Law: whatever a line to Redis does to bytes, blobs, records and the feed are as without it."""

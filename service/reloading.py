@@ -90,17 +90,16 @@ class Reloading:
         self._log.info("reloaded", log_level=level, tokens=tokens, certificates=certificates)
 
     @asynccontextmanager
-    async def followed(self, clock: Clock, tokens_every_s: float) -> AsyncIterator[None]:
-        """Notice by itself, while inside, that the tokens file has changed."""
-        if not isinstance(self.tokens, TokenFile):
-            yield
-            return
-        following = asyncio.create_task(self.tokens.follow(clock, tokens_every_s))
+    async def followed(self, clock: Clock, every_s: float) -> AsyncIterator[None]:
+        """Notice by itself, while inside, that the tokens file or a certificate has changed."""
+        files = [file for file in (self.tokens, self.tls) if isinstance(file, TokenFile | Tls)]
+        following = [asyncio.create_task(file.follow(clock, every_s)) for file in files]
         try:
             yield
         finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+            for task in following:
+                task.cancel()
+            await asyncio.gather(*following, return_exceptions=True)
 
     def start(self) -> None:
         """Reload in the background."""

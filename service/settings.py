@@ -49,7 +49,9 @@ class Settings(BaseSettings):
     tls_key: Path | None = Field(None, description="private key of tls_cert in PEM")
     tls_client_ca: Path | None = Field(None, description="authorities whose client certificates are required")
     tokens: Path | None = Field(None, description="file of bearer tokens, written by `espalier token new`")
-    tokens_reload_s: float = Field(10.0, gt=0, description="how often the tokens file is looked at for changes")
+    tokens_reload_s: float = Field(
+        10.0, gt=0, description="how often the tokens file and the certificates are looked at for changes"
+    )
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_share: float = Field(0.01, ge=0, le=1, description="share of answered requests that get a log line")

@@ -22,6 +22,9 @@ class Closing(Protocol):
     def say_close(self) -> None:
         """Tell each connection with its next answer that it is the last one."""
 
+    def cut_off(self) -> int:
+        """Drop what is still open; how many requests that leaves without an answer."""
+
 
 class Draining:
     """Waits for a signal, and then ends servers step by step.
@@ -29,14 +32,21 @@ class Draining:
     Args:
         delay_s: between saying not ready and closing the ports, seconds: as long as whoever routes requests here needs
             to notice.
+        drain_s: between closing the ports and cutting off what has no answer yet, seconds.
         log: told of each step.
         forced_by: the signals that, as the second one, end all waiting.
     """
 
     def __init__(
-        self, delay_s: float, *, log: FilteringBoundLogger, forced_by: Collection[signal.Signals] = SIGNALS
+        self,
+        delay_s: float,
+        drain_s: float,
+        *,
+        log: FilteringBoundLogger,
+        forced_by: Collection[signal.Signals] = SIGNALS,
     ) -> None:
         self._delay_s = delay_s
+        self._drain_s = drain_s
         self._log = log
         self._forced_by = forced_by
         self._begun = asyncio.Event()
@@ -85,15 +95,20 @@ class Draining:
             self._log.warning("draining_forced", signal=number.name)
 
     async def close(self, servers: Sequence[Closing]) -> None:
-        """Wait for the first signal, then close the servers; returns only when a second one has ended the waiting."""
+        """Wait for the first signal, then close the servers; returns when what was still open has been cut off."""
         await self._begun.wait()
         for server in servers:
             server.say_close()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._delay_s):
-                await self._forced.wait()
+        await self._forced_within(self._delay_s)
         for server in servers:
             server.should_exit = True
-        await self._forced.wait()
+        await self._forced_within(self._drain_s)
+        cut_off = sum(server.cut_off() for server in servers)
         for server in servers:
             server.force_exit = True
+        self._log.warning("draining_cut_off", requests=cut_off)
+
+    async def _forced_within(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._forced.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import uuid
 from http import HTTPStatus
 from typing import Any, cast
@@ -49,6 +50,28 @@ class ClosingServer(Server):
             cycle = getattr(connection, "cycle", None)
             if cycle is not None and not cycle.response_started:
                 cycle.keep_alive = False
+
+    def cut_off(self) -> int:
+        """Drop every connection.
+
+        Returns:
+            The requests among them that had no whole answer yet.
+        """
+        connections = list(self.server_state.connections)
+        unanswered = 0
+        for connection in connections:
+            cycle = getattr(connection, "cycle", None)
+            unanswered += cycle is not None and not cycle.response_complete
+            connection.transport.abort()
+        return unanswered
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections and wait for answers, until told to wait no more; nothing runs on after it."""
+        await super().shutdown(sockets)
+        left = list(self.server_state.tasks)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
 
 class BoundedHttp(HttpToolsProtocol):

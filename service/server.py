@@ -40,6 +40,7 @@ from service.tls import Tls
 from service.tracing import open_tracing
 
 BACKLOG = 2048
+_MARGIN_S = 2
 _SWITCH_INTERVAL_S = 0.0001
 
 
@@ -141,7 +142,7 @@ async def serve_on(
         StartError: the store cannot be opened or read, or has no backbone that this replica can score with.
         adapters_store.errors.StoreError: the store went away in between.
     """
-    draining = Draining(settings.drain_delay_s, log=log, forced_by=forced_by)
+    draining = Draining(settings.drain_delay_s, settings.drain_s, log=log, forced_by=forced_by)
     hangup = on_hangup(files.start, lambda: draining.signalled(signal.SIGTERM))
     with draining.on_signals(), hangup, forwarded_logs(log):
         spans = open_tracing(settings.otlp_endpoint, share=settings.trace_share, replica=settings.replica_id, log=log)
@@ -252,7 +253,8 @@ def uvicorn_config(app: FastAPI, settings: Settings, tls: Tls | None = None) -> 
         proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=settings.keep_alive_s,
-        timeout_graceful_shutdown=settings.drain_s,
+        # cut off by then; this bound is for a server that nobody drains
+        timeout_graceful_shutdown=settings.drain_s + _MARGIN_S,
         ssl_context_factory=None if context is None else lambda config, default: context,
     )
 
@@ -261,6 +263,8 @@ def uvicorn_config(app: FastAPI, settings: Settings, tls: Tls | None = None) -> 
 def forwarded_logs(log: FilteringBoundLogger) -> Iterator[None]:
     """Hand what libraries log to our log, while the server runs."""
     forward = Forward(log)
+    # those are counted when they are cut off
+    forward.addFilter(lambda record: not isinstance((record.exc_info or (None, None))[1], asyncio.CancelledError))
     loggers = [logging.getLogger(name) for name in ("uvicorn", "asyncio")]
     for logger in loggers:
         logger.addHandler(forward)

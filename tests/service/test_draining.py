@@ -51,6 +51,10 @@ class Watched:
         """Note it."""
         self.closing = True
 
+    def cut_off(self) -> int:
+        """Nothing is open."""
+        return 0
+
     @property
     def state(self) -> tuple[bool, bool, bool]:
         """Told to say close, told to exit, told to stop waiting."""
@@ -66,7 +70,7 @@ async def turns(count: int = 20) -> None:
 async def test_the_ports_stay_open_for_the_delay_and_a_second_signal_ends_it() -> None:
     """Law: the first signal only says not ready and `Connection: close`; a second one ends all waiting."""
     servers = [Watched(), Watched()]
-    draining = Draining(LONG_S, log=open_log(stream=io.StringIO()))
+    draining = Draining(LONG_S, LONG_S, log=open_log(stream=io.StringIO()))
     ready = [draining.serving]
     draining.listening()
     ready.append(draining.serving)
@@ -86,7 +90,7 @@ async def test_the_ports_stay_open_for_the_delay_and_a_second_signal_ends_it() -
 async def test_without_a_delay_the_ports_close_at_once_and_answers_are_waited_for() -> None:
     """Law: only a signal that may force ends the waiting for answers."""
     server = Watched()
-    draining = Draining(0.0, log=open_log(stream=io.StringIO()), forced_by=(signal.SIGINT,))
+    draining = Draining(0.0, LONG_S, log=open_log(stream=io.StringIO()), forced_by=(signal.SIGINT,))
     draining.listening()
     closing = asyncio.create_task(draining.close([server]))
     draining.signalled(signal.SIGTERM)
@@ -101,7 +105,7 @@ async def test_without_a_delay_the_ports_close_at_once_and_answers_are_waited_fo
 
 async def test_a_stop_during_the_start_ends_it_quietly() -> None:
     """Law: a signal before the ports listen cancels the start, and is no error."""
-    draining = Draining(0.0, log=open_log(stream=io.StringIO()))
+    draining = Draining(0.0, LONG_S, log=open_log(stream=io.StringIO()))
 
     async def start() -> str:
         with draining.on_signals():
@@ -193,7 +197,8 @@ def test_an_answer_that_does_not_come_is_given_up_after_drain_s(store: str) -> N
             process.terminate()
             out, err = process.communicate(timeout=60)
     assert (process.returncode, "Traceback" in out) == (0, False)
-    assert [json.loads(line) for line in err.splitlines()] == []
+    told = [json.loads(line) for line in err.splitlines()]
+    assert [(line["event"], line["requests"]) for line in told] == [("draining_cut_off", 1)]
 
 
 class Balancer:

@@ -73,7 +73,9 @@ def _prepare(environment: Environment) -> None:
     traffic = Traffic(catalogue, exponent=options.zipf, items=options.items, rng=rng)
     headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", **_authorization(options.token_file)}
     ledger = Ledger(options.propagation_s)
-    client: Any = FastHttpSession(environment.host, environment.events.request, None, network_timeout=options.timeout_s)
+    client: Any = FastHttpSession(
+        environment.host, environment.events.request, None, insecure=False, network_timeout=options.timeout_s
+    )
     read_standing(client, headers, ledger)
     warm(client, headers, traffic.each(), gevent.sleep)
     trial = Trial(catalogue, plan, bounds, traffic, ledger, Judge(ledger, Marks(catalogue.dyes)))

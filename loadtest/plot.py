@@ -42,7 +42,9 @@ def _against_load(axes: Any, results: dict[str, Any]) -> None:
     # at these loads more than one request in a hundred was never answered: its p99 is no number
     lost = [row["load"] for row in stages if row["p99_ms"] is None]
     if lost:
-        axes.scatter(lost, [axes.get_ylim()[1]] * len(lost), marker="^", color="black", label="p99: over 1% never answered")
+        axes.scatter(
+            lost, [axes.get_ylim()[1]] * len(lost), marker="^", color="black", label="p99: over 1% never answered"
+        )
     knee = results["knee"]
     if knee is not None:
         name = f"knee: {knee['load']:.0f} {unit}, {knee['answered_per_s']:.0f} answers/s"

@@ -31,6 +31,7 @@ class EspalierUser(FastHttpUser):
     """What all users have: the trial, a token, and requests whose outcome is theirs to say."""
 
     abstract = True
+    insecure = False  # a token goes to nobody whose certificate does not hold
     # filled when Locust starts, before a user is made
     trial: Trial
     pacing: Pacing

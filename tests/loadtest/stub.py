@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from tests.servers.certificates import Certificates
+
 LIVE, STRANGER = "a" * 64, "f" * 64
 
 
@@ -41,8 +43,8 @@ class Behaviour:
 
 
 @contextmanager
-def stub(behaviour: Behaviour) -> Iterator[str]:
-    """A running stub; its address."""
+def stub(behaviour: Behaviour, certificates: Certificates | None = None) -> Iterator[str]:
+    """A running stub, over TLS where it is given certificates; its address."""
 
     class Answers(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -71,10 +73,16 @@ def stub(behaviour: Behaviour) -> Iterator[str]:
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *given: Any) -> None:
+            """A client that refuses a certificate is no error of the stub."""
+
+    with Server(("127.0.0.1", 0), Answers) as server:
+        if certificates is not None:
+            server.socket = certificates.server_side().wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
+            yield f"http{'s' if certificates else ''}://127.0.0.1:{server.server_address[1]}"
         finally:
             server.shutdown()
 

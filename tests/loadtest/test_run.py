@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from benchmarks.forge import Run
 from cli.main import app
 from tests.cli.serving import fill_store, running
 from tests.loadtest.stub import Behaviour, stub, stub_catalogue
+from tests.servers.certificates import make_certificates
 
 ROOT = Path(__file__).parents[2]
 # this machine may be busy with other tests: only what is wrong is tested here, not how fast it is
@@ -34,13 +36,13 @@ class Ended:
     results: Any
 
 
-def locust(folder: Path, url: str, catalogue: Path, *options: str) -> Ended:
+def locust(folder: Path, url: str, catalogue: Path, *options: str, **variables: str) -> Ended:
     """Run a load test to its end."""
     results = folder / "results.json"
     command = [sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py"), "--headless"]
     command += ["--only-summary", "--host", url, "--catalogue", str(catalogue), "--results", str(results)]
     command += ["--html", str(folder / "report.html"), *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
     content = json.loads(results.read_text()) if results.exists() else None
     return Ended(done.returncode, done.stdout + done.stderr, content)
@@ -59,8 +61,6 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, random_run: Run) -> Iterator[Served]:
     """`espalier serve` over four themes, two of them dyed, and six cold copies."""
-    import asyncio
-
     folder = tmp_path_factory.mktemp("load")
     store = (folder / "store").as_uri()
     asyncio.run(fill_store(store, random_run))
@@ -161,6 +161,18 @@ def test_steps_past_the_knee_end_early_and_say_so(tmp_path: Path) -> None:
     assert ended.results["knee"] is None
     assert 2 <= len(ended.results["stages"]) <= 5
     assert "FAILS: knee" in ended.said
+
+
+def test_a_token_goes_only_where_the_certificate_holds(tmp_path: Path) -> None:
+    """Law: over https the server's certificate must be of a known authority; SSL_CERT_FILE names a private one."""
+    certificates, catalogue = make_certificates(tmp_path), stub_catalogue(tmp_path)
+    options = ("--shape", "soak", "--load", "20", "--soak-s", "1", "--connections", "2", *PATIENT, *ALONE)
+    with stub(Behaviour(), certificates) as url:
+        stranger = locust(tmp_path, url, catalogue, *options)
+        known = locust(tmp_path, url, catalogue, *options, SSL_CERT_FILE=str(certificates.ca))
+    assert stranger.code == 2, stranger.said
+    assert stranger.results is None
+    assert known.code == 0, known.said
 
 
 def test_a_test_that_cannot_run_exits_with_2(served: Served, tmp_path: Path) -> None:

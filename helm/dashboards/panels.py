@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,7 +129,12 @@ def board(uid: str, title: str, description: str, rows: Sequence[Row]) -> str:
         width = _WIDTH // min(4, len(row.panels))
         for panel in row.panels:
             made = made.with_panel(panel.id(next(numbers)).height(_HEIGHT).span(width))
-    return JSONEncoder(sort_keys=True, indent=2).encode(made.build()) + "\n"
+    content = json.loads(JSONEncoder().encode(made.build()))
+    for variable in content["templating"]["list"]:
+        # the builders write these of interval variables into every one; Grafana's own types refuse that
+        for key in ("auto", "auto_count", "auto_min"):
+            variable.pop(key, None)
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
 _COLORS = (

@@ -323,6 +323,8 @@ def test_a_scrape_of_any_worker_shows_all_of_them(service: Service) -> None:
         for name in ("espalier_rows_total", 'espalier_domain_requests_total{domain="theme-1"}'):
             assert shown[name] - before.get(name, 0.0) == number
         assert [shown[f'espalier_worker_up{{worker="{worker}"}}'] for worker in (1, 2, 3)] == [1, 1, 1]
+    assert shown['espalier_store_reachable{backend="file"}'] == 1
+    assert shown['espalier_store_call_seconds_count{backend="file",operation="read_record"}'] > 0
     stats = service.ask("GET", "/adapters/theme-1/stats").json()
     assert stats["requests"] == shown['espalier_domain_requests_total{domain="theme-1"}']
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import kubernetes_validate
 import pytest
 
 from tests.helm.rendering import CHART, EXAMPLES, LEAST, example, one, rendered, schema
+from tests.helm.settings_schema import OWNED
 
 # the oldest that Chart.yaml allows, and the newest that the validator knows
 KUBERNETES = ("1.29", "1.37")
@@ -178,3 +180,10 @@ def test_every_committed_rule_and_dashboard_is_in_the_release() -> None:
     }
     assert boards == {path.name for path in (CHART / "dashboards").glob("*.json")}
     assert bool(one(objects, "PrometheusRule")["spec"]["groups"]) == any((CHART / "rules").glob("*.yaml"))
+
+
+def test_the_guide_names_every_example_and_every_setting_that_the_chart_owns() -> None:
+    """Law: docs/deploy.md leaves out no value set and no setting that stands outside `settings:`."""
+    guide = (CHART.parents[1] / "docs" / "deploy.md").read_text(encoding="utf-8")
+    assert {path.name for path in EXAMPLES} <= set(re.findall(r"`([a-z-]+\.yaml)`", guide))
+    assert OWNED.keys() <= set(re.findall(r"`([a-z_]+)`", guide))

@@ -95,6 +95,16 @@ def test_prometheus_scrapes_the_admin_port_of_both_replicas() -> None:
     assert config["rule_files"] == [f"{target('prometheus', './helm/espalier/rules')}/*.yaml"]
 
 
+def test_promtool_accepts_the_configuration() -> None:
+    """Law: Prometheus itself can read its configuration."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
+    command = [promtool, "check", "config", str(ROOT / "deploy" / "prometheus.yml")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_grafana_finds_prometheus_and_the_dashboards() -> None:
     """Law: the provisioned source is the Prometheus of the file, and dashboards are read where they are mounted."""
     folder = ROOT / "deploy" / "grafana" / "provisioning"

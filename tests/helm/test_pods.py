@@ -226,3 +226,25 @@ def test_training_prepares_trains_and_publishes_in_this_order() -> None:
 def test_a_job_has_a_name_of_its_own_in_each_revision() -> None:
     """Law: an upgrade of the release starts a new job and changes none, which Kubernetes would refuse."""
     assert one(rendered(example("everything")), "Job")["metadata"]["name"] == "demo-espalier-train-7"
+
+
+def bytes_of(quantity: str) -> int:
+    """A quantity of Gi or Mi in bytes."""
+    return int(quantity[:-2]) << {"Gi": 30, "Mi": 20}[quantity[-2:]]
+
+
+@pytest.mark.parametrize("path", ALL)
+def test_a_pod_has_room_for_what_its_settings_allow(path: Path) -> None:
+    """Law: no example is killed for memory, nor evicted for what it keeps on disk."""
+    objects = rendered(example(path.stem))
+    read = {name: field.default for name, field in Settings.model_fields.items()} | settings_of(objects)
+    pod = pods(objects)["Deployment"]
+    memory = bytes_of(pod["containers"][0]["resources"]["limits"]["memory"])
+    # a quarter is left for the interpreter, the backbone and the tables
+    assert read["workers"] * read["memory_bytes"] <= memory * 3 / 4
+    room = {volume["name"]: volume for volume in pod["volumes"]}
+    for name, most in (("cache", read["cache_bytes"]), ("feedback", read["feedback_keep_bytes"])):
+        if name in room:
+            claim = room[name].get("ephemeral", {}).get("volumeClaimTemplate", {}).get("spec", {}).get("resources")
+            size = claim["requests"]["storage"] if claim else room[name]["emptyDir"]["sizeLimit"]
+            assert most < bytes_of(size)

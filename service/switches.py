@@ -7,6 +7,7 @@ import asyncio
 from adapters_store.records import Switches
 from adapters_store.store import AdapterStore
 from service.confirming import confirmed
+from service.logs import Action
 from service.observer import Observer
 
 
@@ -42,12 +43,14 @@ class Switchboard:
             self._observer.backbone_only(self.backbone_only)
 
     def _tell(self, switches: Switches) -> None:
-        told = {"by": switches.by, "generation": switches.generation}
+        def moved(action: Action, before: bool, **facts: object) -> None:
+            told = {"from": before, "to": not before, **facts}
+            self._observer.followed(action, by=switches.by, generation=switches.generation, **told)
+
         if switches.adapters_only_backbone != self.backbone_only:
-            moved = {"from": self.backbone_only, "to": switches.adapters_only_backbone}
-            self._observer.followed("backbone_only", **told, **moved)
+            moved("backbone_only", self.backbone_only)
         if switches.frozen is not None and not self._frozen:
-            self._observer.followed("freeze", **told, **{"from": False, "to": True, "reason": switches.frozen.reason})
+            moved("freeze", False, reason=switches.frozen.reason)
         elif switches.frozen is None and self._frozen:
-            self._observer.followed("thaw", **told, **{"from": True, "to": False})
+            moved("thaw", True)
         self._frozen = switches.frozen is not None

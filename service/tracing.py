@@ -182,7 +182,7 @@ class Tracing:
         sent = asyncio.Event()
 
         def finish() -> None:
-            self._processor.shutdown()
+            self._processor.shutdown()  # type: ignore[no-untyped-call]  # the library leaves its type out
             with suppress(RuntimeError):  # the loop is closed: nobody waits any longer
                 loop.call_soon_threadsafe(sent.set)
 
@@ -191,7 +191,7 @@ class Tracing:
         with suppress(TimeoutError):
             await asyncio.wait_for(sent.wait(), within_s)
         if not sent.is_set():
-            self._exporter.shutdown()  # type: ignore[no-untyped-call]  # the library leaves its type out
+            self._exporter.shutdown()
             with suppress(TimeoutError):  # what waited to try again ends now, and says so while it is heard
                 await asyncio.wait_for(sent.wait(), _GIVE_UP_S)
 

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from benchmarks.forge import Run, digest
 from cli.main import app
 from service.token_writing import add_token
-from tests.cli.serving import command, environment, fill_store, free_port, wait_ready
+from tests.cli.serving import command, environment, fill_store, free_port
 from tests.servers.certificates import Certificates, make_certificates
 from tests.servers.valkey import Valkey, valkey
 from tests.service.live import adapter
@@ -99,10 +99,10 @@ def said(tmp_path_factory: pytest.TempPathFactory, store: Valkey, random_run: Ru
     try:
         trust = ssl.create_default_context(cafile=certificates.ca)
         url = f"https://127.0.0.1:{port}"
-        wait_ready(server, url, trust)
-        everybody = family(server.pid)
-        said.texts["command lines"] = "\n".join(" ".join(each.cmdline()) for each in everybody)
         with httpx.Client(base_url=url, verify=trust, timeout=WAIT_S) as client:
+            wait_until_ready(client, server)
+            everybody = family(server.pid)
+            said.texts["command lines"] = "\n".join(" ".join(each.cmdline()) for each in everybody)
             ask(client, said, token, random_run)
             store.kill()
             ask_without_store(client, said, token, random_run)
@@ -115,6 +115,15 @@ def said(tmp_path_factory: pytest.TempPathFactory, store: Valkey, random_run: Ru
         server.wait()
     said.texts["log"] = log.read_text()
     return said
+
+
+def wait_until_ready(client: httpx.Client, server: subprocess.Popen[str]) -> None:
+    """Until it says so; if it ends first, the test fails."""
+    while server.poll() is None:
+        with suppress(httpx.TransportError):
+            if client.get("/healthz/ready", timeout=5).status_code == 200:
+                return
+    raise AssertionError(f"the server ended with {server.returncode}")
 
 
 def settings(tokens: Path, certificates: Certificates, folder: Path) -> dict[str, object]:

@@ -38,6 +38,7 @@ class FeedbackLine(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True
         user_id, domain_id: as the client said, else those of the response; absent where neither is known.
         by: name of the token that sent it.
         matched: the response was found; what follows is of it.
+        completes: no event of its own: another process of the replica took the event, and this one knew its response.
         score: probability that the service gave.
         backbone, revision, alias, fallback: what scored, as in the response's `served`.
         context: of the request; absent where there was none, or where it was too large to keep.
@@ -52,6 +53,7 @@ class FeedbackLine(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True
     domain_id: str | None = None
     by: str | None = None
     matched: bool = False
+    completes: bool = False
     score: float | None = None
     backbone: str | None = None
     revision: str | None = None

@@ -106,7 +106,7 @@ def _tell(console: Console, tally: Tally) -> None:
     )
     console.print(
         f"{tally.duplicates:,} duplicates, {tally.relabelled:,} changed labels, {rejected:,} rejected lines, "
-        f"{tally.torn:,} torn ends",
+        f"{tally.completing:,} completing lines, {tally.torn:,} torn ends",
         soft_wrap=True,
         markup=False,
     )

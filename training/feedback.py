@@ -32,6 +32,7 @@ _LINE: dict[str, pl.DataType] = {
     "item_id": pl.String(),
     "domain_id": pl.String(),
     "label": pl.Int8(),
+    "completes": pl.Boolean(),
 }
 _WHOSE = ("user_id", "domain_id")
 _TOLD = (*_WHOSE, "context")
@@ -60,6 +61,7 @@ class Tally:
     Args:
         segments: that were read.
         lines: in them.
+        completing: lines that only complete another one.
         torn: last lines without an end, of segments that are being written or that a crash cut; never acknowledged.
         rows: training rows.
         duplicates: events that repeat a row's label, or that a later one of the same row overrules.
@@ -70,6 +72,7 @@ class Tally:
 
     segments: int = 0
     lines: int = 0
+    completing: int = 0
     torn: int = 0
     rows: int = 0
     duplicates: int = 0
@@ -206,7 +209,10 @@ def _joined(events: pl.DataFrame, tally: Tally) -> pl.DataFrame:
         .filter(pl.col("whose") == 1)
         .select("request_id", *_TOLD)
     )
-    joined = events.join(requests, on="request_id", how="left", suffix="!", maintain_order="left")
+    tally.completing = int(events["completes"].sum())
+    joined = events.filter(~pl.col("completes")).join(
+        requests, on="request_id", how="left", suffix="!", maintain_order="left"
+    )
     joined = joined.with_columns(pl.coalesce(name, f"{name}!") for name in _TOLD).drop(f"{name}!" for name in _TOLD)
     lost = pl.any_horizontal(pl.col(*_WHOSE).is_null())
     _reject(joined.filter(lost), "its response is not known: send user_id and domain_id with it", tally)

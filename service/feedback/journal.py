@@ -6,7 +6,7 @@ Matching, encoding and writing run on one thread of their own; the event loop on
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -120,6 +120,37 @@ class Journal:
             self._metrics.events("refused", len(events))
             raise
 
+    def complete(self, lines: Iterable[FeedbackLine]) -> None:
+        """Match events that other workers took and could not match; called on the thread.
+
+        Nobody waits for it, and an event that is not completed is stored all the same: a folder without room is left
+        as it is.
+
+        Args:
+            lines: theirs.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        pairs = [(line, event, self._recent.match(event)) for line in lines if (event := _event_of(line)) is not None]
+        pairs = [(line, event, match) for line, event, match in pairs if match.outcome == "matched"]
+        completed = [
+            msgspec.structs.replace(line_of(event, match, line.at, line.by), completes=True)
+            for line, event, match in pairs
+        ]
+        content = self._encoder.encode_lines(completed)
+        if not completed or not self._fits(len(content)):
+            return
+        try:
+            self._writer.append(content)
+            self._writer.sync()
+        except OSError:
+            self._writer.abandon()
+            raise
+        self._metrics.events("completed", len(pairs))
+        for _, event, match in pairs:
+            self._look(event, match)
+
     async def close(self) -> None:
         """Make durable what waits; nothing may be appended any more."""
         if self._committing is not None:
@@ -177,14 +208,17 @@ class Journal:
     def _count(self, written: _Lines) -> None:
         for event, match in written.matches:
             self._metrics.events(match.outcome, 1)
-            response, score = match.response, match.score
-            if response is None or score is None or not counts_as_live(response.served):
-                continue
-            if match.label_first():
-                self._online.labelled(response.domain_id, score, event.label == 1)
+            self._look(event, match)
+
+    def _look(self, event: FeedbackEvent, match: Match) -> None:
+        response, score = match.response, match.score
+        if response is None or score is None or not counts_as_live(response.served):
+            return
+        if match.label_first():
+            self._online.labelled(response.domain_id, score, event.label == 1)
 
 
-def line_of(event: FeedbackEvent, match: Match, at: float, by: str) -> FeedbackLine:
+def line_of(event: FeedbackEvent, match: Match, at: float, by: str | None) -> FeedbackLine:
     """The line of an event: what the client said, completed by its response.
 
     Args:
@@ -218,6 +252,19 @@ def line_of(event: FeedbackEvent, match: Match, at: float, by: str) -> FeedbackL
         alias=served.alias,
         fallback=served.fallback,
         context=response.line_context,
+    )
+
+
+def _event_of(line: FeedbackLine) -> FeedbackEvent | None:
+    """The event of a line; None for a half of one, which only another program writes."""
+    if (line.user_id is None) != (line.domain_id is None):
+        return None
+    return FeedbackEvent(
+        item_id=line.item_id,
+        label=line.label,
+        request_id=line.request_id,
+        user_id=line.user_id,
+        domain_id=line.domain_id,
     )
 
 

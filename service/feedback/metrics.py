@@ -9,7 +9,7 @@ from prometheus_client import Counter, Gauge
 from service.aggregation import Registry
 from service.feedback.online import Figures
 
-OUTCOMES = ("matched", "contradicting", "unmatched", "refused")
+OUTCOMES = ("matched", "contradicting", "unmatched", "completed", "refused")
 
 
 class FeedbackMetrics:

@@ -24,6 +24,7 @@ from service.feedback.metrics import FeedbackMetrics
 from service.feedback.online import OnlineFigures
 from service.feedback.segments import SegmentWriter
 from service.feedback.shipping import Shipper
+from service.feedback.siblings import SiblingLines
 from service.settings import Settings
 from service.threads import WorkerThread
 
@@ -94,7 +95,13 @@ async def open_feedback(settings: Settings, registry: Registry, log: FilteringBo
         now=time.time,
     )
     shipper = None if objects is None else Shipper(folder, objects, clock, log, shipped=metrics.shipped)
-    caretaker = Caretaker(folder, writer, recent, online, metrics, clock, log)
+    siblings = SiblingLines(folder, writer.name)
+
+    def complete() -> None:
+        journal.complete(siblings.look())
+
+    alone = settings.workers == 1
+    caretaker = Caretaker(folder, writer, recent, online, metrics, clock, log, None if alone else complete)
     tasks = [asyncio.create_task(caretaker.run(thread))]
     tasks += [asyncio.create_task(shipper.run())] if shipper is not None else []
     try:
@@ -124,6 +131,7 @@ class Caretaker:
         metrics: gets the figures.
         clock: counts the waits.
         log: told of what the disk refuses.
+        complete: matches what other workers could not; None where there are none.
     """
 
     def __init__(
@@ -135,7 +143,9 @@ class Caretaker:
         metrics: FeedbackMetrics,
         clock: Clock,
         log: FilteringBoundLogger,
+        complete: Callable[[], None] | None = None,
     ) -> None:
+        self._complete = complete
         self._folder = folder
         self._writer = writer
         self._recent = recent
@@ -155,6 +165,8 @@ class Caretaker:
         """One round; a disk that refuses ends none of it."""
         self._online.scored(self._recent.take_fresh())
         self._guarded(self._writer.close_if_old)
+        if self._complete is not None:
+            self._guarded(self._complete)
         for work, every_s in ((self._close_orphans, ORPHANS_S), (self._show, FIGURES_S)):
             if self._clock.now() >= self._due.get(work, 0.0):
                 self._due[work] = self._clock.now() + every_s

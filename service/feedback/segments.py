@@ -40,7 +40,7 @@ class SegmentWriter:
         sync: Callable[[int], None] = os.fsync,
     ) -> None:
         self._folder = folder
-        self._writer = re.sub(r"[^A-Za-z0-9_:=.-]", "-", writer)[:128]
+        self.name = re.sub(r"[^A-Za-z0-9_:=.-]", "-", writer)[:128]
         self._segment_bytes = segment_bytes
         self._segment_s = segment_s
         self._now = now
@@ -106,7 +106,7 @@ class SegmentWriter:
         opened_at = self._now()
         stamp = datetime.fromtimestamp(opened_at, UTC).strftime("%Y%m%dT%H%M%S%f")[:-3] + "Z"
         for attempt in range(_ATTEMPTS):
-            path = self._folder.path / f"{stamp}-{self._writer}-{secrets.token_hex(4)}{OPEN}"
+            path = self._folder.path / f"{stamp}-{self.name}-{secrets.token_hex(4)}{OPEN}"
             try:
                 self._descriptor = create_locked(path)
                 break

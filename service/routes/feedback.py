@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
 from service.auth import Guard, Scope
-from service.feedback.events import MOST_EVENTS, FeedbackBody, check_events
+from service.feedback.events import ID_CHARACTERS, MOST_EVENTS, FeedbackBody, check_events
 from service.feedback.room import Feedback
 from service.limits import read_body
 from service.routes.access import caller_of
@@ -19,7 +19,12 @@ from service.routes.reading import decode_json
 
 BODY_BYTES = 1 << 19
 SCORE = Scope("score")
-_ID = {"anyOf": [{"type": "string", "minLength": 1, "maxLength": 256}, {"type": "integer"}]}
+_ID = {
+    "anyOf": [
+        {"type": "string", "minLength": 1, "maxLength": ID_CHARACTERS},
+        {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+    ]
+}
 _EVENT: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,

@@ -60,7 +60,7 @@ def test_a_folder_of_segments_becomes_a_prepared_folder(tmp_path: Path, prepared
     rows = PreparedDataset.load(tmp_path / "out").interactions
     assert sorted(rows["label"].to_list()) == [0, 0]
     assert "2 rows from 4 lines in 3 segments" in said
-    assert "1 duplicates, 1 changed labels, 1 rejected lines, 1 torn ends" in said
+    assert "1 duplicates, 1 changed labels, 1 rejected lines, 0 completing lines, 1 torn ends" in said
     assert f"does not know its user_id, first {NAME.format(1)}.shipped.ndjson line 2" in said
     report = json.loads((tmp_path / "out/feedback.json").read_text())
     assert report["named"][0]["line"] == 2

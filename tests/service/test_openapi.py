@@ -19,6 +19,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ROUTES = {
     "/score": {"post"},
+    "/feedback": {"post"},
     "/adapters": {"get"},
     "/adapters/{domain}": {"get", "post", "delete"},
     "/adapters/{domain}/revisions": {"get"},

@@ -130,6 +130,16 @@ def test_a_request_completes_its_other_events() -> None:
     assert "response is not known" in reader.tally.named[0].reason
 
 
+def test_a_completing_line_is_no_event() -> None:
+    """Law: what another worker knew of an event completes it, and is neither a row nor a duplicate."""
+    event = line("b", 1, 2.0, request_id="r")
+    known = line("b", 1, 2.0, request_id="r", matched=True, completes=True, context={"hour": 4}, **of("8"))
+    reader = read(known, event)
+    assert [(row["user_id"], row["item_id"], row["hour_of_day"]) for row in rows(reader)] == [(8, "b", 4)]
+    assert (reader.tally.lines, reader.tally.completing, reader.tally.duplicates) == (2, 1, 0)
+    assert reader.tally.rejected.total() == 0
+
+
 def test_a_request_id_that_names_two_users_completes_nothing() -> None:
     """Law: where a client used one request_id twice, nobody's item becomes another user's row."""
     two = line("a", 0, 1.0, request_id="r", **of("7")) + line("a", 0, 1.0, request_id="r", **of("8"))

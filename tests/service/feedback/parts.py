@@ -81,13 +81,14 @@ def desk(
     sync: Callable[[int], None] = os.fsync,
     waiting_events: int = 20_000,
     shown: int = 10,
+    name: str = "replica-1",
 ) -> Iterator[Desk]:
     """All parts of a process's feedback but the shipping."""
     now, registry = [NOW], Registry()
     folder = SegmentFolder(path)
     folder.prepare()
     writer = SegmentWriter(
-        folder, "replica-1", segment_bytes=segment_bytes, segment_s=segment_s, now=lambda: now[0], sync=sync
+        folder, name, segment_bytes=segment_bytes, segment_s=segment_s, now=lambda: now[0], sync=sync
     )
     recent, online, thread = RecentResponses(), OnlineFigures(shown), WorkerThread("feedback-test")
     journal = Journal(

@@ -72,6 +72,19 @@ def test_a_kill_between_write_and_sync_loses_nothing_acknowledged(tmp_path: Path
     assert acknowledged <= found <= written
 
 
+async def every_event_is_matched(client: httpx.AsyncClient, folder: Path) -> None:
+    """Law: whichever of the workers scored and whichever got the label, the event is matched in the end."""
+    asked = {"user_id": "1", "domain_id": "theme-1", "item_ids": ["item-1"]}
+    named = [(await client.post("/score", json=asked)).json()["request_id"] for _ in range(20)]
+    for request_id in named:
+        events = [{"request_id": request_id, "item_id": "item-1", "label": 1}]
+        assert (await client.post("/feedback", json={"events": events})).status_code == 200
+    matched: set[str] = set()
+    while matched != set(named):  # each worker looks every second; pytest bounds the wait
+        await asyncio.sleep(0.05)
+        matched = {line["request_id"] for line in lines_of(folder) if line.get("matched")}
+
+
 async def test_a_killed_worker_of_a_service_loses_nothing_acknowledged(random_run: Run, tmp_path: Path) -> None:
     """Law: with two workers of which one is killed while feedback comes, every event with a 200 is on disk."""
     store, folder = await file_store(tmp_path / "store", random_run), tmp_path / "f"
@@ -82,6 +95,7 @@ async def test_a_killed_worker_of_a_service_loses_nothing_acknowledged(random_ru
         # a connection of its own for each request: any worker takes it
         limits = httpx.Limits(max_keepalive_connections=0)
         async with httpx.AsyncClient(base_url=url, limits=limits, verify=False, timeout=60) as client:
+            await every_event_is_matched(client, folder)
 
             async def send(sender: int) -> None:
                 for number in range(40):

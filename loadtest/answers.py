@@ -70,7 +70,10 @@ class Judge:
             return self._fallback(question, revision, fallback)
         if revision is None or not self._ledger.allows(question.domain, alias, revision, sent, answered):
             return Verdict(Outcome.WRONG, f"{alias} {_short(revision)} may not score {question.domain} now")
-        if question.probe is not None and not self._marks.fits(question.domain, question.probe, revision, scores):
+        basis = f"{served.get('backbone')} {served.get('features')}"
+        if question.probe is not None and not self._marks.fits(
+            question.domain, question.probe, revision, scores, basis
+        ):
             return Verdict(Outcome.WRONG, f"these are not the scores of {_short(revision)} of {question.domain}")
         return OK
 

@@ -56,6 +56,20 @@ def test_each_dye_is_told_by_its_scores(judge: Judge) -> None:
     assert outcome(judge, answer(A, mixed)) is Outcome.WRONG
 
 
+def test_other_feature_tables_are_other_logits(judge: Judge) -> None:
+    """Law: where a table moved, what was learned on the one before says nothing, and is learned anew."""
+
+    def on(table: str, revision: str, scores: list[float]) -> Outcome:
+        served = {"revision": revision, "alias": "live", "fallback": None, "features": {"users": table}}
+        return outcome(judge, answer(None, scores, served=served))
+
+    moved = [min(0.99, score + 0.05) for score in scores_of(A)]
+    assert on("t1", A, scores_of(A)) is Outcome.OK
+    assert on("t2", A, moved) is Outcome.OK
+    assert on("t2", A, scores_of(A)) is Outcome.WRONG
+    assert on("t1", B, scores_of(B)) is Outcome.OK
+
+
 def test_a_revision_that_may_not_score_is_wrong(judge: Judge) -> None:
     """Law: an unknown revision, or none without a fallback, is wrong whatever the scores are."""
     assert outcome(judge, answer("c" * 64, scores_of(A))) is Outcome.WRONG

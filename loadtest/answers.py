@@ -61,19 +61,20 @@ class Judge:
             answer = json.loads(content)
             scores, served = answer["scores"], answer["served"]
             revision, alias, fallback = served["revision"], served["alias"], served["fallback"]
+            basis = f"{served.get('backbone')} {served.get('features')}"
             whole = len(scores) == question.items and all(0.0 <= score <= 1.0 for score in scores)
-        except (ValueError, KeyError, TypeError) as error:
+            whole = whole and answer["domain_id"] == question.domain
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             return Verdict(Outcome.ERROR, f"not an answer: {error!r}")
-        if not whole or answer["domain_id"] != question.domain:
+        if not whole:
             return Verdict(Outcome.ERROR, "not the probabilities that were asked for")
         if fallback is not None:
             return self._fallback(question, revision, fallback)
         if revision is None or not self._ledger.allows(question.domain, alias, revision, sent, answered):
             return Verdict(Outcome.WRONG, f"{alias} {_short(revision)} may not score {question.domain} now")
-        basis = f"{served.get('backbone')} {served.get('features')}"
-        if question.probe is not None and not self._marks.fits(
-            question.domain, question.probe, revision, scores, basis
-        ):
+        if question.probe is None:
+            return OK
+        if not self._marks.fits(question.domain, question.probe, revision, scores, basis):
             return Verdict(Outcome.WRONG, f"these are not the scores of {_short(revision)} of {question.domain}")
         return OK
 

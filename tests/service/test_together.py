@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.channel import Channel, Join, Message
+from service.channel import Channel, Counted, Join, Message, Told
 from service.domain_counts import COLUMNS
 from service.hub import Hub
 from service.logs import open_log
@@ -224,6 +224,17 @@ async def test_without_the_supervisor_a_scrape_fails_instead_of_showing_less(rep
     await turns_until(scraping.done)
     with pytest.raises(NotReady, match="supervisor"):
         scraping.result()
+
+
+async def test_a_worker_of_another_build_breaks_nothing(replica: Replica) -> None:
+    """Law: what the supervisor cannot read (a worker that was started after an upgrade) is left out, and it goes on."""
+    one, two = await replica.worker(1), await replica.worker(2)
+    two.channel.send(Counted({"women": [1, 2]}))
+    two.channel.send(Told(7, b"no report"))
+    two.scored("men", rows=3)
+    shown = read(await one.metrics.shown())
+    assert shown["espalier_domain_rows_total/men"] == shown["espalier_rows_total"] == 3
+    assert "espalier_domain_rows_total/women" not in shown
 
 
 async def test_many_new_domains_reach_the_supervisor_in_lines_that_fit(replica: Replica) -> None:

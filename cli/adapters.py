@@ -18,7 +18,8 @@ from adapters_store.paging import Unreadable, domain_page
 from adapters_store.records import DomainRecord, Switches
 from adapters_store.store import AdapterStore
 from cli.audit import audited, audited_domain, author, effective_live, recorded
-from cli.stores import AsJson, StoreUrl, print_json, with_store
+from cli.printing import AsJson, print_json
+from cli.stores import StoreUrl, with_store
 from service.logs import Action
 
 app = typer.Typer(help="Look at a store's domains, and change what they are scored by.", no_args_is_help=True)

@@ -14,7 +14,8 @@ from adapters_store.errors import ArtifactError, BlobMissing
 from adapters_store.records import BackboneRecord
 from adapters_store.store import AdapterStore
 from cli.audit import audited, author
-from cli.stores import AsJson, StoreUrl, print_json, with_store
+from cli.printing import AsJson, print_json
+from cli.stores import StoreUrl, with_store
 from service.logs import Action
 
 app = typer.Typer(

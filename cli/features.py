@@ -15,7 +15,8 @@ from adapters_store.feature_publishing import PublishedLayer, publish_layer
 from adapters_store.feature_tables import SIDES, bundled_revision, read_manifest, side_divisions, side_fields
 from adapters_store.store import AdapterStore
 from cli.audit import audited, author
-from cli.stores import AsJson, StoreUrl, print_json, refused, with_store
+from cli.printing import AsJson, print_json
+from cli.stores import StoreUrl, refused, with_store
 from features.errors import BadTable
 from features.parquet import ReadTable, read_parquet
 from features.vocabulary import Vocabulary

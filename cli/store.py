@@ -15,8 +15,9 @@ from adapters_store.copying import Copied, copy_store
 from adapters_store.garbage import MIN_GRACE_S, Collected, collect
 from adapters_store.store import AdapterStore
 from cli.audit import audited, author
+from cli.printing import AsJson, print_json
 from cli.progress import steps
-from cli.stores import AsJson, StoreUrl, completed, open_store, print_json, with_store
+from cli.stores import StoreUrl, completed, open_store, with_store
 from service.redaction import redacted
 
 app = typer.Typer(help="Check a store, copy it, collect its garbage.", no_args_is_help=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Annotated, Any, TypeVar
@@ -26,7 +25,6 @@ StoreUrl = Annotated[
     # shown as a variable's name only: its value may hold a password
     typer.Option("--store", envvar="ESPALIER_STORE", help=f"URL of the adapter store: {SCHEMES}.", show_default=False),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 def with_store(url: str, work: Callable[[AdapterStore], Awaitable[T]], create: bool = False) -> T:
@@ -97,8 +95,3 @@ def refused(error: Exception, *urls: str) -> typer.Exit:
     console.print("[red]error:[/red]", end=" ")
     console.print(message, markup=False)
     return typer.Exit(1)
-
-
-def print_json(content: object) -> None:
-    """Print one JSON document for programs."""
-    typer.echo(json.dumps(content, indent=2, sort_keys=True))

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cli.stores import AsJson, print_json
+from cli.printing import AsJson, print_json
 
 if TYPE_CHECKING:
     from service.rate_limits import Limits

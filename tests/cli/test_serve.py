@@ -137,12 +137,13 @@ def test_a_config_file_is_read(store: str, tmp_path: Path) -> None:
 def test_a_restart_without_the_store_serves_what_the_disk_has(random_run: Run, tmp_path: Path) -> None:
     """Law: with a cache folder, a service whose store is away starts, says so, and scores what it scored before."""
     cache = {"ESPALIER_CACHE_DIR": str(tmp_path / "cache")}
+    patient = {"ESPALIER_COLD_WAIT_MS": "30000", "ESPALIER_DEADLINE_MS": "30000"}
     with valkey(tmp_path, appendonly="yes") as server:
         asyncio.run(fill_store(server.url, random_run))
-        with running(server.url, **cache) as (_, url):
+        with running(server.url, **cache, **patient) as (_, url):
             before = httpx.post(f"{url}/score", json=SCORE, timeout=30).json()
         server.kill()
-        with running(server.url, **cache) as (process, url):
+        with running(server.url, **cache, **patient) as (process, url):
             after = httpx.post(f"{url}/score", json=SCORE, timeout=30).json()
             process.send_signal(signal.SIGTERM)
             out, _ = process.communicate(timeout=30)

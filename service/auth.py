@@ -65,9 +65,9 @@ class TokenEntry(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}$")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     scopes: list[str] = Field(min_length=1)
-    requests_per_s: float | None = Field(None, gt=0, allow_inf_nan=False)
-    burst: int | None = Field(None, ge=1)
-    rows_per_s: float | None = Field(None, gt=0, allow_inf_nan=False)
+    requests_per_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    burst: int | None = Field(default=None, ge=1)
+    rows_per_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @property
     def limits(self) -> Limits:

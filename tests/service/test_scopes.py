@@ -166,5 +166,10 @@ async def ask(client: httpx.AsyncClient, method: str, path: str, caller: str, **
 def routes_of(app: FastAPI) -> set[str]:
     """Every method and path template that an app answers, described or not; HEAD comes with GET."""
     assert all(isinstance(route, Route) for route in app.routes), "a mount or a socket has no line of its own"
-    pairs = [(method, route) for route in app.routes if isinstance(route, Route) for method in route.methods or ()]
-    return {f"{method} {route.path}" for method, route in pairs if not (method == "HEAD" and "GET" in route.methods)}
+    answered = [(route.path, route.methods or set()) for route in app.routes if isinstance(route, Route)]
+    return {
+        f"{method} {path}"
+        for path, methods in answered
+        for method in methods
+        if not (method == "HEAD" and "GET" in methods)
+    }

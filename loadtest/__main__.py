@@ -54,7 +54,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtest", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path(".load"), help="everything that is written")
     parser.add_argument("--stages", type=int, default=14, help="steps at most")
-    parser.add_argument("--stage-s", type=float, default=6.0, help="how long a step lasts")
+    parser.add_argument("--stage-s", type=float, default=5.0, help="how long a step lasts")
     parser.add_argument("--spike-s", type=float, default=5.0, help="how long each part of the spike lasts")
     parser.add_argument("--soak-s", type=float, default=30.0, help="how long the soak lasts")
     parser.add_argument("--p99-ms", type=float, default=50.0, help="bound of p99")

@@ -67,6 +67,7 @@ class ClosingServer(Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more connections and wait for answers, until told to wait no more; nothing runs on after it."""
+        self.say_close()
         await super().shutdown(sockets)
         left = list(self.server_state.tasks)
         for task in left:
@@ -134,6 +135,11 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_message_complete()
         self._reading_headers = True
         self._received_bytes = 0
+
+    def shutdown(self) -> None:
+        """End the connection when nothing is asked on it; a request that has begun to arrive is answered first."""
+        if not (self._reading_headers and self._received_bytes):
+            super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         """Tell bytes that are no HTTP as a problem, like every other error."""

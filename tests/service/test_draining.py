@@ -186,6 +186,25 @@ def test_a_request_in_flight_at_the_signal_ends_its_connection(store: str) -> No
     assert process.returncode == 0
 
 
+def test_a_request_that_has_begun_to_arrive_is_answered_after_the_ports_closed(store: str) -> None:
+    """Law: a connection is closed only where nothing is asked on it; half a head is a question, in bounded time."""
+    body = json.dumps(SCORE).encode()
+    head = f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with running(store, ESPALIER_DEADLINE_MS="60000", ESPALIER_COLD_WAIT_MS="30000", **QUIET) as (process, url):
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as begun, socket.create_connection((host, int(port))) as idle:
+            begun.sendall(head[:20])
+            httpx.get(f"{url}/healthz/live")
+            process.terminate()
+            wait_closed(host, int(port))
+            assert idle.makefile("rb").read() == b""
+            begun.sendall(head[20:] + body)
+            answer = begun.makefile("rb").read()
+        process.communicate(timeout=30)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert process.returncode == 0
+
+
 def test_an_answer_that_does_not_come_is_given_up_after_drain_s(store: str) -> None:
     """Law: the end is bounded: what takes longer is cut off, and that is no error of the process."""
     patient = {"ESPALIER_DRAIN_S": "1", "ESPALIER_BODY_READ_S": "300", "ESPALIER_DEADLINE_MS": "300000"}

@@ -71,6 +71,7 @@ class ReplicaConfig:
         replica_id: names this replica in what it reports to the store.
         stage_in_flight: revisions of a release that are fetched or prepared at once.
         loader_share: of one core that changes of others may take while requests are scored.
+        stage_share: the same for preparing a staged release.
     """
 
     engine_threads: int = 1
@@ -94,6 +95,7 @@ class ReplicaConfig:
     replica_id: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
     stage_in_flight: int = 8
     loader_share: float = 0.01
+    stage_share: float = 0.05
 
 
 MakeEngine = Callable[[Backbone, ReplicaConfig], Engine]
@@ -182,12 +184,7 @@ class Replica:
             batch_wait_s=config.batch_wait_ms / 1000,
             queue_rows=config.queue_rows,
         )
-        self._pace = Pace(
-            clock,
-            spent=lambda: self._loader_thread.spent_s,
-            busy=lambda: clock.now() - self.batcher.scored_at < BUSY_S,
-            share=config.loader_share,
-        )
+        self._pace = self._make_pace(config.loader_share)
         self.switches = Switchboard(self.reader, store, observer)
         self.scorer = self._make_scorer()
         self.publisher = Publisher(
@@ -207,6 +204,15 @@ class Replica:
         self.staging = self._make_staging()
         self.prewarmer = self._make_prewarmer()
         self.watcher = self._make_watcher()
+
+    def _make_pace(self, share: float) -> Pace:
+        """What loads nobody waits for may take of a core while requests are scored."""
+        return Pace(
+            self.clock,
+            spent=lambda: self._loader_thread.spent_s,
+            busy=lambda: self.clock.now() - self.batcher.scored_at < BUSY_S,
+            share=share,
+        )
 
     def _make_scorer(self) -> Scorer:
         """The main path, on top of what is wired already."""
@@ -250,7 +256,7 @@ class Replica:
             self.clock,
             self._observer,
             replica_id=self._config.replica_id,
-            pace=self._pace,
+            pace=self._make_pace(self._config.stage_share),
             in_flight=self._config.stage_in_flight,
             cached=self.reader is not self.store,
         )

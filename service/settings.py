@@ -114,6 +114,9 @@ class Settings(BaseSettings):
     prewarm_every_s: float = Field(300.0, gt=0, description="how often the busiest domains are written to the store")
     prewarm_domains: int = Field(1000, ge=0, le=10_000, description="domains in that list")
     stage_in_flight: int = Field(8, ge=1, le=256, description="adapters of a staged release prepared at once")
+    stage_share: float = Field(
+        0.05, gt=0, le=1, description="of one core that preparing a staged release may take while requests are scored"
+    )
     loader_share: float = Field(
         0.01, gt=0, le=1, description="of one core that changes of others may take while requests are scored"
     )

@@ -43,9 +43,14 @@ class ScoreMetrics:
             "espalier_deadline_misses", "Requests whose deadline passed, by where.", ["where"], registry=registry
         )
         self._scores = ArrayHistogram("espalier_score", "Probabilities scored, by row.", SCORES, registry)
-        self._canary_scores = ArrayHistogram("espalier_canary_score", "Those of canaries, by row.", SCORES, registry)
+        self._canary_scores = ArrayHistogram(
+            "espalier_canary_score", "Probabilities scored by canaries, by row.", SCORES, registry
+        )
         self._live_scores = ArrayHistogram(
-            "espalier_live_score", "Those of live adapters beside which a canary runs, by row.", SCORES, registry
+            "espalier_live_score",
+            "Probabilities of live adapters beside which a canary runs, by row.",
+            SCORES,
+            registry,
         )
         self._ages = ArrayHistogram(
             "espalier_adapter_age_seconds",

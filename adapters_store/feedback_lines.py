@@ -2,9 +2,9 @@
 
 ::
 
-    <folder>/<name>.open.ndjson        one process appends to it, and holds its flock(2) as long as it lives
-    <folder>/<name>.ndjson             closed: it never changes again
-    <folder>/<name>.shipped.ndjson     closed, and in the object store; the first to go when room is needed
+    <folder>/<name>.open.ndjson              one process appends to it, and holds its flock(2) as long as it lives
+    <folder>/<day>/<name>.ndjson             closed: it never changes again
+    <folder>/<day>/<name>.shipped.ndjson     closed, and in the object store; the first to go when room is needed
     <store>/feedback/<day>/<name>.ndjson
 
 `<name>` is `<time opened, UTC, to the millisecond>-<who wrote it>-<8 hex>`, so names sort by time. Lines hold user ids.

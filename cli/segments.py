@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from adapters_store.errors import BadId, StoreUnavailable
-from adapters_store.feedback_lines import SHIPPED, SUFFIX, parse_name
+from adapters_store.feedback_lines import SHIPPED, SUFFIX, SegmentName, parse_name
 from adapters_store.feedback_objects import FeedbackObjects, open_feedback_objects
 
 TIMEOUT_S = 30.0
@@ -37,23 +37,23 @@ def read_segments(source: str, take: Take) -> None:
 
 
 def _read_folder(folder: Path, take: Take) -> None:
-    paths: dict[str, Path] = {}
+    paths: dict[str, tuple[SegmentName, Path]] = {}
     for path in sorted(folder.rglob(f"*{SUFFIX}"), key=lambda path: path.name):
         named = parse_name(path.name)
         if named is not None:
-            paths.setdefault(named.name, path)
+            paths.setdefault(named.name, (named, path))
     if not paths:
         raise StoreUnavailable(
             f"{folder} holds no segments of feedback: name the service's feedback_dir, or a copy of it"
         )
-    for name, path in paths.items():
-        take(*_read(name, path))
+    for named, path in paths.values():
+        take(*_read(named, path))
 
 
-def _read(name: str, path: Path) -> tuple[str, bytes]:
-    # a running service closes and ships segments meanwhile, which only renames them
-    for suffix in ("", SUFFIX, SHIPPED):
-        found = path.with_name(name + suffix) if suffix else path
+def _read(named: SegmentName, path: Path) -> tuple[str, bytes]:
+    # a running service closes and ships segments meanwhile, which moves them to their day and renames them
+    folders = (path.parent, path.parent / named.day)
+    for found in (path, *(folder / (named.name + suffix) for suffix in (SUFFIX, SHIPPED) for folder in folders)):
         try:
             return found.name, found.read_bytes()
         except FileNotFoundError:

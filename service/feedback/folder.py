@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from adapters_store.durable import sync_folder
-from adapters_store.feedback_lines import OPEN, SHIPPED, SUFFIX, SegmentName, parse_name
+from adapters_store.feedback_lines import SHIPPED, SUFFIX, SegmentName, parse_name
 
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
 _BLOCK = 1 << 16
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
+# a folder that changed less long ago than a file system's clock may tick could change again unseen
+_SETTLED_NS = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,8 @@ class SegmentFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        # of days that no longer change: what a year leaves behind is not looked at for every sync
+        self._days: dict[str, tuple[int, list[Segment]]] = {}
 
     def prepare(self) -> None:
         """Make the folder, which only its owner may look into; one that is there is closed to others.
@@ -59,14 +66,25 @@ class SegmentFolder:
 
     def segments(self) -> list[Segment]:
         """What is there, oldest first."""
-        found = []
+        found = _listed(self.path)
         with os.scandir(self.path) as entries:
-            for entry in entries:
-                named = parse_name(entry.name)
-                if named is not None:
-                    with suppress(FileNotFoundError):
-                        found.append(Segment(named, Path(entry.path), entry.stat().st_size))
+            days = [entry.name for entry in entries if _DAY.fullmatch(entry.name)]
+        for day in days:
+            found += self._of_day(day)
         return sorted(found, key=lambda segment: segment.named.name)
+
+    def _of_day(self, day: str) -> list[Segment]:
+        try:
+            changed_ns = (self.path / day).stat().st_mtime_ns
+            known = self._days.get(day)
+            if known is not None and known[0] == changed_ns:
+                return known[1]
+            segments = _listed(self.path / day)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        if time.time_ns() - changed_ns > _SETTLED_NS:
+            self._days[day] = changed_ns, segments
+        return segments
 
     def make_room(self, size_bytes: int, keep_bytes: int) -> bool:
         """Whether so many bytes more may be held, after deleting as many shipped segments as that needs, oldest first.
@@ -83,6 +101,9 @@ class SegmentFolder:
             if segment.named.state == "shipped":
                 segment.path.unlink(missing_ok=True)
                 excess -= segment.size_bytes
+                if segment.path.parent != self.path:
+                    with suppress(OSError):  # others are left in it
+                        segment.path.parent.rmdir()
         return excess <= 0
 
     def close_orphans(self) -> int:
@@ -105,9 +126,17 @@ class SegmentFolder:
         return closed
 
     def settle(self, path: Path) -> None:
-        """Rename an open segment to a closed one, or remove it where it is empty; the caller holds its lock."""
-        if path.stat().st_size:
-            path.rename(path.with_name(path.name.removesuffix(OPEN) + SUFFIX))
+        """Move an open segment to the closed ones of its day, or remove it where it is empty.
+
+        Args:
+            path: of the segment, whose lock the caller holds.
+        """
+        named = parse_name(path.name)
+        if path.stat().st_size and named is not None:
+            day = self.path / named.day
+            day.mkdir(mode=FOLDER_MODE, exist_ok=True)
+            path.rename(day / (named.name + SUFFIX))
+            sync_folder(day)
         else:
             path.unlink()
         sync_folder(self.path)
@@ -116,7 +145,18 @@ class SegmentFolder:
         """Note that the object store has a closed segment."""
         with suppress(FileNotFoundError):  # somebody moved it away meanwhile
             segment.path.rename(segment.path.with_name(segment.named.name + SHIPPED))
-            sync_folder(self.path)
+            sync_folder(segment.path.parent)
+
+
+def _listed(path: Path) -> list[Segment]:
+    found = []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            named = parse_name(entry.name)
+            if named is not None:
+                with suppress(FileNotFoundError):
+                    found.append(Segment(named, Path(entry.path), entry.stat().st_size))
+    return found
 
 
 @contextmanager

@@ -143,7 +143,7 @@ class RecentResponses:
         """
         rows = len(result.scores)
         if self._waiting_rows < self._fresh_rows:
-            self._waiting_rows += rows
+            self._waiting_rows += rows + 1
             self._fresh.append(result)
         size_bytes = _RESPONSE_BYTES + body_bytes + _ROW_BYTES * rows
         if size_bytes > self._most_bytes or (isinstance(user_id, str) and len(user_id) > ID_CHARACTERS):

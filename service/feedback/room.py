@@ -158,7 +158,10 @@ class Caretaker:
     async def run(self, thread: WorkerThread) -> None:
         """Tend until cancelled."""
         while True:
-            await thread.run(self.tend)
+            try:
+                await thread.run(self.tend)
+            except Exception as error:  # a fault of ours may not end the closing of segments for good
+                self._log.error("feedback_failed", exc_info=error)
             await slept(self._clock, TEND_S)
 
     def tend(self) -> None:

@@ -107,7 +107,7 @@ def desk(
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
     """Every whole line below a folder of segments."""
-    files = sorted(path.glob("*.ndjson"))
+    files = sorted(path.rglob("*.ndjson"), key=lambda file: file.name)
     return [json.loads(line) for file in files for line in file.read_bytes().split(b"\n")[:-1]]
 
 

@@ -139,3 +139,35 @@ def test_a_shipped_segment_is_named_so(tmp_path: Path) -> None:
     folder.mark_shipped(segment)
     assert states(folder) == ["shipped"]
     folder.mark_shipped(segment)
+
+
+def test_days_are_seen_however_they_change(tmp_path: Path) -> None:
+    """Law: what is remembered of a day is as good as looking: files that come, go and are renamed are noticed."""
+    folder, fresh = folder_at(tmp_path), lambda: SegmentFolder(tmp_path / "feedback")
+    day = folder.path / "2025-11-21"
+    day.mkdir()
+    for number in range(5):
+        (day / f"{NAME.format(number)}.ndjson").write_bytes(b"x" * number)
+        os.utime(day, ns=(1_000 + number, 1_000 + number))  # long ago, so that it is remembered
+        assert folder.segments() == fresh().segments()
+        assert folder.segments() == fresh().segments()
+    folder.mark_shipped(folder.segments()[2])
+    assert folder.segments() == fresh().segments()
+    assert "shipped" in states(folder)
+    (day / f"{NAME.format(4)}.ndjson").unlink()
+    assert folder.segments() == fresh().segments()
+    assert len(folder.segments()) == 4
+
+
+def test_closed_segments_lie_in_their_day(tmp_path: Path) -> None:
+    """Law: only open segments lie beside the days, and a day's folder is as private; emptied by shipping, it goes."""
+    folder = folder_at(tmp_path)
+    writer = writer_in(folder)
+    writer.append(b"x\n")
+    writer.close()
+    (segment,) = folder.segments()
+    assert segment.path.parent == folder.path / "2025-11-21"
+    assert stat.S_IMODE(segment.path.parent.stat().st_mode) == 0o700
+    folder.mark_shipped(segment)
+    assert folder.make_room(100, 100)
+    assert list(folder.path.iterdir()) == []

@@ -71,7 +71,7 @@ async def test_a_scored_item_gets_its_label(random_run: Run, tmp_path: Path) -> 
     assert (matched["revision"], matched["alias"]) == (scored["served"]["revision"], "live")
     assert (other["item_id"], other.get("matched")) == ("3", None)
     assert 'espalier_feedback_events_total{outcome="matched"} 1.0' in metrics
-    names = [path.name for path in (tmp_path / "f").iterdir()]
+    names = [path.name for path in (tmp_path / "f").rglob("*.ndjson")]
     assert len(names) == 1
     assert ".open" not in names[0], "the segment is closed when the service ends"
 

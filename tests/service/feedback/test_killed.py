@@ -39,7 +39,7 @@ def items_after_recovery(folder: Path) -> list[str]:
     """What another process finds, once it has closed what the dead one left; every line is whole JSON."""
     SegmentFolder(folder).close_orphans()
     assert not list(folder.glob("*.open.ndjson"))
-    for path in folder.glob("*.ndjson"):
+    for path in folder.rglob("*.ndjson"):
         assert path.read_bytes().endswith(b"\n")
     return [line["item_id"] for line in lines_of(folder)]
 
@@ -111,7 +111,9 @@ async def test_a_killed_worker_of_a_service_loses_nothing_acknowledged(random_ru
                         os.kill(first, signal.SIGKILL)
 
             await asyncio.gather(*(send(sender) for sender in range(4)))
-        assert len(list(folder.glob("*.ndjson"))) >= 2
-    found = [json.loads(line)["item_id"] for path in folder.glob("*.ndjson") for line in path.read_bytes().splitlines()]
+        assert len(list(folder.rglob("*.ndjson"))) >= 2
+    found = [
+        json.loads(line)["item_id"] for path in folder.rglob("*.ndjson") for line in path.read_bytes().splitlines()
+    ]
     assert len(acknowledged) > 100
     assert acknowledged <= set(found)

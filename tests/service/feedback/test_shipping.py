@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,12 +12,16 @@ import pytest
 
 from adapters_store.errors import StoreUnavailable
 from adapters_store.feedback_objects import FeedbackObjects, open_feedback_objects
+from service.aggregation import Registry, exposition
+from service.errors import StartError
 from service.feedback.folder import SegmentFolder, locked
+from service.feedback.room import open_feedback
 from service.feedback.shipping import EVERY_S, Shipper
+from service.settings import load_settings
 from tests.servers.ports import free_port
 from tests.servers.s3 import S3Server, serve_s3
 from tests.service.clockwork import ManualClock, turns_until
-from tests.service.feedback.parts import silent
+from tests.service.feedback.parts import event, silent
 
 NAME = "20251121T172000000Z-replica-1-0000000{}"
 
@@ -43,7 +48,9 @@ def folder_with(path: Path, *numbers: int, suffix: str = "") -> SegmentFolder:
     folder = SegmentFolder(path / "feedback")
     folder.prepare()
     for number in numbers:
-        (folder.path / f"{NAME.format(number)}{suffix}.ndjson").write_bytes(f"line {number}\n".encode())
+        day = folder.path / "2025-11-21"
+        day.mkdir(exist_ok=True)
+        (day / f"{NAME.format(number)}{suffix}.ndjson").write_bytes(f"line {number}\n".encode())
     return folder
 
 
@@ -72,7 +79,7 @@ async def test_workers_do_not_ship_the_same_segment(tmp_path: Path, objects: Fee
     """Law: a segment that another worker holds is left to it."""
     folder = folder_with(tmp_path, 1, 2)
     shippers = [shipper_of(folder, objects) for _ in range(3)]
-    with locked(folder.path / f"{NAME.format(1)}.ndjson") as held:
+    with locked(folder.path / "2025-11-21" / f"{NAME.format(1)}.ndjson") as held:
         assert held is not None
         assert await shippers[0][0].ship() == 1
     folder_with(tmp_path, *range(3, 9))
@@ -114,6 +121,31 @@ async def test_shipping_goes_on_after_a_failure(tmp_path: Path, objects: Feedbac
     with suppress(asyncio.CancelledError):
         await running
     assert await objects.keys() == [f"2025-11-21/{NAME.format(1)}.ndjson"]
+
+
+async def test_what_a_service_took_is_in_the_store_when_it_ends(
+    tmp_path: Path, objects: FeedbackObjects, moto: S3Server
+) -> None:
+    """Law: at its end a service closes its segment and ships it; its metric counts it."""
+    url, registry = moto.url(f"stores/{tmp_path.name}"), Registry()
+    settings = load_settings({"store": url, "feedback_dir": tmp_path / "f"}, environ={})
+    async with open_feedback(settings, registry, silent()) as feedback:
+        await feedback.take([event("a", user_id=1, domain_id="d")], "app")
+        assert await objects.keys() == []
+    (key,) = await objects.keys()
+    assert json.loads(await objects.get(key))["item_id"] == "a"
+    assert key.endswith(".ndjson")
+    assert [path.name.endswith(".shipped.ndjson") for path in (tmp_path / "f").rglob("*.ndjson")] == [True]
+    assert "espalier_feedback_shipped_segments_total 1.0" in exposition(registry.families()).decode()
+
+
+async def test_a_folder_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
+    """Law: a feedback_dir that is no folder is told at the start, with what to do."""
+    (tmp_path / "f").write_text("")
+    settings = load_settings({"store": "file:///store", "feedback_dir": tmp_path / "f"}, environ={})
+    with pytest.raises(StartError, match=r"feedback_dir .* cannot be used: File exists; choose another"):
+        async with open_feedback(settings, Registry(), silent()):
+            pass
 
 
 @pytest.mark.parametrize(

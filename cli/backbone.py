@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from adapters_store.backbone import parse_bundle_manifest
 from adapters_store.errors import ArtifactError, BlobMissing
@@ -44,10 +43,9 @@ def show(store: StoreUrl, as_json: AsJson = False) -> None:
     if record.default is None:
         console.print("no bundle is the default: publish one with `espalier publish`", markup=False)
         return
-    table = Table("", "bundle", "fingerprint", show_edge=False)
     for role, revision, found in rows:
-        table.add_row(role, revision, (found or "not readable")[:12])
-    console.print(table)
+        weights = "not readable any more" if found is None else f"fingerprint {found[:12]}"
+        console.print(f"{role:8}{revision}  {weights}", markup=False)
     console.print(f"generation {record.generation}, by {record.by or 'someone'} at {record.updated_at}", markup=False)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -191,7 +193,7 @@ async def test_a_stand_in_holds_no_backbone_against_a_third(shades: Shades) -> N
 
 
 async def test_what_nothing_names_is_let_go(shades: Shades) -> None:
-    """Law: a backbone that came for a domain goes at the second look after the domain left it."""
+    """Law: a backbone that came for a domain goes at the second look after the domain left, and its memory with it."""
     blue, green, red = shades.blue, shades.green, shades.red
     for core in (green, red, blue):
         await blue.store.set_default_backbone(await offered(core), "someone")
@@ -201,11 +203,14 @@ async def test_what_nothing_names_is_let_go(shades: Shades) -> None:
     for _ in range(3):
         await blue.replica.backbones.settle()
     assert blue.ledger.resident_backbones[-1][:2] == (bundle_of(blue), bundle_of(green))
+    engine = weakref.ref(blue.engines.pop())
     await shades.put_live(blue, DOMAIN)
     for _ in range(2):
         await blue.replica.backbones.settle()
     assert blue.ledger.resident_backbones[-1] == (bundle_of(blue), None, None, None)
     assert_scored_by(blue, await blue.score(DOMAIN, strict=True), blue.body(DOMAIN))
+    gc.collect()
+    assert engine() is None
 
 
 async def test_a_canary_is_scored_by_its_own_backbone(shades: Shades) -> None:

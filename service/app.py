@@ -22,6 +22,7 @@ from service.logs import AuditLog
 from service.metrics import Metrics
 from service.openapi import describe
 from service.rate_limits import RateLimits
+from service.redaction import without_secrets
 from service.replica import Replica
 from service.routes.access import Access
 from service.routes.adapters import AdapterRoutes
@@ -154,7 +155,7 @@ def admin_routes(
     replica: Replica, guard: Guard, settings: Settings, metrics: Metrics, log: FilteringBoundLogger
 ) -> list[Routes]:
     """What publishes, reads and scrapes: on the admin port where there is one."""
-    access, audit = Access(guard), AuditLog(log)
+    access, audit = Access(guard), AuditLog(log, partial(without_secrets, url=settings.store))
     publish = PublishRoutes(
         replica.publisher,
         access,

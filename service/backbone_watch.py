@@ -304,6 +304,8 @@ class BackboneFollower:
 
     def _refuse(self, revision: str, error: Exception) -> None:
         self._refused[revision] = str(error)
+        told = {"revision": revision, "reason": str(error), "generation": self._record.generation}
+        self._observer.refused("set_backbone", by=self._record.by, **told)
 
     def _unfit(self, fingerprint: str, revision: str) -> WrongFingerprint:
         why = self._refused[revision]

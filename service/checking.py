@@ -12,6 +12,7 @@ from service.refusals import SettingsInvalid
 from service.reloading import tokens_of
 from service.settings import Settings
 from service.tls import open_tls
+from service.tracing import check_tracing
 
 
 def faults_of(settings: Settings, log: FilteringBoundLogger) -> list[str]:
@@ -27,6 +28,7 @@ def faults_of(settings: Settings, log: FilteringBoundLogger) -> list[str]:
     looks: tuple[Callable[[], object], ...] = (
         lambda: tokens_of(settings, log),
         lambda: open_tls(settings, log),
+        lambda: check_tracing(settings.otlp_endpoint),
         lambda: _folder("cache_dir", settings.cache_dir),
         lambda: _folder("feedback_dir", settings.feedback_dir),
     )

@@ -155,3 +155,7 @@ class Metrics(ScoreMetrics, StoreMetrics, LifecycleMetrics, BackboneMetrics):
     def followed(self, action: Action, *, by: str, generation: int, **facts: object) -> None:
         """This replica acts by a change that someone made in the store."""
         self._audit.followed(action, by=by, generation=generation, **facts)
+
+    def refused(self, action: Action, *, by: str, **facts: object) -> None:
+        """This replica does not follow a change that someone made in the store."""
+        self._audit.refused(action, by=by, **facts)

@@ -85,6 +85,9 @@ class Observer(Protocol):
             facts: `domain`, `from`, `to` and the like.
         """
 
+    def refused(self, action: Action, *, by: str, **facts: object) -> None:
+        """This replica does not follow a change that someone made in the store; for the audit log as `followed`."""
+
     def evicted(self, domain: str, age_s: float) -> None:
         """An adapter left memory to make room, so many seconds after its load."""
 
@@ -198,6 +201,9 @@ class SilentObserver:
         """Ignored."""
 
     def followed(self, action: Action, *, by: str, generation: int, **facts: object) -> None:
+        """Ignored."""
+
+    def refused(self, action: Action, *, by: str, **facts: object) -> None:
         """Ignored."""
 
     def evicted(self, domain: str, age_s: float) -> None:

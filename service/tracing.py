@@ -214,14 +214,10 @@ async def open_tracing(
     if endpoint is None:
         yield None
         return
+    check_tracing(endpoint)
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
     url = traces_url(endpoint)
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    except ImportError as error:
-        raise SettingsInvalid(
-            f"the service cannot start: otlp_endpoint is set, but OpenTelemetry is not installed ({error.name}): "
-            "pip install 'espalier[tracing]', or leave otlp_endpoint out"
-        ) from error
     resource = {"service.name": "espalier", "service.instance.id": replica}
     with _forwarded(log):
         tracing = Tracing(OTLPSpanExporter(endpoint=url, timeout=EXPORT_S), share=share, resource=resource)
@@ -229,6 +225,25 @@ async def open_tracing(
             yield tracing
         finally:
             await tracing.close()
+
+
+def check_tracing(endpoint: str | None) -> None:
+    """Whether traces could be sent; the collector is not asked.
+
+    Raises:
+        SettingsInvalid: the endpoint is none, or what sends traces is not installed.
+    """
+    if endpoint is None:
+        return
+    traces_url(endpoint)
+    try:
+        import opentelemetry.exporter.otlp.proto.http.trace_exporter
+        import opentelemetry.sdk.trace  # noqa: F401  # looked for, not used
+    except ImportError as error:
+        raise SettingsInvalid(
+            f"the service cannot start: otlp_endpoint is set, but OpenTelemetry is not installed ({error.name}): "
+            "pip install 'espalier[tracing]', or leave otlp_endpoint out"
+        ) from error
 
 
 def traces_url(endpoint: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import stat
 from pathlib import Path
 
 import pytest
@@ -124,3 +126,22 @@ def test_out_may_not_be_the_prepared_folder(tmp_path: Path, prepared: Path) -> N
     code, output = run(segments(tmp_path / "f", prepared), prepared, prepared)
     assert code == 2
     assert "another folder" in output
+
+
+def test_the_guide_s_way_to_delete_a_user_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: the lines of docs/feedback.md take a user's lines out of closed segments, and nothing else."""
+    guide = (Path(__file__).parents[2] / "docs/feedback.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    day = tmp_path / "feedback/2025-11-21"
+    day.mkdir(parents=True)
+    mine, other = line("42", "a", 1, "women"), line("43", "a", 1, "women")
+    paths = [day / f"{NAME.format(1)}.shipped.ndjson", day / f"{NAME.format(2)}.ndjson"]
+    opened = tmp_path / f"feedback/{NAME.format(3)}.open.ndjson"
+    for path in (*paths, opened):
+        path.write_text(mine + other + mine)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, "docs/feedback.md", "exec"), {})
+    assert [path.read_text() for path in paths] == [other, other]
+    assert stat.S_IMODE(paths[0].stat().st_mode) == 0o600
+    assert opened.read_text() == mine + other + mine
+    assert len(list(day.iterdir())) == 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -171,3 +173,31 @@ def test_closed_segments_lie_in_their_day(tmp_path: Path) -> None:
     folder.mark_shipped(segment)
     assert folder.make_room(100, 100)
     assert list(folder.path.iterdir()) == []
+
+
+def test_writers_and_closers_do_not_meet(tmp_path: Path) -> None:
+    """Law: writers that rotate at every other line, beside others that close orphans all the time, lose no line."""
+    folder, done = folder_at(tmp_path), threading.Event()
+
+    def write(number: int) -> None:
+        writer = writer_in(SegmentFolder(folder.path), segment_bytes=20)
+        for line in range(100):
+            writer.append(f"{number}-{line}\n".encode())
+        writer.close()
+
+    def close() -> None:
+        while not done.is_set():
+            SegmentFolder(folder.path).close_orphans()
+
+    with ThreadPoolExecutor() as pool:
+        closers = [pool.submit(close) for _ in range(2)]
+        try:
+            for writing in [pool.submit(write, number) for number in range(3)]:
+                writing.result()
+        finally:
+            done.set()
+        for closer in closers:
+            closer.result()
+    lines = [line for segment in folder.segments() for line in segment.path.read_text().split()]
+    assert sorted(lines) == sorted(f"{number}-{line}" for number in range(3) for line in range(100))
+    assert set(states(folder)) == {"closed"}

@@ -142,6 +142,17 @@ async def test_releases_and_switches_of_the_fleet_are_told(random_run: Run) -> N
     ]
 
 
+async def test_a_default_backbone_that_serves_here_is_told(random_run: Run, three_way_run: Run) -> None:
+    """Law: another default is one line of the replica that scores with it, by whoever made it the default."""
+    async with espalier(random_run, **PATIENT, feed=False) as live:
+        first = live.replica.backbone_revision
+        second = await live.store.publish_backbone(three_way_run.folder / "bundle", "grace")
+        await live.replica.watcher.reconcile()
+        await live.replica.watcher.settled()
+        lines = [line for line in followed(live) if line["action"] == "set_backbone"]
+    assert picked(lines, "outcome", "by", "from", "to", "revision") == [("followed", "grace", first, second, second)]
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

@@ -5,6 +5,7 @@
 # make load    a small server under load: finds the knee; a report and a plot of each test in .load/
 # make claims-main    every promised number of the main path: figure, bound, verdict
 # make claims-store   those of the store and the life cycle
+# make claims-operate those of running it (installs Prometheus, HAProxy and image tools from Debian)
 # make test-ceph      the store's contract on Ceph RGW (installs it from Debian)
 .DEFAULT_GOAL := help
 PYTHON ?= python3.11
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 PORT ?= 8000
 DATA ?=
 
-.PHONY: help demo test lint bench load claims-main claims-store test-ceph clean
+.PHONY: help demo test lint bench load claims-main claims-store claims-operate test-ceph clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -55,6 +56,11 @@ claims-main: $(VENV)/.dev-installed
 
 claims-store: $(VENV)/.dev-installed
 	$(BIN)/python -m benchmarks.claims.store
+
+claims-operate: $(VENV)/.dev-installed
+	SUDO=$$( [ "$$(id -u)" = 0 ] || echo sudo ); $$SUDO apt-get update -qq && $$SUDO env DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y --no-install-recommends prometheus haproxy buildah podman crun debootstrap
+	$(BIN)/python -m benchmarks.claims.operate
 
 test-ceph: $(VENV)/.dev-installed
 	SUDO=$$( [ "$$(id -u)" = 0 ] || echo sudo ); $$SUDO apt-get update -qq && \

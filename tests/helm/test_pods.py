@@ -223,6 +223,14 @@ def test_training_prepares_trains_and_publishes_in_this_order() -> None:
         ]
 
 
+def test_the_audit_names_the_job_that_published() -> None:
+    """Law: what a training job publishes is recorded under the job's name, which Kubernetes fills in."""
+    (publish,) = pods(rendered(example("everything")))["CronJob"]["containers"]
+    names = [each["name"] for each in publish["env"]]
+    assert {"name": "ESPALIER_BY", "value": "$(JOB_NAME)"} in publish["env"]
+    assert names.index("JOB_NAME") < names.index("ESPALIER_BY"), "only earlier variables are filled in"
+
+
 def test_a_job_has_a_name_of_its_own_in_each_revision() -> None:
     """Law: an upgrade of the release starts a new job and changes none, which Kubernetes would refuse."""
     assert one(rendered(example("everything")), "Job")["metadata"]["name"] == "demo-espalier-train-7"

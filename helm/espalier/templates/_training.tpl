@@ -39,6 +39,8 @@ template:
           {{- include "espalier.storeEnv" . | nindent 10 }}
           - name: JOB_NAME
             valueFrom: {fieldRef: {fieldPath: "metadata.labels['batch.kubernetes.io/job-name']"}}
+          # whom the records and the audit lines name
+          - {name: ESPALIER_BY, value: $(JOB_NAME)}
         {{- include "espalier.trainingContainer" (dict "root" . "image" $image "gpu" false "env" true) | nindent 8 }}
     volumes:
       - name: config

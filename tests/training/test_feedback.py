@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
 from features.fields import Division
+from training.dataset import encode
 from training.errors import FeedbackUnusable
 from training.feedback import FeedbackReader, context_fields, feedback_rows
 from training.prepared import DatasetSpec, FieldSpec, PreparedDataset
@@ -184,6 +186,18 @@ def test_appended_rows_stand_behind_the_prepared_ones() -> None:
         (7, "a", 1, 3),
         (8, "b", 0, None),
     ]
+
+
+def test_training_encodes_the_rows() -> None:
+    """Law: rows with and without context pass through the encoder that training uses; an empty context is unknown."""
+    known = line("b", 1, 1.0, request_id="r", context={"hour": 18, "wait": 2, "seen": ["x"]}, **of("8"))
+    prepared = feedback_rows(read(known, line("a", 0, 2.0, **of("7"))), base())
+    encoded = encode(prepared, np.arange(2), width=4)
+    assert encoded.label.tolist() == [1.0, 0.0]
+    names = [field.name for field in encoded.fields if field.kind == "sparse"]
+    hour = encoded.sparse[:, names.index("hour")].tolist()
+    assert (hour[0] > 0, hour[1]) == (True, 0)
+    assert np.isfinite(encoded.dense).all()
 
 
 def test_no_row_at_all_is_refused() -> None:

@@ -16,6 +16,7 @@ Tensors = Mapping[str, NDArray[Any]]
 
 AnyT = TypeVar("AnyT", bound=np.generic)
 _CHUNK = 1 << 16
+_BLOCK = 1 << 13  # ids that are laid out in one call: numpy lets no other thread run within one
 _NEVER = b"\xff"  # no UTF-8 text holds this byte, so it is found nowhere
 
 
@@ -192,8 +193,11 @@ def _check_utf8(prefix: str, joined: NDArray[np.uint8], offsets: NDArray[np.int6
 def _padded(joined: NDArray[np.uint8], offsets: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.bytes_]:
     width = max(1, int(lengths.max(initial=0)))
     matrix = np.zeros((len(lengths), width), np.uint8)
-    column = np.arange(len(joined)) - np.repeat(offsets[:-1], lengths)
-    matrix[np.repeat(np.arange(len(lengths)), lengths), column] = joined
+    for first in range(0, len(lengths), _BLOCK):
+        starts, sizes = offsets[first : first + _BLOCK], lengths[first : first + _BLOCK]
+        column = np.arange(sizes.sum()) - np.repeat(starts[: len(sizes)] - starts[0], sizes)
+        row = first + np.repeat(np.arange(len(sizes)), sizes)
+        matrix[row, column] = joined[starts[0] : starts[0] + len(column)]
     return matrix.view(f"S{width}").reshape(-1)
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ BATCH = 10
 WINDOWS, WINDOW_S = 7, 30.0
 SHARE_OF_KNEE = 0.30
 BOUND = 1.25
+NOISE = 0.10  # of the median, between the quartiles: then all windows are played once more
 CONNECTIONS = 16
 ITEMS = 100
 BUILDS = 8
@@ -173,6 +175,50 @@ def apart() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+@dataclass
+class Rounds:
+    """Windows in turn with and without the storm: p99 in ms of each, and publishes a second."""
+
+    calm: list[float] = field(default_factory=list)
+    stormy: list[float] = field(default_factory=list)
+    published: list[float] = field(default_factory=list)
+    failed: int = 0
+
+    @property
+    def ratio(self) -> float:
+        """Median p99 in the storm over that without."""
+        return statistics.median(self.stormy) / statistics.median(self.calm)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the quartiles of the calm windows are too far apart to believe one series."""
+        low, middle, high = statistics.quantiles(self.calm, n=4)
+        return high - low > NOISE * middle
+
+    def play(
+        self,
+        work: Workplace,
+        url: str,
+        fleet: Fleet,
+        server: Server,
+        requests: Requests,
+        per_s: float,
+        count: int,
+        seconds: float,
+    ) -> None:
+        """So many windows of each kind more."""
+        for _ in range(count):
+            tail, bad = asyncio.run(window(server, requests, per_s, seconds))
+            self.calm.append(tail)
+            self.failed += bad
+            with storm(work, url, fleet):
+                before = asyncio.run(generations(url, fleet))
+                tail, bad = asyncio.run(window(server, requests, per_s, seconds))
+                self.published.append((asyncio.run(generations(url, fleet)) - before) / seconds)
+            self.stormy.append(tail)
+            self.failed += bad
+
+
 def lines(work: Workplace) -> Iterator[Line]:
     """Windows in turn with and without the storm."""
     run = last_epoch_run(work)
@@ -186,26 +232,26 @@ def lines(work: Workplace) -> Iterator[Line]:
             requests = Requests(fleet)
             asyncio.run(knee(server, requests, 2.0))  # all domains become resident
             most = asyncio.run(knee(server, requests, 2.0 if work.quick else 10.0))
-            calm, stormy, published, failed = [], [], [], 0
-            for _ in range(count):
-                tail, bad = asyncio.run(window(server, requests, SHARE_OF_KNEE * most, seconds))
-                calm.append(tail)
-                failed += bad
-                with storm(work, valkey.url, fleet):
-                    before = asyncio.run(generations(valkey.url, fleet))
-                    tail, bad = asyncio.run(window(server, requests, SHARE_OF_KNEE * most, seconds))
-                    published.append((asyncio.run(generations(valkey.url, fleet)) - before) / seconds)
-                stormy.append(tail)
-                failed += bad
-    ratio = statistics.median(stormy) / statistics.median(calm)
+            requests_per_s = SHARE_OF_KNEE * most
+            rounds = Rounds()
+            rounds.play(work, valkey.url, fleet, server, requests, requests_per_s, count, seconds)
+            first = rounds.ratio
+            if rounds.noisy:
+                rounds.play(work, valkey.url, fleet, server, requests, requests_per_s, count, seconds)
     yield measured(
-        "knee of the server on one core, requests of 100 items", f"{most:.0f}/s; load {SHARE_OF_KNEE * most:.0f}/s"
+        "knee of the server on one core, requests of 100 items", f"{most:.0f}/s; load {requests_per_s:.0f}/s"
     )
-    yield measured("publishes a second during the storm, median of the windows", f"{statistics.median(published):.0f}")
-    yield exactly("requests not answered 200 in all windows", failed, 0)
-    told = f"{statistics.median(stormy):.2f} ms against {statistics.median(calm):.2f} ms"
+    yield measured(
+        "publishes a second during the storm, median of the windows", f"{statistics.median(rounds.published):.0f}"
+    )
+    yield exactly("requests not answered 200 in all windows", rounds.failed, 0)
+    if len(rounds.calm) > count:
+        yield measured(f"p99 in the storm over that without, the first {count} windows alone (noisy)", f"{first:.3f}")
+    told = f"{statistics.median(rounds.stormy):.2f} ms against {statistics.median(rounds.calm):.2f} ms"
     yield at_most(
-        f"median p99 of {count} windows of {seconds:g} s in the storm over that without ({told})", ratio, BOUND
+        f"median p99 of {len(rounds.calm)} windows of {seconds:g} s in the storm over that without ({told})",
+        rounds.ratio,
+        BOUND,
     )
 
 

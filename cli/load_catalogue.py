@@ -45,7 +45,9 @@ def load_catalogue(
     users: Annotated[int, typer.Option(min=1, help="User ids to list, evenly spread over the bundle's.")] = 2000,
     items: Annotated[int, typer.Option(min=1, help="Item ids to list, evenly spread over the bundle's.")] = 2000,
     dyed: Annotated[int, typer.Option(min=0, help="Domains, the first ones, that get dyes to publish.")] = 4,
-    dyes: Annotated[int, typer.Option(min=2, max=16, help="Dyes of each: copies that differ in their calibration.")] = 8,
+    dyes: Annotated[
+        int, typer.Option(min=2, max=16, help="Dyes of each: copies that differ in their calibration.")
+    ] = 8,
     copies: Annotated[
         int, typer.Option(min=0, help="Domains `copy-...` to add TO THE STORE, so that a test has cold ones.")
     ] = 0,

@@ -61,6 +61,7 @@ def _over_time(axes: Any, results: dict[str, Any]) -> None:
     load = axes.twinx()
     middle = [(row["start_s"] + row["end_s"]) / 2 for row in windows]
     load.plot(middle, [row["answered_per_s"] for row in windows], color="grey", alpha=0.5)
+    load.set_ylim(bottom=0)
     load.set_ylabel("answers/s (grey)")
     axes.set_xlabel("time, s")
     axes.set_title(f"Latency over time: {results['shape']} ({results['pacing']} loop)")

@@ -100,7 +100,7 @@ def said(tmp_path_factory: pytest.TempPathFactory, store: Valkey, random_run: Ru
         trust = ssl.create_default_context(cafile=certificates.ca)
         url = f"https://127.0.0.1:{port}"
         with httpx.Client(base_url=url, verify=trust, timeout=WAIT_S) as client:
-            wait_until_ready(client, server)
+            wait_until_ready(client, server, log)
             everybody = family(server.pid)
             said.texts["command lines"] = "\n".join(" ".join(each.cmdline()) for each in everybody)
             ask(client, said, token, random_run)
@@ -117,13 +117,13 @@ def said(tmp_path_factory: pytest.TempPathFactory, store: Valkey, random_run: Ru
     return said
 
 
-def wait_until_ready(client: httpx.Client, server: subprocess.Popen[str]) -> None:
+def wait_until_ready(client: httpx.Client, server: subprocess.Popen[str], log: Path) -> None:
     """Until it says so; if it ends first, the test fails."""
     while server.poll() is None:
         with suppress(httpx.TransportError):
             if client.get("/healthz/ready", timeout=5).status_code == 200:
                 return
-    raise AssertionError(f"the server ended with {server.returncode}")
+    raise AssertionError(f"the server ended with {server.returncode}: {log.read_text()}")
 
 
 def settings(tokens: Path, certificates: Certificates, folder: Path) -> dict[str, object]:
@@ -138,7 +138,7 @@ def settings(tokens: Path, certificates: Certificates, folder: Path) -> dict[str
         "trace_share": 1.0,
         "feedback_dir": str(folder / "feedback"),
         "cache_dir": str(folder / "cache"),
-        "store_timeout_s": 0.2,
+        "store_timeout_s": 1.0,
         "publish_wait_ms": 1000,
         "drain_s": 2,
     }

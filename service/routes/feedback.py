@@ -25,16 +25,23 @@ _ID = {
         {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
     ]
 }
+_NULL = {"type": "null"}
 _EVENT: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
     "required": ["item_id", "label"],
-    "anyOf": [{"required": ["request_id"]}, {"required": ["user_id", "domain_id"]}],
-    "dependentRequired": {"user_id": ["domain_id"], "domain_id": ["user_id"]},
+    "anyOf": [
+        {"required": ["request_id"], "properties": {"request_id": {"type": "string"}}},
+        {
+            "required": ["user_id", "domain_id"],
+            "properties": {"user_id": {"not": _NULL}, "domain_id": {"type": "string"}},
+        },
+    ],
+    "description": "Names its row by request_id, by user_id and domain_id, or by all three; null is as good as absent.",
     "properties": {
-        "request_id": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$"},
-        "user_id": _ID,
-        "domain_id": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_:=.-]{0,127}$"},
+        "request_id": {"type": ["string", "null"], "pattern": "^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$"},
+        "user_id": {"anyOf": [*_ID["anyOf"], _NULL]},
+        "domain_id": {"type": ["string", "null"], "pattern": "^[A-Za-z0-9][A-Za-z0-9_:=.-]{0,127}$"},
         "item_id": _ID,
         "label": {"type": "integer", "enum": [0, 1]},
     },

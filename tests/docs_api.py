@@ -75,8 +75,8 @@ def _operation(title: str, operation: Schema) -> str:
             parts.append(_fields(content["schema"]))
         parts.append(_example(content))
     answers = sorted(operation["responses"].items())
-    rows = ((status, _cell(answer["description"]), _answered(answer), _headers(answer)) for status, answer in answers)
-    parts.append(_table(("status", "means", "body", "headers"), rows))
+    told = ((status, _cell(answer["description"]), _answered(answer), _headers(answer)) for status, answer in answers)
+    parts.append(_table(("status", "means", "body", "headers"), told))
     parts += [_example(content) for _, answer in answers for content in answer.get("content", {}).values()]
     return "\n".join(part for part in parts if part)
 

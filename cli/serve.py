@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,6 +34,7 @@ def serve(
     """Serve scores and take adapters over HTTP until Ctrl-C."""
     from adapters_store.errors import StoreError
     from service.errors import ServiceError
+    from service.logs import Lasting
     from service.settings import load_settings
 
     console = Console(highlight=False, soft_wrap=True)
@@ -40,7 +42,14 @@ def serve(
         options = {"store": store, "host": host, "port": port, "workers": workers, "tokens": tokens}
         settings = load_settings(options, config)
         run = runner_of(settings)
-        run(settings, config=config, announce=lambda started: announce(console, started, settings.shown_store))
+
+        def told(started: Started) -> None:
+            try:
+                announce(console, started, settings.shown_store)
+            except OSError:  # the terminal is closed already
+                Lasting(sys.stdout).let_go()
+
+        run(settings, config=config, announce=told)
     except (ServiceError, StoreError) as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), style="red", markup=False)
         raise typer.Exit(1) from None

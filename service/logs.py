@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
@@ -53,7 +54,7 @@ def open_log(level: Level | LogLevel = "info", stream: TextIO | None = None) -> 
     """
     log: FilteringBoundLogger = structlog.wrap_logger(
         # a line is one write: workers share stderr
-        structlog.WriteLogger(stream or sys.stderr),
+        structlog.WriteLogger(cast(TextIO, Lasting(stream or sys.stderr))),
         processors=[
             level if isinstance(level, LogLevel) else LogLevel(level),
             structlog.processors.add_log_level,
@@ -65,6 +66,40 @@ def open_log(level: Level | LogLevel = "info", stream: TextIO | None = None) -> 
         wrapper_class=structlog.make_filtering_bound_logger("debug"),
     )
     return log
+
+
+class Lasting:
+    """A stream whose reader may go, as a terminal that is closed: no line is worth a service.
+
+    Args:
+        stream: where text goes while it can.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or leave it out."""
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self.let_go()
+            return len(text)
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        try:
+            self._stream.flush()
+        except OSError:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Send it nowhere from now on: what it still holds would fail once more when the process ends."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, self._stream.fileno())
+        finally:
+            os.close(nowhere)
 
 
 class Forward(logging.Handler):

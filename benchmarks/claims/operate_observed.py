@@ -102,12 +102,13 @@ def prometheus(binary: str, work: Workplace, load: Load) -> Iterator[str]:
         process.wait(30)
 
 
-def stir(work: Workplace, load: Load) -> None:
-    """What a load test does not do by itself: a shadow, a refused adapter, another table, a staged release."""
-    store = ["--store", load.store]
-    listed = json.loads(said("adapters", "list", "--json", *store))
-    domain, revision = next((one["domain"], one["live"]) for one in listed if one["live"] is not None)
-    said("adapters", "shadow", domain, revision, "--percent", "100", *store)
+def stir(load: Load) -> None:
+    """What a load test does not do by itself: a shadow on a busy domain that has no dyes."""
+    catalogue = json.loads((load.folder / "catalogue" / "catalogue.json").read_text())
+    domain = next(name for name in catalogue["domains"] if name not in catalogue["dyes"])
+    listed = json.loads(said("adapters", "list", "--json", "--store", load.store))
+    live = next(one["live"] for one in listed if one["domain"] == domain)
+    said("adapters", "shadow", domain, live["revision"], "--percent", "100", "--store", load.store)
 
 
 def said(*arguments: str) -> str:
@@ -174,7 +175,7 @@ def lines(work: Workplace) -> Iterator[Line]:
         return
     with loading(work) as (load, process), prometheus(binary, work, load) as url:
         started = time.time()
-        stir(work, load)
+        stir(load)
         shown = httpx.get(f"http://127.0.0.1:{load.port}/metrics", headers=_token(load)).raise_for_status()
         process.wait(1800)
         ended = time.time()

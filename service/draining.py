@@ -11,6 +11,7 @@ from typing import Protocol
 from structlog.typing import FilteringBoundLogger
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_CANCEL_AGAIN_S = 0.5
 
 
 class Closing(Protocol):
@@ -77,8 +78,10 @@ class Draining:
         except asyncio.CancelledError:
             if self._listening or not self._begun.is_set() or self._starting is None:
                 raise
-            self._starting.uncancel()
+            while self._starting.uncancel():
+                pass
         finally:
+            self._starting = None
             for number in SIGNALS:
                 loop.remove_signal_handler(number)
 
@@ -87,12 +90,17 @@ class Draining:
         # told last: where a terminal is gone, writing fails
         if not self._begun.is_set():
             self._begun.set()
-            if not self._listening and self._starting is not None:
-                self._starting.cancel()
+            self._end_start()
             self._log.info("draining", signal=number.name, delay_s=self._delay_s, started=self._listening)
         elif number in self._forced_by and not self._forced.is_set():
             self._forced.set()
             self._log.warning("draining_forced", signal=number.name)
+
+    def _end_start(self) -> None:
+        """Cancel a start, again and again until it ends: a client library that connects may swallow a cancellation."""
+        if not self._listening and self._starting is not None:
+            self._starting.cancel()
+            asyncio.get_running_loop().call_later(_CANCEL_AGAIN_S, self._end_start)
 
     async def close(self, servers: Sequence[Closing]) -> None:
         """Wait for the first signal, then close the servers; returns when what was still open has been cut off."""

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
+from service.links import link
 from service.routes.described import PROBLEM, problems
 from service.routes.score import ScoreBody, ScoreReply
 
@@ -49,7 +50,7 @@ DEADLINE = {
 
 
 def describe(app: FastAPI) -> None:
-    """Make an app's OpenAPI description complete: /score, the problem schema, bearer tokens."""
+    """Make an app's OpenAPI description complete: /score, the problem schema, bearer tokens, links."""
     fastapi_description = app.openapi
 
     def complete() -> dict[str, Any]:
@@ -62,6 +63,7 @@ def describe(app: FastAPI) -> None:
             components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             description["paths"] = {"/score": {"post": _score_operation()}, **description["paths"]}
             _mark_secured(description["paths"])
+            link(description["paths"])
         return description
 
     app.openapi = complete  # type: ignore[method-assign]  # FastAPI's documented way to extend the description

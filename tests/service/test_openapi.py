@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from benchmarks.forge import Run
+from service.links import LINKS
 from service.openapi import REPLY_EXAMPLE, REQUEST_EXAMPLE
 from service.routes.score import ScoreBody, ScoreReply
 from tests.service.live import Live, espalier
@@ -114,3 +115,22 @@ def references(node: Any) -> Iterator[str]:
     elif isinstance(node, list):
         for child in node:
             yield from references(child)
+
+
+async def test_every_link_leads_to_an_operation_that_takes_what_it_gives(description: dict[str, Any]) -> None:
+    """Law: a link names an operation that exists and fills every path parameter of it."""
+    operations = {
+        operation["operationId"]: path for path, found in description["paths"].items() for operation in found.values()
+    }
+    linked = [
+        one
+        for found in description["paths"].values()
+        for operation in found.values()
+        for response in operation["responses"].values()
+        for one in response.get("links", {}).values()
+    ]
+    assert len(linked) == len(LINKS)
+    for one in linked:
+        path = operations[one["operationId"]]
+        needed = {part.strip("{}") for part in path.split("/") if part.startswith("{")}
+        assert needed == set(one.get("parameters", {})), path

@@ -17,6 +17,8 @@ from training.errors import PreparedError
 
 SPEC = "spec.json"
 TABLES = ("interactions", "users", "items")
+SPLIT = "split"
+PARTS = ("train", "validation", "test")
 _KEYS = ("user_id", "item_id", "domain_id")
 
 
@@ -82,7 +84,8 @@ class PreparedDataset:
 
     Args:
         spec: fields, divisions, facts.
-        interactions: user_id, item_id, domain_id, label (0 or 1), context columns, and for synthetic data probability.
+        interactions: user_id, item_id, domain_id, label (0 or 1), context columns, for synthetic data probability,
+            and `split` (train, validation or test) where the data comes with its own split.
         users: user_id and one column per user field or division.
         items: item_id and one column per item field or division.
     """
@@ -134,6 +137,8 @@ class PreparedDataset:
         if len(odd):
             raise PreparedError(f"interactions hold label {odd['label'][0]}; a label is 0 or 1")
         self._check_domains()
+        if SPLIT in self.interactions.columns:
+            self._check_split()
 
     def _check_domains(self) -> None:
         unknown = self.interactions.filter(~pl.col("domain_id").is_in(list(self.spec.natural.domains)))
@@ -142,6 +147,15 @@ class PreparedDataset:
                 f"interactions hold domain {unknown['domain_id'][0]!r}; the natural division "
                 f"{self.spec.natural.name!r} of {SPEC} does not list it"
             )
+
+    def _check_split(self) -> None:
+        _require(self.interactions, "interactions", SPLIT)
+        parts = self.interactions[SPLIT].cast(pl.String)
+        odd = parts.filter(~parts.is_in(PARTS))
+        if len(odd):
+            raise PreparedError(f"interactions hold {SPLIT} {odd[0]!r}; it is one of {', '.join(PARTS)}")
+        if not (parts == PARTS[0]).any():
+            raise PreparedError(f"column {SPLIT} of the interactions leaves no row to train on")
 
 
 def _read_spec(path: Path) -> DatasetSpec:

@@ -17,7 +17,7 @@ from training.adapters import AdapterTrainer, Place, TrainedAdapter
 from training.batches import RowTensors, network_shape
 from training.checkpoint import Memory, StateFolder
 from training.config import TrainingConfig
-from training.dataset import EncodedDataset, Split, encode, split_rows
+from training.dataset import EncodedDataset, Split, encode, split_of
 from training.errors import ConfigError, RunExists, StageMissing
 from training.fusion import TRAINED_MODES, FusionTrainer, TrainedFusion
 from training.prepared import PreparedDataset
@@ -65,7 +65,7 @@ class Run:
         self.meter = meter
         self.state = StateFolder(out / "state")
         prepared = PreparedDataset.load(config.data)
-        self.split = split_rows(len(prepared.interactions), config.seed)
+        self.split = split_of(prepared, config.seed)
         self.dataset: EncodedDataset = encode(prepared, self.split.train, config.backbone.width)
         self.rows = RowTensors(self.dataset)
         self.positions = Rows.of(self.split)

@@ -43,6 +43,11 @@ class HashedIntegers:
             found &= canonical
         return _with_left_over(np.where(found, candidates, -1), self._left_over, self._hashed, asked)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the column, bytes."""
+        return self._values.nbytes + self._hashed.nbytes + self._left_over.nbytes
+
     def raw(self, position: int) -> str:
         """The value at `position`, as a decimal string."""
         return str(int(self._values[position]))
@@ -112,6 +117,12 @@ class HashedTexts:
                 right = self._texts.equal(candidates, asked.words.take(likely))
                 found[likely[right]] = candidates[right]
         return _with_left_over(found, self._left_over, self._hashed, asked)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the column, bytes."""
+        tags = 0 if self._tags is None else self._tags.nbytes
+        return self._texts.nbytes + self._hashed.nbytes + self._left_over.nbytes + tags
 
     def raw(self, position: int) -> str:
         """The value at `position`."""

@@ -68,6 +68,11 @@ class PerfectHash:
         self._size = np.uint64(len(slots))
         self._factors = _factors()
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of its arrays, bytes."""
+        return self.pilots.nbytes + self.slots.nbytes + self.left_over.nbytes
+
     def candidates(self, hashes: Hashes) -> NDArray[np.int64]:
         """The one row that may have each hash, int64 (n,); rows left over are never among them."""
         pilots = self.pilots.take(_ranged(hashes, self._buckets))

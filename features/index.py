@@ -119,6 +119,11 @@ class RawIndex:
     def __len__(self) -> int:
         return len(self._keys)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of its arrays, bytes; of a mapped file's views too."""
+        return self._keys.nbytes
+
     def find(self, ids: Ids | Question) -> NDArray[np.int64]:
         """Positions of `ids`, -1 where unknown; int64 (n,)."""
         return self._keys.search(Question.of(ids))

@@ -33,6 +33,10 @@ class Keys(Protocol):
 
     def to_tensors(self, prefix: str) -> dict[str, NDArray[Any]]: ...
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the column, bytes; of a mapped file's views too."""
+
 
 def distinct(values: NDArray[AnyT]) -> NDArray[AnyT]:
     """The distinct ones of `values`, sorted; several times quicker than `np.unique`, which hashes."""
@@ -62,6 +66,11 @@ class IntegerKeys:
         if canonical is not None:
             found[~canonical] = -1
         return found
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the column, bytes."""
+        return self._values.nbytes
 
     def raw(self, position: int) -> str:
         """The value at `position`, as a decimal string."""
@@ -113,6 +122,11 @@ class TextKeys:
         # numpy drops trailing NULs and pads every row to the longest: neither may change what is found or cost memory
         exact = [text.encode("utf-8", "surrogatepass") if len(text) <= width else _NEVER for text in texts]
         return np.array([_NEVER if b"\0" in text or len(text) > width else text for text in exact], dtype=f"S{width}")
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the column, bytes."""
+        return self._values.nbytes
 
     def raw(self, position: int) -> str:
         """The value at `position`."""

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from features.errors import MalformedTensors
 from features.fields import Field
+from features.overlay import Overlay
 from features.rows import EncodedRows
 
 
 class EmbeddingLookup:
     """Embedding tables of one backbone.
 
-    This is the one place where rows become vectors, and so the one where id overlays will act.
+    This is the one place where rows become vectors. What a domain changes of them, its `OwnVectors`, comes after.
 
     Args:
         fields: the spec, in manifest order.
@@ -37,19 +38,50 @@ class EmbeddingLookup:
     def _vectors(self, field: Field, rows: EncodedRows) -> NDArray[np.float32]:
         if field.kind == "dense":
             return rows.arrays[field.name].astype(np.float32, copy=False).reshape(-1, 1)
-        table = self._tables[field.name]
-        if field.kind == "multi_hot":
-            return _means(table, rows.arrays[f"{field.name}.values"], rows.arrays[f"{field.name}.offsets"])
-        return np.asarray(table[rows.arrays[field.name]], np.float32)
+        return _of_table(field, self._tables[field.name], rows)
 
 
-def _means(table: NDArray[np.float32], values: NDArray[np.int32], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
+class OwnVectors:
+    """What one domain changes of its rows' vectors: deltas of the tables are added, an id overlay replaces.
+
+    Deltas stay in the form in which they are stored (float16 or float32) and are added where they are looked up: the
+    sum of a whole table with its delta would cost each domain a table.
+
+    Args:
+        fields: the spec, in manifest order.
+        deltas: field -> (V, E), added to the field's table; a field that is not there keeps its own.
+        overlay: None for an adapter without one.
+    """
+
+    def __init__(
+        self, fields: Iterable[Field], deltas: Mapping[str, NDArray[Any]], overlay: Overlay | None = None
+    ) -> None:
+        self._deltas = [(field, deltas[field.name]) for field in fields if field.name in deltas]
+        self._overlay = overlay
+
+    def apply(self, vectors: Mapping[str, NDArray[np.float32]], rows: EncodedRows) -> None:
+        """Change the vectors of these rows, as `EmbeddingLookup.vectors` gave them, in place."""
+        for field, delta in self._deltas:
+            vectors[f"x.{field.name}"][:] += _of_table(field, delta, rows)
+        if self._overlay is not None and rows.overlaid is not None:
+            for side, positions in rows.overlaid.items():
+                found = self._overlay.sides[side]
+                found.replace(vectors[f"x.{found.field}"], positions)
+
+
+def _of_table(field: Field, table: NDArray[Any], rows: EncodedRows) -> NDArray[np.float32]:
+    if field.kind == "multi_hot":
+        return _means(table, rows.arrays[f"{field.name}.values"], rows.arrays[f"{field.name}.offsets"])
+    return np.asarray(table[rows.arrays[field.name]], np.float32)
+
+
+def _means(table: NDArray[Any], values: NDArray[np.int32], offsets: NDArray[np.int64]) -> NDArray[np.float32]:
     lengths = np.diff(offsets)
     filled = lengths > 0
     means = np.zeros((len(lengths), table.shape[1]), np.float32)
     if len(values):
         # reduceat misreads an empty list as its successor's first row, so only filled lists are reduced
-        sums = np.add.reduceat(table[values], offsets[:-1][filled], axis=0)
+        sums = np.add.reduceat(table[values].astype(np.float32, copy=False), offsets[:-1][filled], axis=0)
         means[filled] = sums / lengths[filled, None].astype(np.float32)
     return means
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from features.errors import MalformedTensors
 from features.fields import Field
 from features.keys import Tensors, check_offsets
+from features.overlay import OverlaidSide
 
 _OFFSETS = ".offsets"
 _VALUES = ".values"
@@ -25,10 +26,13 @@ class EncodedRows:
         n: number of rows.
         arrays: `<field>` int32 (n,) for sparse and float32 (n,) for dense fields;
             `<field>.values` int32 (total,) and `<field>.offsets` int64 (n+1,) for multi-hot ones.
+        overlaid: `user` and `item` -> int64 (n,), positions in the id overlay of the one adapter that scores these
+            rows, -1 where it lacks the id; None for an adapter without one.
     """
 
     n: int
     arrays: dict[str, NDArray[Any]]
+    overlaid: Mapping[OverlaidSide, NDArray[np.int64]] | None = None
 
     def take(self, positions: NDArray[np.integer[Any]]) -> EncodedRows:
         """The rows at `positions`, in that order; none may be negative."""
@@ -39,7 +43,9 @@ class EncodedRows:
                 arrays[_values_of(name)], arrays[name] = values, offsets
             elif not name.endswith(_VALUES):
                 arrays[name] = array[positions]
-        return EncodedRows(len(positions), arrays)
+        if self.overlaid is None:
+            return EncodedRows(len(positions), arrays)
+        return EncodedRows(len(positions), arrays, {side: found[positions] for side, found in self.overlaid.items()})
 
     def repeat(self, n: int) -> EncodedRows:
         """This single row n times: one user beside n items."""
@@ -51,11 +57,14 @@ class EncodedRows:
         """The columns of both, side by side."""
         if other.n != self.n:
             raise ValueError(f"cannot join {self.n} rows with {other.n}")
-        return EncodedRows(self.n, {**self.arrays, **other.arrays})
+        return EncodedRows(self.n, {**self.arrays, **other.arrays}, self.overlaid)
 
     @staticmethod
     def concatenate(parts: Sequence[EncodedRows]) -> EncodedRows:
-        """The rows of all `parts`, which have the same fields, one after the other."""
+        """The rows of all `parts`, which have the same fields, one after the other.
+
+        What an overlay knows of them is left out: several parts may be of several adapters.
+        """
         if len(parts) == 1:
             return parts[0]
         arrays: dict[str, NDArray[Any]] = {}

@@ -60,6 +60,11 @@ class PackedTexts:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of its arrays, bytes."""
+        return self.joined.nbytes + self.offsets.nbytes + self._tail.nbytes
+
     def text(self, position: int) -> str:
         """The text at `position`."""
         return self.joined[self.offsets[position] : self.offsets[position + 1]].tobytes().decode()

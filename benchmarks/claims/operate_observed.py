@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import math
@@ -17,6 +18,10 @@ from typing import Any
 import httpx
 import psutil
 
+from adapters_store.artifact import decode_adapter, encode_adapter
+from adapters_store.canonical import digest
+from adapters_store.store import AdapterStore
+from adapters_store.urls import open_backend
 from benchmarks.claims.line import Line, exactly, measured, not_measurable
 from benchmarks.claims.workplace import ROOT, ClaimError, Workplace, free_port, run
 
@@ -102,26 +107,28 @@ def prometheus(binary: str, work: Workplace, load: Load) -> Iterator[str]:
         process.wait(30)
 
 
+async def stored(url: str, revision: str) -> bytes:
+    """A blob of a store."""
+    store = AdapterStore(open_backend(url, timeout_s=30), time.time)
+    try:
+        return await store.get(revision)
+    finally:
+        await store.close()
+
+
 def stir(load: Load) -> None:
     """What a load test does not do by itself: a shadow on a busy domain that has no dyes."""
     catalogue = json.loads((load.folder / "catalogue" / "catalogue.json").read_text())
     domain = next(name for name in catalogue["domains"] if name not in catalogue["dyes"])
-    listed = json.loads(said("adapters", "list", "--json", "--store", load.store))
-    live = next(one["live"] for one in listed if one["domain"] == domain)
-    said("adapters", "shadow", domain, live["revision"], "--percent", "100", "--store", load.store)
-
-
-def said(*arguments: str) -> str:
-    """What a command of Espalier prints.
-
-    Raises:
-        ClaimError: it failed.
-    """
-    command = [str(Path(sys.executable).with_name("espalier")), *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ClaimError(f"{' '.join(arguments)}: {done.stdout[-1000:]}{done.stderr[-1000:]}")
-    return done.stdout
+    with httpx.Client(base_url=f"http://127.0.0.1:{load.port}", headers=_token(load), timeout=30) as client:
+        live = client.get(f"/adapters/{domain}").raise_for_status().json()["live"]["revision"]
+        adapter = decode_adapter(asyncio.run(stored(load.store, live)))
+        moved = adapter.manifest.calibration.model_copy(update={"intercept": 0.25})
+        body = encode_adapter(adapter.manifest.model_copy(update={"calibration": moved}), adapter.tensors)
+        revision = digest(body)
+        path = f"/adapters/{domain}?revision={revision}&activate=false"
+        client.post(path, content=body).raise_for_status()
+        client.put(f"/adapters/{domain}/aliases/shadow", json={"revision": revision, "percent": 100}).raise_for_status()
 
 
 def queries() -> Iterator[tuple[str, str]]:

@@ -101,7 +101,7 @@ def growth(times: list[float], values: list[float]) -> float:
 def lines(work: Workplace) -> Iterator[Line]:
     """One server over Valkey."""
     run = last_epoch_run(work)
-    dyes = make_dyes(run, 50)
+    dyes = make_dyes(run, 50 if work.quick else int(SECONDS))
     users, items = list(run.oracle.index["user"]), list(run.oracle.index["item"])
     rng = np.random.default_rng(5)
     bodies = itertools.cycle(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,13 +16,16 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Select = Literal["best", "last_epoch"]
+Form = TypeVar("Form", bound=BaseModel)
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of a configuration: frozen, and without unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class BackboneConfig(_Section):
+class BackboneConfig(Section):
     """The network of stage 1 (methods.md 1).
 
     Args:
@@ -40,7 +43,7 @@ class BackboneConfig(_Section):
     norm_momentum: Share = 0.1
 
 
-class AdapterConfig(_Section):
+class AdapterConfig(Section):
     """What a domain's adapter is (methods.md 2, stage 2).
 
     Args:
@@ -58,7 +61,7 @@ class AdapterConfig(_Section):
     scale_std: NonNegative = 1.0
 
 
-class FusionConfig(_Section):
+class FusionConfig(Section):
     """How the divisions' LoRAs combine (methods.md 2, stage 3).
 
     Args:
@@ -76,7 +79,7 @@ class FusionConfig(_Section):
     min_tuple_rows: Positive = 200
 
 
-class Schedule(_Section):
+class Schedule(Section):
     """How one stage trains.
 
     Args:
@@ -98,7 +101,7 @@ class Schedule(_Section):
     dropout: Share = 0.2
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """Everything that decides what a run learns.
 
     Args:
@@ -138,10 +141,16 @@ class TrainingConfig(_Section):
 
 
 def load_config(path: Path, **overrides: Any) -> TrainingConfig:
-    """Read a training configuration.
+    """Read the configuration of the three stages; see `read_config`."""
+    return read_config(path, TrainingConfig, **overrides)
+
+
+def read_config(path: Path, form: type[Form], **overrides: Any) -> Form:
+    """Read a configuration.
 
     Args:
         path: the YAML file.
+        form: what it must hold.
         overrides: top-level keys that replace the file's, where not None.
 
     Returns:
@@ -162,6 +171,6 @@ def load_config(path: Path, **overrides: Any) -> TrainingConfig:
         raise ConfigError(f"{path} must hold keys and values, such as `seed: 0`")
     content |= {key: value for key, value in overrides.items() if value is not None}
     try:
-        return TrainingConfig.model_validate(content)
+        return form.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error, TrainingConfig)}") from None
+        raise ConfigError(f"{path}: {explain(error, form)}") from None

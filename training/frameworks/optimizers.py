@@ -91,6 +91,21 @@ class Optimizer:
             weights[name].add_(self.rule.change(gradient, self._of(name, weights[name]), self._steps))
 
     @torch.no_grad()
+    def leading(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+        """Change the first entries of stacked tensors in place, as many as the gradients have.
+
+        Args:
+            weights: (t, ...) tensors of t trainings side by side.
+            gradients: (b, ...) of the first b of them; the others are done, and never come back.
+        """
+        for name, gradient in gradients.items():
+            own = weights[name][: len(gradient)]
+            if self.rule.weight_decay:
+                gradient = gradient + own * self.rule.weight_decay
+            slots = {key: value[: len(gradient)] for key, value in self._of(name, weights[name]).items()}
+            own.add_(self.rule.change(gradient, slots, self._steps))
+
+    @torch.no_grad()
     def rows(self, name: str, table: Tensor, ids: Tensor, gradient: Tensor) -> None:
         """Change rows of a table in place; every other row, and what is remembered of it, stays.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ class Structure(nn.Module):
     """
 
     embeddings: FieldEmbeddings
+    batched: ClassVar[bool] = False
+    """Whether `torch.func.vmap` can run it: what it does must not depend on the values of its inputs."""
 
     def forward(self, batch: Batch, domain: Tensor) -> Tensor:
         """Return the logits (n,) float32.
@@ -105,6 +108,8 @@ class PlainStructure(Structure):
     Args:
         backbone: of any kind.
     """
+
+    batched = True
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()

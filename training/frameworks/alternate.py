@@ -1,0 +1,87 @@
+"""Frameworks that train theta_S with one optimizer, batch by batch: mixed, or one domain after another."""
+
+from __future__ import annotations
+
+import torch
+
+from training.batches import split_batches
+from training.frameworks.inner import Weights
+from training.frameworks.setting import Setting
+from training.frameworks.state import State
+
+
+class Mix:
+    """Every batch is drawn from the rows of all domains.
+
+    Args:
+        setting: what it works on.
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+
+    def start(self) -> State:
+        """Return the state before the first epoch."""
+        return self._setting.start()
+
+    def epoch(self, state: State, number: int) -> float:
+        """Pass over all rows once."""
+        setting = self._setting
+        stream = setting.stream.of("mix", number)
+        rows = torch.cat(setting.domains.train)
+        visits = split_batches(rows, setting.config.batch_rows, 1, stream.of("order").generator())
+        weights = Weights.starting(state.shared)
+        setting.structure.load_moments(state.moments)
+        optimizer = setting.inner_optimizer(state)
+        loss = setting.steps(weights, setting.shared_names, visits, optimizer, stream)
+        state.shared = weights.values
+        setting.measure(state)
+        return loss / len(rows)
+
+
+class Alternate:
+    """One domain after another, in a new random order each epoch.
+
+    Args:
+        setting: what it works on.
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+
+    def start(self) -> State:
+        """Return the state before the first epoch."""
+        return self._setting.start()
+
+    def epoch(self, state: State, number: int) -> float:
+        """Visit every domain once."""
+        end, loss = visit_all(self._setting, state, number)
+        state.shared = end.values
+        self._setting.measure(state)
+        return loss
+
+
+def visit_all(setting: Setting, state: State, number: int) -> tuple[Weights, float]:
+    """Carry theta_S through every domain in a random order: one epoch of alternate training.
+
+    It is also the inner loop of Domain Negotiation (MAMDR, algorithm 1).
+
+    Args:
+        setting: what it works on.
+        state: where it starts; left as it is, but for an inner optimizer that is never reset.
+        number: of the epoch.
+
+    Returns:
+        Where it ends, and the mean loss over the rows passed.
+    """
+    stream = setting.stream.of("visits", number)
+    weights = Weights.starting(state.shared)
+    setting.structure.load_moments(state.moments)
+    optimizer = setting.inner_optimizer(state)
+    loss, rows = 0.0, 0
+    for domain in setting.shuffled(setting.domains.trained(), stream.of("domains")):
+        named = stream.of(setting.domains.names[domain])
+        visits = setting.visit(domain, named)
+        loss += setting.steps(weights, setting.shared_names, visits, optimizer, named)
+        rows += sum(map(len, visits))
+    return weights, loss / max(rows, 1)

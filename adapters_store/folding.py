@@ -19,10 +19,12 @@ import numpy as np
 
 from adapters_store.artifact import Adapter, Fusion
 from adapters_store.backbone import Backbone
-from adapters_store.errors import BadValue, DoesNotFit, MissingPin
+from adapters_store.dense import FoldedDelta, as_float32, fold_delta
+from adapters_store.errors import DoesNotFit, MissingPin
 from adapters_store.manifest import AdapterManifest
 from adapters_store.pausing import Pause, no_pause
 from adapters_store.tensors import Array
+from features.overlay import Overlay
 
 Combination = tuple[str | None, ...]
 
@@ -68,19 +70,24 @@ class Folded:
     """One combination of one adapter, ready for an engine.
 
     Args:
-        modules: Every adaptable module of the backbone.
+        modules: Every adaptable module of the backbone; none where `delta` is.
         slope: Calibration: calibrated logit = slope * logit + intercept.
         intercept: See slope.
+        delta: The whole network instead of modules, for kind delta.
+        overlay: The adapter's id overlay, one object for all its combinations.
     """
 
     modules: dict[str, FoldedModule]
     slope: float = 1.0
     intercept: float = 0.0
+    delta: FoldedDelta | None = None
+    overlay: Overlay | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays; arrays that several folds share are counted in each."""
-        return sum(array.nbytes for module in self.modules.values() for array in module.arrays().values())
+        """Bytes of all arrays but the overlay's; arrays that several folds share are counted in each."""
+        low_rank = sum(array.nbytes for module in self.modules.values() for array in module.arrays().values())
+        return low_rank + (0 if self.delta is None else self.delta.nbytes)
 
 
 def combinations(adapter: Adapter, auxiliaries: Mapping[str, Adapter]) -> list[Combination]:
@@ -113,6 +120,7 @@ def fold_adapter(
     fusion: Fusion | None,
     combination: Combination,
     pause: Pause = no_pause,
+    overlay: Overlay | None = None,
 ) -> Folded:
     """Fold one combination of an adapter.
 
@@ -123,6 +131,7 @@ def fold_adapter(
         fusion: The pinned fusion, for mode attention.
         combination: One domain or None per `adapter.manifest.auxiliary`; None is masked out of the softmax.
         pause: Called between two modules.
+        overlay: The adapter's, as `read_overlay` indexed it; auxiliaries' own are left out, as their norms are.
 
     Returns:
         The fold, with the adapter's own calibration.
@@ -131,6 +140,10 @@ def fold_adapter(
         MissingPin: A domain of the combination is not among the auxiliaries, or the fusion is absent.
         BadValue: A folded value is not finite in float32.
     """
+    calibration = adapter.manifest.calibration
+    if adapter.manifest.kind == "delta":
+        delta = fold_delta(backbone, adapter, pause)
+        return Folded({}, calibration.slope, calibration.intercept, delta, overlay)
     loras = [adapter, *(_pinned(auxiliaries, domain) for domain in combination if domain is not None)]
     mode = adapter.manifest.mode
     if mode == "attention" and fusion is None:
@@ -147,8 +160,7 @@ def fold_adapter(
         # one LoRA has weight 1 whatever its query is
         attending = fusion if mode == "attention" and len(loras) > 1 else None
         modules[module] = _module(backbone, module, loras, attending, len(loras) if mode == "add" else 1, norm)
-    calibration = adapter.manifest.calibration
-    return Folded(modules, calibration.slope, calibration.intercept)
+    return Folded(modules, calibration.slope, calibration.intercept, overlay=overlay)
 
 
 def fold_auxiliary_only(backbone: Backbone, auxiliaries: Sequence[Adapter]) -> Folded:
@@ -243,7 +255,7 @@ def _module(
         "norm_scale": norm[0],
         "norm_shift": norm[1],
     }
-    return FoldedModule(**{part: _float32(f"{module}.{part}", array) for part, array in parts.items()})
+    return FoldedModule(**{part: as_float32(f"{module}.{part}", array) for part, array in parts.items()})
 
 
 def _query(backbone: Backbone, fusion: Fusion, module: str) -> tuple[Array, Array]:
@@ -254,8 +266,8 @@ def _query(backbone: Backbone, fusion: Fusion, module: str) -> tuple[Array, Arra
             raise DoesNotFit(f"fusion {fusion.revision} is of another backbone than {backbone.revision}")
         query = fusion.tensors[f"fusion.{module}.query"].astype(np.float64)
         found = (
-            _float32(f"{module}.query", query @ backbone.weights[f"{module}.weight"].astype(np.float64)),
-            _float32(f"{module}.query_shift", query @ backbone.weights[f"{module}.bias"].astype(np.float64)),
+            as_float32(f"{module}.query", query @ backbone.weights[f"{module}.weight"].astype(np.float64)),
+            as_float32(f"{module}.query_shift", query @ backbone.weights[f"{module}.bias"].astype(np.float64)),
         )
         fusion.queries[module] = found
     return found
@@ -282,18 +294,10 @@ def _unadapted(backbone: Backbone, module: str, m: int) -> FoldedModule:
         key=_zeros(1, m),
         key_shift=_zeros(m, 1),
         group=np.eye(m, dtype=np.float32),
-        norm_scale=_float32(f"{module}.norm_scale", scale),
-        norm_shift=_float32(f"{module}.norm_shift", shift),
+        norm_scale=as_float32(f"{module}.norm_scale", scale),
+        norm_shift=as_float32(f"{module}.norm_shift", shift),
     )
 
 
 def _zeros(*shape: int) -> Array:
     return np.zeros(shape, np.float32)
-
-
-def _float32(name: str, array: Array) -> Array:
-    with np.errstate(over="ignore"):  # what overflows is refused by name below
-        cast = np.ascontiguousarray(array, dtype=np.float32)
-    if not np.isfinite(cast).all():
-        raise BadValue(f"{name} is not finite in float32 after folding")
-    return cast

@@ -136,12 +136,13 @@ class AdapterManifest(_Manifest):
     """Describes what is specific to one domain.
 
     Args:
-        kind: `lora` (its own LoRAs and norms) or `fused` (the same, norms per pair, and pins).
-        mode: How divisions combine; `lora` is always `single`, `fused` never.
+        kind: `lora` (its own LoRAs and norms), `fused` (the same, norms per pair, and pins) or `delta` (what it adds to
+            each of the backbone's weights). Any of them may carry an id overlay, which its tensors alone tell.
+        mode: How divisions combine; `lora` and `delta` are always `single`, `fused` never.
         domain: Whose adapter it is.
         division: The division of that domain.
         fingerprint: Of the backbone that it was trained on.
-        ranks: LoRA rank by module.
+        ranks: LoRA rank by module; none for a delta.
         auxiliary: Auxiliary divisions, in the order in which they are fused (and dropped, last first).
         pairs: Combinations with norms of their own; `pair.<i>.` tensors belong to `pairs[i]`.
         fuses: Pinned adapters: auxiliary domain to revision.
@@ -155,12 +156,12 @@ class AdapterManifest(_Manifest):
         created_at: RFC 3339 time, or null.
     """
 
-    kind: Literal["lora", "fused"]
+    kind: Literal["lora", "fused", "delta"]
     mode: Literal["attention", "add", "avg", "single"] = "single"
     domain: str
     division: str
     fingerprint: str
-    ranks: dict[str, Rank] = Field(min_length=1)
+    ranks: dict[str, Rank] = Field(default_factory=dict)
     auxiliary: list[str] = Field(default_factory=list)
     pairs: list[Pair] = Field(default_factory=list)
     fuses: dict[str, str] = Field(default_factory=dict)
@@ -172,13 +173,6 @@ class AdapterManifest(_Manifest):
     gate: dict[str, Any] | None = None
     training: dict[str, Any] = Field(default_factory=dict)
     created_at: str | None = None
-
-    @field_validator("kind", mode="before")
-    @classmethod
-    def _delta_comes_later(cls, kind: Any) -> Any:
-        if kind == "delta":
-            raise ValueError("kind 'delta' comes with a later release; this build accepts lora and fused")
-        return kind
 
     @model_validator(mode="after")
     def _ids_are_ids(self) -> Self:
@@ -194,12 +188,14 @@ class AdapterManifest(_Manifest):
 
     @model_validator(mode="after")
     def _kind_and_pins_agree(self) -> Self:
-        if self.kind == "lora":
+        if bool(self.ranks) != (self.kind != "delta"):
+            raise ValueError("kinds 'lora' and 'fused' have ranks, kind 'delta' has none")
+        if self.kind != "fused":
             for name in ("auxiliary", "pairs", "fuses", "fusion", "golden_divisions"):
                 if getattr(self, name):
-                    raise ValueError(f"kind 'lora' has no {name}; kind 'fused' does")
+                    raise ValueError(f"kind {self.kind!r} has no {name}; kind 'fused' does")
             if self.mode != "single":
-                raise ValueError(f"kind 'lora' has mode 'single', not {self.mode!r}")
+                raise ValueError(f"kind {self.kind!r} has mode 'single', not {self.mode!r}")
             return self
         if self.mode == "single" or not self.auxiliary:
             raise ValueError("kind 'fused' names its auxiliary divisions and has mode attention, add or avg")

@@ -12,10 +12,13 @@ import numpy as np
 from adapters_store.errors import BadValue, LimitExceeded, MalformedArtifact
 from adapters_store.manifest import AdapterManifest, FusionManifest
 from adapters_store.tensors import Array, TensorFile, TensorLimits
+from features.overlay import OVERLAID_SIDES, OverlaidSide
 
 LORA_PARTS = ("down", "up", "scale", "shift")
 NORM_PARTS = ("norm.weight", "norm.bias", "norm.mean", "norm.var")
 GOLDEN = "golden."
+DELTA = "delta."
+OVERLAY = "overlay."
 _LOW_RANK_TYPES = frozenset({"F32", "F16", "BF16"})
 _ONLY_F32 = frozenset({"F32"})
 _GOLDEN_ROWS = 4096
@@ -32,7 +35,9 @@ def check_adapter(manifest: AdapterManifest, file: TensorFile, limits: TensorLim
         BadValue: A value is not finite or a variance is negative; tensor and place named.
     """
     _check_ranks(manifest.ranks, limits)
-    expected: set[str] = set()
+    expected = _check_overlay(file)
+    if manifest.kind == "delta":
+        expected |= _check_delta(file)
     for module, rank in manifest.ranks.items():
         expected |= _check_lora(file, module, rank)
         width = file.tensors[f"{module}.up"].shape[0]
@@ -83,7 +88,8 @@ def check_values(tensors: Mapping[str, Array]) -> None:
             for name, tensor in floats.items():
                 _check_finite(name, tensor)
     for name, tensor in floats.items():
-        if name.endswith(".norm.var") and tensor.min() < 0:
+        # what a delta adds to a variance may be negative
+        if name.endswith(".norm.var") and not name.startswith(DELTA) and tensor.min() < 0:
             raise BadValue(f"tensor {name!r}: the variance at {_place(tensor < 0)} is negative")
 
 
@@ -102,6 +108,45 @@ def golden_inputs(tensors: Mapping[str, Array]) -> dict[str, Array]:
     """The `golden.inputs.*` tensors, without the word golden."""
     prefix = GOLDEN + "inputs."
     return {name.removeprefix(GOLDEN): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def overlaid_sides(tensors: Mapping[str, Array]) -> list[OverlaidSide]:
+    """The sides that an adapter's tensors carry an id overlay of."""
+    return [side for side in OVERLAID_SIDES if any(name.startswith(f"{OVERLAY}{side}.") for name in tensors)]
+
+
+def _check_delta(file: TensorFile) -> set[str]:
+    """Hold the deltas to their types; only a backbone can tell their names and shapes."""
+    names = {name for name in file.tensors if name.startswith(DELTA)}
+    if not names and not overlaid_sides(file.tensors):
+        raise MalformedArtifact("there are no delta tensors and no id overlay: the adapter changes nothing")
+    for name in sorted(names):
+        _check_type(name, file, _ONLY_F32 if ".norm." in name else _LOW_RANK_TYPES)
+    return names
+
+
+def _check_overlay(file: TensorFile) -> set[str]:
+    """Hold an id overlay's tensors to each other, and golden rows to name its rows."""
+    expected: set[str] = set()
+    for side in overlaid_sides(file.tensors):
+        ids, offsets, rows, golden = (
+            *(f"{OVERLAY}{side}.{part}" for part in ("ids", "offsets", "rows")),
+            f"{GOLDEN}{OVERLAY}{side}",
+        )
+        n = _tensor(file, rows, _LOW_RANK_TYPES, 2).shape[0]
+        if offsets in file.tensors:
+            _tensor(file, ids, frozenset({"U8"}), 1)
+            _check_shape(offsets, _tensor(file, offsets, frozenset({"I64"}), 1), (n + 1,))
+            expected.add(offsets)
+        else:
+            _check_shape(ids, _tensor(file, ids, frozenset({"I64"}), 1), (n,))
+        positions = _tensor(file, golden, frozenset({"I32"}), 1)
+        if not len(positions) or positions.min() < -1 or positions.max() >= n:
+            raise MalformedArtifact(f"tensor {golden!r} names a row outside the {n} of {rows!r}")
+        if positions.max() < 0:
+            raise MalformedArtifact(f"tensor {golden!r} names no row of {rows!r}: some golden row must be scored by it")
+        expected |= {ids, rows, golden}
+    return expected
 
 
 def _check_ranks(ranks: Mapping[str, int], limits: TensorLimits) -> None:
@@ -142,6 +187,8 @@ def _check_golden(manifest: AdapterManifest, file: TensorFile) -> set[str]:
         if positions.min() < -1 or positions.max() >= domains:
             raise MalformedArtifact(f"tensor {name!r} names a position outside its {domains} golden_divisions")
         names.add(name)
+    for side in overlaid_sides(file.tensors):
+        _check_shape(f"{GOLDEN}{OVERLAY}{side}", file.tensors[f"{GOLDEN}{OVERLAY}{side}"], (rows,))
     inputs = {name for name in file.tensors if name.startswith(GOLDEN + "inputs.")}
     if not inputs:
         raise MalformedArtifact("there are no golden.inputs tensors")
@@ -155,14 +202,18 @@ def _check_golden(manifest: AdapterManifest, file: TensorFile) -> set[str]:
 def _tensor(file: TensorFile, name: str, dtypes: frozenset[str], dimensions: int) -> Array:
     if name not in file.tensors:
         raise MalformedArtifact(f"tensor {name!r} is missing")
+    _check_type(name, file, dtypes)
     tensor = file.tensors[name]
+    if tensor.ndim != dimensions:
+        raise MalformedArtifact(f"tensor {name!r} has shape {tensor.shape}; it must have {dimensions} dimension(s)")
+    return tensor
+
+
+def _check_type(name: str, file: TensorFile, dtypes: frozenset[str]) -> None:
     if file.dtypes[name] not in dtypes:
         raise MalformedArtifact(
             f"tensor {name!r} has dtype {file.dtypes[name]}; it must be {' or '.join(sorted(dtypes))}"
         )
-    if tensor.ndim != dimensions:
-        raise MalformedArtifact(f"tensor {name!r} has shape {tensor.shape}; it must have {dimensions} dimension(s)")
-    return tensor
 
 
 def _check_shape(name: str, tensor: Array, shape: tuple[int, ...]) -> None:
@@ -176,8 +227,8 @@ def _check_nothing_else(names: Iterable[str], expected: set[str]) -> None:
     unknown = sorted(set(names) - expected)
     if not unknown:
         return
-    if unknown[0].startswith(("overlay.", "delta.")):
-        raise MalformedArtifact(f"tensor {unknown[0]!r}: id overlays and deltas come with a later release")
+    if unknown[0].startswith(DELTA):
+        raise MalformedArtifact(f"tensor {unknown[0]!r}: only kind 'delta' has deltas")
     raise MalformedArtifact(f"tensor {unknown[0]!r} has no place in this artifact's manifest")
 
 

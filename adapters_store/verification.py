@@ -5,11 +5,13 @@ before folding, folding before scoring.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from adapters_store.artifact import DEFAULT_LIMITS, Adapter, Fusion
 from adapters_store.backbone import Backbone, fingerprint, golden_rows
+from adapters_store.dense import DENSE_GRAPH
 from adapters_store.errors import (
     BadValue,
     DoesNotFit,
@@ -22,8 +24,9 @@ from adapters_store.errors import (
     WrongPin,
 )
 from adapters_store.folding import Combination, Folded, combinations, count_combinations, fold_adapter, fold_backbone
+from adapters_store.overlays import check_overlay, read_overlay
 from adapters_store.pausing import Pause, no_pause
-from adapters_store.structure import check_values, golden_inputs
+from adapters_store.structure import DELTA, GOLDEN, OVERLAY, check_values, golden_inputs, overlaid_sides
 from adapters_store.tensors import Array, TensorLimits
 from features.rows import EncodedRows
 
@@ -69,7 +72,7 @@ def verify_adapter(
     Raises:
         WrongDomain: It is of another domain or an unknown division.
         WrongFingerprint: It, or a pin, was made for another backbone.
-        DoesNotFit: A module or shape is none of the backbone's.
+        DoesNotFit: A module, tensor or shape is none of the backbone's, or its bundle has no graph for a delta.
         MissingPin: A pinned adapter or fusion is absent.
         WrongPin: A pinned adapter is not of a kind that can be fused here.
         LimitExceeded: It has too many combinations.
@@ -84,9 +87,10 @@ def verify_adapter(
     count = count_combinations(adapter, pinned)
     if count > limits.combinations:
         raise LimitExceeded(f"{count} combinations of auxiliary domains, more than the limit of {limits.combinations}")
+    overlay = read_overlay(backbone, adapter)
     folds = {}
     for combination in combinations(adapter, pinned):
-        folds[combination] = fold_adapter(backbone, adapter, pinned, fusion, combination, pause)
+        folds[combination] = fold_adapter(backbone, adapter, pinned, fusion, combination, pause, overlay)
         pause()
     _check_golden(adapter, backbone, folds, logits_of, pause)
     return folds
@@ -142,6 +146,9 @@ def _check_domain(adapter: Adapter, backbone: Backbone, domain: str | None) -> N
         if backbone.manifest.division(division) is None:
             known = ", ".join(repr(one.name) for one in backbone.manifest.divisions)
             raise WrongDomain(f"division {division!r} is none of the backbone's; it has {known}")
+    own = backbone.manifest.division(manifest.division)
+    if manifest.kind == "delta" and own is not None and not own.natural:
+        raise WrongDomain(f"kind 'delta' is for domains of a natural division; {manifest.division!r} is auxiliary")
     for one in backbone.manifest.divisions:
         if manifest.domain in one.domains and one.name != manifest.division:
             raise WrongDomain(f"domain {manifest.domain!r} is of division {one.name!r}, not {manifest.division!r}")
@@ -156,6 +163,26 @@ def _check_fits(adapter: Adapter, backbone: Backbone) -> None:
         _check_width(f"{module}.up", adapter.tensors[f"{module}.up"].shape[0], d)
         if f"{module}.norm.mean" not in adapter.tensors:
             raise DoesNotFit(f"tensor '{module}.norm.mean' is missing: the backbone has a norm there")
+    if adapter.manifest.kind == "delta":
+        _check_deltas(adapter, backbone)
+    check_overlay(backbone, adapter)
+
+
+def _check_deltas(adapter: Adapter, backbone: Backbone) -> None:
+    """Hold every delta to the weight that it is added to."""
+    if DENSE_GRAPH not in backbone.files:
+        raise DoesNotFit(
+            f"the backbone's bundle {backbone.revision} has no {DENSE_GRAPH}, by which kind 'delta' is scored: "
+            "export and publish the bundle again"
+        )
+    for name, tensor in adapter.tensors.items():
+        if not name.startswith(DELTA):
+            continue
+        own = backbone.weights.get(name.removeprefix(DELTA))
+        if own is None:
+            raise DoesNotFit(f"tensor {name!r} is the delta of no weight of the backbone")
+        if own.shape != tensor.shape:
+            raise DoesNotFit(f"tensor {name!r} has shape {tensor.shape}; the backbone's weight has {own.shape}")
 
 
 def _pinned(adapter: Adapter, backbone: Backbone, auxiliaries: Mapping[str, Adapter]) -> dict[str, Adapter]:
@@ -212,6 +239,10 @@ def _check_golden(
     rows, expected = golden_rows(
         backbone.manifest, golden_inputs(adapter.tensors), adapter.tensors.get("golden.logits")
     )
+    sides = overlaid_sides(adapter.tensors)
+    if sides:
+        found = {side: adapter.tensors[f"{GOLDEN}{OVERLAY}{side}"].astype(np.int64) for side in sides}
+        rows = replace(rows, overlaid=found)
     by_combination: dict[Combination, list[int]] = {}
     for row, combination in enumerate(_golden_combinations(adapter, rows.n)):
         if combination not in folds:

@@ -53,8 +53,8 @@ SPOILT: list[tuple[str, Spoil, type[ArtifactError], str]] = [
     ("missing golden", drop("golden.logits"), MalformedArtifact, r"tensor 'golden\.logits' is missing"),
     ("unknown", put("tower.7.up", np.zeros((2, 2), F32)), MalformedArtifact, r"'tower\.7\.up' has no place"),
     ("pair of a lora", put("pair.0.tower.0.norm.var", np.ones(6, F32)), MalformedArtifact, "has no place"),
-    ("overlay", put("overlay.user.ids", np.zeros(2, np.int64)), MalformedArtifact, "overlays and deltas come with"),
-    ("delta", put("delta.output.bias", np.zeros(1, F32)), MalformedArtifact, "overlays and deltas come with a later"),
+    ("overlay", put("overlay.user.ids", np.zeros(2, np.int64)), MalformedArtifact, r"overlay\.user\.rows' is m"),
+    ("delta", put("delta.output.bias", np.zeros(1, F32)), MalformedArtifact, "only kind 'delta' has deltas"),
     ("dtype F64", put("tower.0.down", np.zeros((3, 8))), MalformedArtifact, r"'tower\.0\.down' has dtype F64; it"),
     ("scale F16", put("tower.0.scale", np.zeros(6, np.float16)), MalformedArtifact, r"has dtype F16; it must be F32"),
     ("norm I32", put("tower.0.norm.var", np.ones(6, np.int32)), MalformedArtifact, r"norm\.var' has dtype I32"),
@@ -77,7 +77,8 @@ SPOILT: list[tuple[str, Spoil, type[ArtifactError], str]] = [
     ),
     ("no rows", put("golden.logits", np.zeros(0)), LimitExceeded, "0 golden rows"),
     ("many rows", put("golden.logits", np.zeros(9999)), LimitExceeded, "9999 golden rows"),
-    ("kind", say(kind="delta"), MalformedArtifact, "comes with a later release"),
+    ("kind", say(kind="delta"), MalformedArtifact, "kind 'delta' has none"),
+    ("kind and ranks", say(kind="delta", ranks={}), MalformedArtifact, "there are no delta tensors"),
 ]  # fmt: skip
 
 

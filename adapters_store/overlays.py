@@ -1,0 +1,54 @@
+"""An adapter's id overlay: its tensors held to the backbone, and indexed once for all requests."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from adapters_store.artifact import Adapter
+from adapters_store.backbone import Backbone
+from adapters_store.errors import DoesNotFit, MalformedArtifact
+from adapters_store.structure import OVERLAY, overlaid_sides
+from features.errors import MalformedTensors
+from features.fields import Field
+from features.overlay import IdOverlay, OverlaidSide, Overlay, read_ids
+
+
+def check_overlay(backbone: Backbone, adapter: Adapter) -> None:
+    """Hold each side to the backbone's id field.
+
+    Raises:
+        DoesNotFit: The backbone has no id field of the side, or one of another width.
+    """
+    for side in overlaid_sides(adapter.tensors):
+        field, rows = _id_field(backbone, side), f"{OVERLAY}{side}.rows"
+        width = adapter.tensors[rows].shape[1]
+        if width != field.width:
+            raise DoesNotFit(f"tensor {rows!r} has width {width}; field {field.name!r} has {field.width}")
+
+
+def read_overlay(backbone: Backbone, adapter: Adapter) -> Overlay | None:
+    """Index an adapter's overlay, which `check_overlay` found to fit; None where it carries none.
+
+    Its arrays are copies, so that what is kept of it is what is counted.
+
+    Raises:
+        MalformedArtifact: The ids are not sorted, occur twice or are none; the tensor is named.
+    """
+    sides: dict[OverlaidSide, IdOverlay] = {}
+    for side in overlaid_sides(adapter.tensors):
+        name = f"{OVERLAY}{side}."
+        try:
+            index = read_ids(adapter.tensors[name + "ids"], adapter.tensors.get(name + "offsets"), name + "ids")
+        except MalformedTensors as error:
+            raise MalformedArtifact(f"tensor {error}") from None
+        sides[side] = IdOverlay(_id_field(backbone, side).name, index, np.array(adapter.tensors[name + "rows"]))
+    return Overlay(sides) if sides else None
+
+
+def _id_field(backbone: Backbone, side: OverlaidSide) -> Field:
+    found = [field for field in backbone.manifest.fields if field.id and field.of == side]
+    if len(found) != 1:
+        raise DoesNotFit(
+            f"tensor '{OVERLAY}{side}.rows': the backbone has {len(found)} id fields of {side}; an overlay needs one"
+        )
+    return found[0]

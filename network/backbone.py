@@ -1,4 +1,4 @@
-"""The backbone: embeddings, a tower, one logit; and the names that its tensors have in a bundle."""
+"""The backbone: embeddings, an interaction, a tower, one logit; and the names that its tensors have in a bundle."""
 
 from __future__ import annotations
 
@@ -9,43 +9,61 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from network.dropout import dropout
-from network.embeddings import FieldEmbeddings
+from network.embeddings import FieldEmbeddings, LookedUp
 from network.errors import ShapeError
 from network.inputs import Batch, NetworkShape
+from network.kinds.table import KINDS
 from network.norm import DomNorm
 from network.tower import PlainLayer, TowerLayer
 
 
 class Backbone(nn.Module):
-    """An MLP tower over embedded fields: per hidden layer Linear -> norm -> ReLU -> Dropout, then the logit's Linear.
+    """Interaction of embedded fields -> tower -> logit; per hidden layer Linear -> norm -> ReLU -> Dropout.
 
-    Source: methods.md 1. The same forward serves every form of the network: `layer` replaces what happens between a
-    hidden layer's input and its ReLU.
+    Source: methods.md 1. The same forward serves every kind and every form of the network: `shape.kind` chooses the
+    interaction, and `layer` replaces what happens between an adaptable module's input and its output.
 
     Args:
         shape: fields, widths and constants.
+        given: field to the vectors of a field that brings its own; zeros until `load_weights` where it is not there.
     """
 
-    def __init__(self, shape: NetworkShape) -> None:
+    def __init__(self, shape: NetworkShape, given: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
         self.shape = shape
-        self.embeddings = FieldEmbeddings(shape)
+        self.embeddings = FieldEmbeddings(shape, given)
         self.linears = nn.ModuleList(nn.Linear(k, d) for k, d in shape.layers)
-        self.plain = PlainLayer((DomNorm(d, shape.norm_eps, shape.norm_momentum) for d in shape.tower), shape.dropout)
-        self.output = nn.Linear(shape.tower[-1], 1)
+        norms = (DomNorm(d, shape.norm_eps, shape.norm_momentum) for d in shape.tower) if shape.norm else ()
+        self.plain = PlainLayer(norms, shape.dropout)
+        self.output = nn.Linear(shape.output_width, 1)
+        self.interaction = KINDS[shape.kind](shape)
 
     def forward(self, batch: Batch, layer: TowerLayer | None = None) -> Tensor:
         """Return the logits (n,) of encoded rows, through `layer` or the backbone's own."""
-        return self.score(self.embeddings(batch), layer)
+        return self.score_looked_up(self.embeddings.look_up(batch), layer)
 
-    def score(self, x: Tensor, layer: TowerLayer | None = None) -> Tensor:
-        """Return the logits (n,) of the tower's input x (n, k)."""
+    def score(self, x: Tensor, layer: TowerLayer | None = None, first_order: Tensor | None = None) -> Tensor:
+        """Return the logits (n,) of the fields' vectors side by side.
+
+        Args:
+            x: (n, k), from `FieldEmbeddings`.
+            layer: instead of the backbone's own.
+            first_order: (n, 1), for kinds that have it.
+        """
+        return self.score_looked_up(LookedUp(x, torch.split(x, list(self.shape.widths), dim=1), first_order), layer)
+
+    def score_looked_up(self, looked: LookedUp, layer: TowerLayer | None = None) -> Tensor:
+        """Return the logits (n,) of what the lookup gave, through `layer` or the backbone's own."""
         chosen = self.plain if layer is None else layer
+        parts = self.interaction(looked, chosen)
+        x = parts.tower
         for level, linear in enumerate(self.linears):
             x = functional.relu(chosen(level, x, linear))
             if chosen.training and chosen.dropout > 0:
                 x = dropout(x, chosen.dropout)
-        logits: Tensor = self.output(x)
+        logits: Tensor = self.output(x if parts.beside is None else torch.cat([parts.beside, x], dim=1))
+        if parts.added is not None:
+            logits = logits + parts.added
         return logits.squeeze(-1)
 
     def freeze(self) -> Backbone:
@@ -54,12 +72,7 @@ class Backbone(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """Return every tensor under its name in a bundle, each a detached copy."""
-        named = {f"embedding.{name}": self.embeddings.table_of(name) for name in self.embeddings.starts}
-        for level, (linear, norm) in enumerate(zip(self.linears, self.plain.norms, strict=True)):
-            named |= {f"tower.{level}.{key}": value for key, value in linear.state_dict().items()}
-            named |= {f"tower.{level}.norm.{key}": value for key, value in norm.state_dict().items()}
-        named |= {f"output.{key}": value for key, value in self.output.state_dict().items()}
-        return {name: value.detach().clone() for name, value in named.items()}
+        return {name: value.clone() for name, value in self._live().items()}
 
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
@@ -68,17 +81,23 @@ class Backbone(nn.Module):
         Raises:
             ShapeError: a tensor is missing, unknown or of another shape.
         """
-        own = self.weights()
+        own = self._live()
         wrong = sorted(own.keys() ^ weights.keys())
         if wrong:
             raise ShapeError(f"the tensors do not match this backbone: {', '.join(wrong)} missing or unknown")
         for name, value in weights.items():
             if value.shape != own[name].shape:
                 raise ShapeError(f"{name} has shape {tuple(value.shape)}, this backbone needs {tuple(own[name].shape)}")
-        for name in self.embeddings.starts:
-            self.embeddings.table_of(name).copy_(weights[f"embedding.{name}"])
-        for level, (linear, norm) in enumerate(zip(self.linears, self.plain.norms, strict=True)):
-            prefix = f"tower.{level}."
-            linear.load_state_dict({key: weights[prefix + key] for key in ("weight", "bias")})
-            norm.load_state_dict({key: weights[f"{prefix}norm.{key}"] for key in ("weight", "bias", "mean", "var")})
-        self.output.load_state_dict({key: weights[f"output.{key}"] for key in ("weight", "bias")})
+        for name, value in weights.items():
+            own[name].copy_(value)
+
+    def _live(self) -> dict[str, Tensor]:
+        """The tensors themselves, detached but not copied, under a bundle's names."""
+        named = self.embeddings.live()
+        for level, linear in enumerate(self.linears):
+            named |= {f"tower.{level}.{key}": value for key, value in linear.state_dict().items()}
+            if self.shape.norm:
+                norm = self.plain.norms[level].state_dict()
+                named |= {f"tower.{level}.norm.{key}": value for key, value in norm.items()}
+        named |= {f"output.{key}": value for key, value in self.output.state_dict().items()}
+        return {name: value.detach() for name, value in (named | self.interaction.live()).items()}

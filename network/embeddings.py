@@ -2,68 +2,139 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, groupby
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from network.inputs import Batch, NetworkShape
+from network.errors import ShapeError
+from network.inputs import Batch, FieldShape, NetworkShape
+
+
+@dataclass(frozen=True)
+class LookedUp:
+    """What encoded rows have become: all that the rest of the network reads.
+
+    Args:
+        x: (n, k) the fields' vectors side by side, in field order.
+        vectors: the same apart, (n, width) for each field.
+        first_order: (n, 1) sum of the first-order weights; None for kinds without.
+    """
+
+    x: Tensor
+    vectors: Sequence[Tensor]
+    first_order: Tensor | None = None
 
 
 class FieldEmbeddings(nn.Module):
-    """Turns encoded rows into the tower's input x.
+    """Turns encoded rows into the network's inputs.
 
     The tables of all sparse and multi-hot fields are concatenated; field f owns the rows from `starts[f]` on. A sparse
     field gives its row, a multi-hot field the mean of its non-padding rows (none: the zero vector), a dense field
-    itself. Source: methods.md 1.
+    itself, a field of given vectors the given one. First-order weights, where the kind has them, are the last column of
+    the same parameter (a row of the table is all that one value has); `slope` weighs dense and given values.
+    Source: methods.md 1.
 
     Args:
         shape: fields, embedding width and the standard deviation of the start.
+        given: field to its vectors (V, width), row 0 out of vocabulary; zeros where it is not there.
+
+    `sparse_gradient` makes the table's gradient a sparse tensor of a batch's rows, for row-lazy optimizers.
+
+    Raises:
+        ShapeError: given vectors are not of the shape that their field says.
     """
 
     sparse_starts: Tensor
+    sparse_gradient: bool = False
 
-    def __init__(self, shape: NetworkShape) -> None:
+    def __init__(self, shape: NetworkShape, given: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
         self.shape = shape
-        tables = [f for f in shape.fields if f.kind != "dense"]
+        tables = [f for f in shape.fields if f.trained]
         ends = list(accumulate((f.rows for f in tables), initial=0))
         self.starts = {f.name: start for f, start in zip(tables, ends, strict=False)}
         self.rows = {f.name: f.rows for f in tables}
-        self.table = nn.Parameter(torch.empty(ends[-1], shape.width))
+        self.table = nn.Parameter(torch.empty(ends[-1], shape.width + int(shape.first_order)))
         nn.init.normal_(self.table, std=shape.embedding_std)
-        sparse = [self.starts[f.name] for f in shape.fields if f.kind == "sparse"]
-        self.register_buffer("sparse_starts", torch.tensor(sparse, dtype=torch.int64), persistent=False)
+        sparse = [f for f in shape.fields if f.kind == "sparse"]
+        trained = [self.starts[f.name] for f in sparse if f.trained]
+        self.register_buffer("sparse_starts", torch.tensor(trained, dtype=torch.int64), persistent=False)
+        self._columns = {f.name: i for i, f in enumerate(sparse)}
+        self._trained = [i for i, f in enumerate(sparse) if f.trained]
+        self._buffers_of = {f.name: f"given_{i}" for i, f in enumerate(sparse) if not f.trained}
+        for f in sparse:
+            if not f.trained:
+                self.register_buffer(self._buffers_of[f.name], _given(f, given or {}), persistent=False)
+        if shape.first_order:
+            self.slope = nn.Parameter(torch.zeros(sum(shape.width_of(f) for f in shape.untrained)))
 
     def forward(self, batch: Batch) -> Tensor:
         """Return x (n, k): the fields' vectors side by side, in field order."""
+        return self.look_up(batch).x
+
+    def look_up(self, batch: Batch) -> LookedUp:
+        """Return everything that the network reads of these rows."""
         flat, lists = self._positions(batch)
-        vectors = functional.embedding(flat, self.table)
+        rows = functional.embedding(flat, self.table, sparse=self.sparse_gradient)
+        means = {name: _mean_of_present(rows[:, at], batch.multi_hot[name]) for name, at in lists.items()}
+        width = self.shape.width
         pieces: list[Tensor] = []
         taken = {"sparse": 0, "dense": 0}
-        for kind, run in groupby(self.shape.fields, key=lambda f: f.kind):
+        for (kind, trained), run in groupby(self.shape.fields, key=lambda f: (f.kind, f.trained)):
             names = [f.name for f in run]
             if kind == "multi_hot":
-                pieces += [_mean_of_present(vectors[:, lists[name]], batch.multi_hot[name]) for name in names]
-                continue
-            start, stop = taken[kind], taken[kind] + len(names)
-            taken[kind] = stop
-            columns = vectors[:, start:stop].flatten(1) if kind == "sparse" else batch.dense[:, start:stop]
-            pieces.append(columns.to(self.table.dtype))
-        return torch.cat(pieces, dim=1)
+                pieces += [means[name][:, :width] for name in names]
+            elif not trained and kind == "sparse":
+                pieces += [self.given(name)[batch.sparse[:, self._columns[name]]] for name in names]
+            else:
+                start, stop = taken[kind], taken[kind] + len(names)
+                taken[kind] = stop
+                columns = rows[:, start:stop, :width].flatten(1) if kind == "sparse" else batch.dense[:, start:stop]
+                pieces.append(columns.to(self.table.dtype))
+        x = torch.cat(pieces, dim=1)
+        vectors = torch.split(x, list(self.shape.widths), dim=1)
+        if not self.shape.first_order:
+            return LookedUp(x, vectors)
+        sums = rows[:, : len(self._trained), width].sum(1, keepdim=True)
+        for mean in means.values():
+            sums = sums + mean[:, width:]
+        untrained = [v for f, v in zip(self.shape.fields, vectors, strict=True) if not f.trained]
+        if untrained:
+            sums = sums + torch.cat(untrained, dim=1) @ self.slope.unsqueeze(1)
+        return LookedUp(x, vectors, sums)
 
     def table_of(self, field: str) -> Tensor:
         """Return one field's table (V, E), a view of the parameter."""
         start = self.starts[field]
-        return self.table[start : start + self.rows[field]]
+        return self.table[start : start + self.rows[field], : self.shape.width]
+
+    def given(self, field: str) -> Tensor:
+        """Return the given vectors (V, width) of a field that has them."""
+        return self.get_buffer(self._buffers_of[field])
+
+    def live(self) -> dict[str, Tensor]:
+        """Return the tensors themselves, as views, under their names in a bundle."""
+        named = {f"embedding.{name}": self.table_of(name) for name in self.starts}
+        named |= {f"embedding.{name}": self.given(name) for name in self._buffers_of}
+        if self.shape.first_order:
+            for name, start in self.starts.items():
+                named[f"first_order.{name}"] = self.table[start : start + self.rows[name], self.shape.width]
+            named |= {f"first_order.{name}": self.slope[at] for name, at in self.shape.untrained_slices.items()}
+        return {name: value.detach() for name, value in named.items()}
+
+    def touched(self, batch: Batch) -> Tensor:
+        """Return the rows of the concatenated table that a batch uses, sorted and unique (u,) int64."""
+        flat, present = self._present(batch)
+        rows: Tensor = torch.unique(flat[present])
+        return rows
 
     def occurrences(self, batch: Batch) -> Tensor:
         """Count how often each row of the concatenated table (rows,) int64 occurs in a batch."""
-        flat, lists = self._positions(batch)
-        present = torch.ones_like(flat, dtype=torch.bool)
-        for name, columns in lists.items():
-            present[:, columns] = batch.multi_hot[name] >= 0
+        flat, present = self._present(batch)
         return torch.bincount(flat[present], minlength=self.table.shape[0])
 
     @torch.no_grad()
@@ -74,16 +145,25 @@ class FieldEmbeddings(nn.Module):
             counts: (rows,) occurrences of each row of the concatenated table in the training rows.
         """
         for name, start in self.starts.items():
-            table = self.table_of(name)[1:].double()
+            table = self.table[start + 1 : start + self.rows[name]].double()
             weight = counts[start + 1 : start + self.rows[name]].double()
             total = weight.sum().clamp(min=1.0)
             self.table[start] = ((weight @ table) / total).to(self.table.dtype)
 
+    def _present(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Rows of the concatenated table, and which of them are not padding; both (n, Fs + list lengths)."""
+        flat, lists = self._positions(batch)
+        present = torch.ones_like(flat, dtype=torch.bool)
+        for name, columns in lists.items():
+            present[:, columns] = batch.multi_hot[name] >= 0
+        return flat, present
+
     def _positions(self, batch: Batch) -> tuple[Tensor, dict[str, slice]]:
         """Rows of the concatenated table (n, Fs + list lengths), and the columns of each multi-hot field."""
-        parts = [batch.sparse + self.sparse_starts]
+        sparse = batch.sparse[:, self._trained] if self._buffers_of else batch.sparse
+        parts = [sparse + self.sparse_starts]
         lists: dict[str, slice] = {}
-        width = int(batch.sparse.shape[1])
+        width = int(sparse.shape[1])
         for f in self.shape.fields:
             if f.kind == "multi_hot":
                 values = batch.multi_hot[f.name]
@@ -91,6 +171,18 @@ class FieldEmbeddings(nn.Module):
                 lists[f.name] = slice(width, width + int(values.shape[1]))
                 width += int(values.shape[1])
         return torch.cat(parts, dim=1), lists
+
+
+def _given(field: FieldShape, given: Mapping[str, Tensor]) -> Tensor:
+    vectors = given.get(field.name)
+    if vectors is None:
+        return torch.zeros(field.rows, field.given_width)
+    if vectors.shape != (field.rows, field.given_width):
+        raise ShapeError(
+            f"the given vectors of {field.name!r} have shape {tuple(vectors.shape)}; "
+            f"its field says {(field.rows, field.given_width)}"
+        )
+    return vectors
 
 
 def _mean_of_present(vectors: Tensor, values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The folded tower layer: what serving computes, with everything that is a domain's as an input.
+"""The folded layer: what serving computes, with everything that is a domain's as an input.
 
 Source: docs/architecture.md, "Folded module"; design.md 4. Exact in exact arithmetic: LoRA scales are folded into `up`,
 the fusion's keys into `key` and `key_shift`, its query into the layer's own input, DomNorm into one scale and shift.
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class FoldedModule:
-    """One hidden layer's folded tensors; m divisions, R their ranks side by side, rf the fusion's rank.
+    """One adaptable module's folded tensors; m divisions, R their ranks side by side, rf the fusion's rank.
 
     Args:
         down: (R, k).
@@ -27,8 +27,8 @@ class FoldedModule:
         key: (rf, R).
         key_shift: (m, rf).
         group: (m, R) of 0 and 1, which column belongs to which division.
-        norm_scale: (d,).
-        norm_shift: (d,).
+        norm_scale: (d,), ones where the module has no norm.
+        norm_shift: (d,), zeros where the module has no norm.
     """
 
     down: Tensor
@@ -49,7 +49,7 @@ class FoldedLayer:
     h = W0 x + b0 + (z * (w group)) up^T + w shift;  w = softmax((z * (q key)) group^T + q key_shift^T)
 
     Args:
-        modules: one for each hidden layer.
+        modules: one for each adaptable module, in the order of `NetworkShape.modules`.
     """
 
     training = False
@@ -59,11 +59,11 @@ class FoldedLayer:
         self._modules = modules
 
     def __call__(self, level: int, x: Tensor, linear: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the normed pre-activation (n, d)."""
+        """Return the module's output (n, d), normed where it has a norm."""
         f = self._modules[level]
         q = functional.linear(x, f.query, f.query_shift)
         z = functional.linear(x, f.down)
         scores = functional.linear(z * torch.matmul(q, f.key), f.group) + functional.linear(q, f.key_shift)
-        w = torch.softmax(scores, dim=1)
+        w = torch.softmax(scores, dim=x.dim() - 1)
         low = functional.linear(z * torch.matmul(w, f.group), f.up)
         return (linear(x) + low + torch.matmul(w, f.shift)) * f.norm_scale + f.norm_shift

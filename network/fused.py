@@ -1,4 +1,4 @@
-"""The fused tower layer: several divisions' LoRAs under one norm for each tuple of domains.
+"""The fused layer: several divisions' LoRAs under one norm for each tuple of domains.
 
 Source: MultiLoRA, Eq. 11; methods.md 2, stage 3.
 departs from the paper: a tuple with fewer than 200 training rows has no norms of its own and takes a shorter one's.
@@ -53,6 +53,7 @@ class FusedTower(nn.Module):
         self.dropout = dropout
         self.fusion = fusion
         self.plain = backbone.plain
+        self.modules_named = tuple(module.name for module in backbone.shape.modules)
         self.divisions = nn.ModuleList(nn.ModuleDict({str(i): a for i, a in found.items()}) for found in adapters)
         self.norms = nn.ModuleDict()
 
@@ -73,8 +74,13 @@ class FusedTower(nn.Module):
 
     def add_norms(self, domains: Domains, moments: Moments = "compensated") -> None:
         """Give a tuple norms of its own, started from its domains' norms (methods.md 2)."""
-        members = [list(self.adapter(i, d).dom_norms()) for i, d in enumerate(domains) if d >= 0]
-        self.norms[_key(domains)] = nn.ModuleList(pooled(layer, moments) for layer in zip(*members, strict=True))
+        members = [self.adapter(i, d) for i, d in enumerate(domains) if d >= 0]
+        self.norms[_key(domains)] = nn.ModuleList(
+            pooled([member.norm(level) for member in members], moments)
+            if members[0].ranks[level]
+            else members[0].norm(level)  # the backbone's, which no adapter changes
+            for level in range(len(self.plain.norms))
+        )
 
     def add_frequent_norms(
         self, domains: Tensor, min_rows: int = MIN_TUPLE_ROWS, moments: Moments = "compensated"
@@ -85,7 +91,12 @@ class FusedTower(nn.Module):
             domains: integers (n, divisions) of all training rows; -1 is none.
             min_rows: a tuple with fewer rows drops its last present division, and so on (methods.md 2).
             moments: how the norms treat moments.
+
+        Returns:
+            The tuples; none where no adapted module has a norm.
         """
+        if not self._has_norms():
+            return []
         tuples, _, counts = count_tuples(domains)
         rows: Counter[Domains] = Counter()
         for whole, n in zip(tuples, counts, strict=True):
@@ -96,7 +107,25 @@ class FusedTower(nn.Module):
         return found
 
     def norms_of(self, domains: Domains) -> list[DomNorm]:
-        """Return the norms, bottom to top, under a name that `norm_name` gave."""
+        """Return the norms of the hidden layers, bottom to top, under a name that `norm_name` gave.
+
+        Empty where the backbone has none; where a layer is not adapted its norm is the backbone's.
+        """
+        return [norm for norm in self._layers(domains) if isinstance(norm, DomNorm)]
+
+    def adapted_norms(self, domains: Domains) -> dict[str, DomNorm]:
+        """Return those of `norms_of` that are the tuple's own, by module."""
+        ranks = next(self.adapters()).ranks
+        found = zip(self.modules_named, ranks, self.norms_of(domains), strict=False)
+        return {module: norm for module, rank, norm in found if rank}
+
+    def own_norms(self) -> Iterator[tuple[Domains, list[DomNorm]]]:
+        """The tuples that have norms of their own, and these norms."""
+        for key in self.norms:
+            domains = tuple(int(part) for part in key.split(","))
+            yield domains, list(self.adapted_norms(domains).values())
+
+    def _layers(self, domains: Domains) -> nn.ModuleList:
         key = _key(domains)
         if key in self.norms:
             layers = self.norms[key]
@@ -104,13 +133,11 @@ class FusedTower(nn.Module):
             present = [(i, d) for i, d in enumerate(domains) if d >= 0]
             layers = self.adapter(*present[0]).norms if present else self.plain.norms
         assert isinstance(layers, nn.ModuleList)
-        return [norm for norm in layers if isinstance(norm, DomNorm)]
+        return layers
 
-    def own_norms(self) -> Iterator[tuple[Domains, list[DomNorm]]]:
-        """The tuples that have norms of their own, and these norms."""
-        for key in self.norms:
-            domains = tuple(int(part) for part in key.split(","))
-            yield domains, self.norms_of(domains)
+    def _has_norms(self) -> bool:
+        first = next(self.adapters(), None)
+        return first is not None and any(True for _ in first.dom_norms())
 
     def present(self, domains: Domains) -> Domains:
         """Return the tuple without the domains that have no adapter or that the mode leaves out."""
@@ -141,21 +168,22 @@ class FusedTower(nn.Module):
         """Return what one tuple's LoRAs add to h0 (n, d), None where there are none.
 
         Args:
-            level: the hidden layer.
+            level: number of the module.
             x: (n, k) the layer's input, rows of this tuple only.
             query: (n, rf) in mode attention.
             domains: the tuple.
         """
-        members = [(i, d) for i, d in enumerate(self.present(domains)) if d >= 0]
-        if not members:
+        present = [self.adapter(i, d).lora(level) for i, d in enumerate(self.present(domains)) if d >= 0]
+        loras = [lora for lora in present if lora is not None]
+        if not loras:
             return None
-        outputs = torch.stack([self.adapter(i, d).loras[level](x) for i, d in members])
+        outputs = torch.stack([lora(x) for lora in loras])
         if self.mode == "add":
             return outputs.sum(0)
         if self.fusion is None or query is None:
             return outputs.mean(0)
         weights = self.fusion.weights(level, query, outputs)
-        return (outputs * weights.T.unsqueeze(-1)).sum(0)
+        return (outputs * weights.movedim(-1, 0).unsqueeze(-1)).sum(0)
 
     def _has(self, division: int, domain: int) -> bool:
         found = self.divisions[division]
@@ -198,7 +226,7 @@ class BoundLayer:
         return self._tower.dropout
 
     def __call__(self, level: int, x: Tensor, linear: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return DomNorm(h0 + sum of w_i h_i) (n, d). Source: MultiLoRA, Eq. 11."""
+        """Return DomNorm(h0 + sum of w_i h_i) (n, d); no norm where the module has none. Source: MultiLoRA, Eq. 11."""
         tower = self._tower
         h0 = linear(x)
         runs, norm_runs = self.grouping.runs, self.grouping.norm_runs
@@ -211,7 +239,10 @@ class BoundLayer:
         for run, base, own, query in zip(runs, _cut(h0, runs), _cut(x, runs), queries, strict=True):
             added = tower.combine(level, own, query, run.domains)
             pieces.append(base if added is None else base + added)
-        parts = zip(norm_runs, _cut(torch.cat(pieces), norm_runs), strict=True)
+        h = torch.cat(pieces)
+        if level >= len(tower.plain.norms):
+            return h
+        parts = zip(norm_runs, _cut(h, norm_runs), strict=True)
         return torch.cat([tower.norms_of(run.domains)[level](part) for run, part in parts])
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from network.errors import ShapeError
 from network.inputs import NetworkShape
+from network.lora import check_ranks
 
 Mode = Literal["attention", "add", "avg", "single"]
 Divisor = Literal["r", "sqrt_r"]
@@ -25,10 +26,13 @@ class Fusion(nn.Module):
 
     Args:
         shape: the backbone's shape.
-        ranks: fusion rank rf of each hidden layer.
+        ranks: fusion rank rf of each adaptable module, in the order of `NetworkShape.modules`; 0 where none is adapted.
         divisor: r as printed, or its root.
         zero_key: start with WK = 0, which is the average of the divisions.
         generator: random source of the Xavier start.
+
+    Raises:
+        ShapeError: there is not one rank for each module, or all are 0.
     """
 
     def __init__(
@@ -40,12 +44,17 @@ class Fusion(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if len(ranks) != len(shape.tower):
-            raise ShapeError(f"{len(ranks)} ranks for {len(shape.tower)} hidden layers: give one rank for each layer")
+        check_ranks(shape, ranks)
+        self.shape = shape
         self.divisor: Divisor = divisor
-        self.query = nn.ParameterList(torch.empty(r, d) for r, d in zip(ranks, shape.tower, strict=True))
-        self.key = nn.ParameterList(torch.zeros(r, d) for r, d in zip(ranks, shape.tower, strict=True))
+        sizes = [(r, module.outputs) for r, module in zip(ranks, shape.modules, strict=True)]
+        self.query = nn.ParameterList(torch.empty(size) for size in sizes)
+        self.key = nn.ParameterList(torch.zeros(size) for size in sizes)
         for query, key in zip(self.query, self.key, strict=True):
+            if not len(query):  # not adapted: nothing to learn, and nothing that an optimizer should see
+                query.requires_grad_(False)
+                key.requires_grad_(False)
+                continue
             nn.init.xavier_uniform_(query, generator=generator)
             if not zero_key:
                 nn.init.xavier_uniform_(key, generator=generator)
@@ -54,14 +63,16 @@ class Fusion(nn.Module):
         """Return each division's weight (n, m).
 
         Args:
-            level: the hidden layer.
+            level: number of the module.
             query: (n, rf), from `queries`.
             outputs: (m, n, d) the LoRA outputs of the divisions that are present.
+
+        For a module that maps every field of a row, n stands for (n, F) throughout.
         """
         keys = functional.linear(outputs, self.key[level])
         rank = query.shape[-1]
         scores = (keys * query).sum(-1) / (rank if self.divisor == "r" else math.sqrt(rank))
-        return torch.softmax(scores, dim=0).T
+        return torch.softmax(scores, dim=0).movedim(0, -1)
 
     def queries(self, level: int, h0: Tensor) -> Tensor:
         """Return q (n, rf) of the backbone's pre-activation h0 (n, d)."""
@@ -81,7 +92,8 @@ class Fusion(nn.Module):
 
     def _live(self) -> dict[str, Tensor]:
         return {
-            f"fusion.tower.{level}.{kind}": value.detach()
+            f"fusion.{module.name}.{kind}": value.detach()
             for kind, values in (("query", self.query), ("key", self.key))
-            for level, value in enumerate(values)
+            for module, value in zip(self.shape.modules, values, strict=True)
+            if len(value)
         }

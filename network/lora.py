@@ -1,4 +1,4 @@
-"""LoRA: what one domain adds to the tower's hidden layers. Source: MultiLoRA, Eq. 7 to 9; methods.md 2, stage 2."""
+"""LoRA: what one domain adds to the adaptable modules. Source: MultiLoRA, Eq. 7 to 9; methods.md 2, stage 2."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from network.backbone import Backbone
 from network.errors import ShapeError
 from network.inputs import NetworkShape
 from network.norm import DomNorm, Moments
+from network.tower import normed
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def domain_generator(seed: int, division: str, domain: str) -> torch.Generator:
 
 
 class Lora(nn.Module):
-    """One hidden layer's low-rank term: scale * (up (down x)) + shift.
+    """One module's low-rank term: scale * (up (down x)) + shift.
 
     In the papers' letters s * (U (D x)) + b (MultiLoRA, Eq. 7, 8).
 
@@ -72,25 +73,39 @@ class Lora(nn.Module):
 
 
 class DomainAdapter(nn.Module):
-    """One domain's adapter, itself a `TowerLayer`: DomNorm(W0 x + b0 + LoRA x) at every hidden layer.
+    """One domain's adapter, itself a `TowerLayer`: DomNorm(W0 x + b0 + LoRA x) at every module that it adapts.
+
+    A module of rank 0 is left as the backbone has it, its norm included.
 
     Args:
         shape: the backbone's shape.
-        ranks: r of each hidden layer.
+        ranks: r of each adaptable module, in the order of `NetworkShape.modules`; 0 adapts it not.
         dropout: probability of dropout in training mode (a key of its own, apart from the backbone's).
         moments: how its norms treat moments.
+
+    Raises:
+        ShapeError: there is not one rank for each module, or no module is adapted.
     """
 
     def __init__(
         self, shape: NetworkShape, ranks: Sequence[int], dropout: float = 0.0, moments: Moments = "compensated"
     ) -> None:
         super().__init__()
-        if len(ranks) != len(shape.tower):
-            raise ShapeError(f"{len(ranks)} ranks for {len(shape.tower)} hidden layers: give one rank for each layer")
+        check_ranks(shape, ranks)
+        self.shape = shape
+        self.ranks = tuple(ranks)
         self.dropout = dropout
-        self.loras = nn.ModuleList(Lora(k, d, r) for (k, d), r in zip(shape.layers, ranks, strict=True))
-        frozen = moments == "frozen"
-        self.norms = nn.ModuleList(DomNorm(d, shape.norm_eps, shape.norm_momentum, frozen) for d in shape.tower)
+        self.loras = nn.ModuleList(
+            Lora(module.inputs, module.outputs, r) if r else nn.Identity()
+            for module, r in zip(shape.modules, ranks, strict=True)
+        )
+        self.norms = nn.ModuleList(
+            DomNorm(module.outputs, shape.norm_eps, shape.norm_momentum, moments == "frozen" or r == 0)
+            for module, r in zip(shape.modules, ranks, strict=True)
+            if module.norm
+        )
+        for norm, r in zip(self.norms, ranks, strict=False):
+            norm.requires_grad_(r > 0)
 
     @classmethod
     def untrained(
@@ -112,21 +127,29 @@ class DomainAdapter(nn.Module):
         return adapter
 
     def forward(self, level: int, x: Tensor, linear: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the normed pre-activation (n, d). Source: MultiLoRA, Eq. 8 and 9."""
-        normed: Tensor = self.norms[level](linear(x) + self.loras[level](x))
-        return normed
+        """Return the module's output (n, d), normed where it has a norm. Source: MultiLoRA, Eq. 8 and 9."""
+        h = linear(x)
+        lora = self.lora(level)
+        return normed(self.norms, level, h if lora is None else h + lora(x))
+
+    def lora(self, level: int) -> Lora | None:
+        """The LoRA of one module, None where it is not adapted."""
+        lora = self.loras[level]
+        return lora if isinstance(lora, Lora) else None
 
     def lora_modules(self) -> Iterator[Lora]:
-        """The LoRAs, bottom to top."""
-        for lora in self.loras:
-            assert isinstance(lora, Lora)
-            yield lora
+        """The LoRAs, in the order of the modules."""
+        return (lora for lora in self.loras if isinstance(lora, Lora))
 
     def dom_norms(self) -> Iterator[DomNorm]:
-        """The norms, bottom to top."""
-        for norm in self.norms:
-            assert isinstance(norm, DomNorm)
-            yield norm
+        """The norms that are the domain's own, bottom to top."""
+        return (self.norm(level) for level in range(len(self.norms)) if self.ranks[level])
+
+    def norm(self, level: int) -> DomNorm:
+        """The norm after one hidden layer: the domain's own, or the backbone's where the layer is not adapted."""
+        norm = self.norms[level]
+        assert isinstance(norm, DomNorm)
+        return norm
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor under its name in an artifact, each a detached copy."""
@@ -150,15 +173,32 @@ class DomainAdapter(nn.Module):
         """The tensors themselves, detached but not copied, under an artifact's names."""
         live: dict[str, Tensor] = {}
         for kind, modules in (("", self.loras), ("norm.", self.norms)):
-            for level, module in enumerate(modules):
-                live |= {f"tower.{level}.{kind}{key}": value for key, value in module.state_dict().items()}
+            for module, rank, part in zip(self.shape.modules, self.ranks, modules, strict=False):
+                if rank:
+                    live |= {f"{module.name}.{kind}{key}": value for key, value in part.state_dict().items()}
         return live
 
 
-def norm_tensors(norms: Sequence[DomNorm], prefix: str = "") -> dict[str, Tensor]:
-    """Return the norms' tensors under an artifact's names: `<prefix>tower.<l>.norm.<weight|bias|mean|var>`."""
+def check_ranks(shape: NetworkShape, ranks: Sequence[int]) -> None:
+    """Refuse ranks that are not one for each adaptable module, or that adapt none.
+
+    Raises:
+        ShapeError: they are not.
+    """
+    modules = shape.modules
+    if len(ranks) != len(modules):
+        names = ", ".join(module.name for module in modules)
+        raise ShapeError(
+            f"{len(ranks)} ranks for {len(modules)} adaptable modules ({names}): give one for each, 0 adapts it not"
+        )
+    if not any(ranks) or min(ranks) < 0:
+        raise ShapeError(f"ranks {tuple(ranks)} adapt nothing: give at least one module a rank of 1 or more")
+
+
+def norm_tensors(norms: Mapping[str, DomNorm], prefix: str = "") -> dict[str, Tensor]:
+    """Return norms' tensors, by module, under an artifact's names: `<prefix><module>.norm.<weight|bias|mean|var>`."""
     return {
-        f"{prefix}tower.{level}.norm.{key}": value.clone()
-        for level, norm in enumerate(norms)
+        f"{prefix}{module}.norm.{key}": value.clone()
+        for module, norm in norms.items()
         for key, value in norm.state_dict().items()
     }

@@ -14,12 +14,16 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from network.backbone import Backbone
+from network.embeddings import LookedUp
 from network.errors import ExportError
 from network.folded import FoldedLayer, FoldedModule
 
 OPSET = 18
 MAX_BYTES = 64 * 2**20
-OPERATORS = frozenset({"Add", "Concat", "Gemm", "MatMul", "Mul", "Relu", "Softmax", "Squeeze"})
+OPERATORS = frozenset(
+    {"Add", "Concat", "Gemm", "MatMul", "Mul", "Relu", "Softmax", "Squeeze"}  # all that kind mlp needs
+    | {"ReduceSum", "Split", "Sub", "Transpose", "Unsqueeze"}  # pairs of fields, and attention over them
+)
 """What a bundle's graph may consist of; a reader can refuse any other."""
 
 Size = int | Dim
@@ -27,7 +31,7 @@ NAMES = tuple(f.name for f in dataclasses.fields(FoldedModule))
 
 
 class ScoringGraph(nn.Module):
-    """The backbone after the lookup: one vector for each field, then every folded tensor, gives the logits.
+    """The backbone after the lookup: the fields' vectors, first-order sums, every folded tensor; gives the logits.
 
     Args:
         backbone: in eval mode.
@@ -40,23 +44,26 @@ class ScoringGraph(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the logits (n,)."""
-        folded = inputs[self.fields :]
+        vectors, rest = inputs[: self.fields], inputs[self.fields :]
+        first_order, folded = (rest[0], rest[1:]) if self.backbone.shape.first_order else (None, rest)
         size = len(NAMES)
         modules = [FoldedModule(*folded[i : i + size]) for i in range(0, len(folded), size)]
-        return self.backbone.score(torch.cat(inputs[: self.fields], dim=1), FoldedLayer(modules))
+        looked = LookedUp(torch.cat(vectors, dim=1), vectors, first_order)
+        return self.backbone.score_looked_up(looked, FoldedLayer(modules))
 
 
 def input_names(backbone: Backbone) -> list[str]:
-    """Return the graph's input names in order: `x.<field>`, then `tower.<l>.<tensor>`."""
-    names = [f"x.{f.name}" for f in backbone.shape.fields]
-    return names + [f"tower.{level}.{name}" for level in range(len(backbone.shape.tower)) for name in NAMES]
+    """Return the graph's inputs in order: `x.<field>`, `first_order` where the kind has it, `<module>.<tensor>`."""
+    shape = backbone.shape
+    names = [f"x.{f.name}" for f in shape.fields] + ["first_order"] * shape.first_order
+    return names + [f"{module.name}.{name}" for module in shape.modules for name in NAMES]
 
 
 def export_scoring(backbone: Backbone) -> bytes:
-    """Return `scoring.onnx`: dynamic in rows n, divisions m, ranks R and fusion ranks rf of each layer.
+    """Return `scoring.onnx`: dynamic in rows n, divisions m, ranks R and fusion ranks rf of each module.
 
     Args:
-        backbone: its linear layers and output layer become constants of the graph.
+        backbone: everything of it after the lookup becomes constants of the graph.
 
     Raises:
         ExportError: the graph has an operator outside `OPERATORS`, data outside the file, or more than `MAX_BYTES`.
@@ -133,11 +140,13 @@ def _example(backbone: Backbone) -> tuple[list[Tensor], list[dict[int, Dim]]]:
     """Example inputs, and which of their dimensions are dynamic."""
     n, m = Dim("n"), Dim("m")
     shape = backbone.shape
-    inputs = [torch.zeros(3, 1 if f.kind == "dense" else shape.width) for f in shape.fields]
-    shapes: list[dict[int, Dim]] = [{0: n} for _ in shape.fields]
+    widths = (*shape.widths, *[1] * shape.first_order)
+    inputs = [torch.zeros(3, width) for width in widths]
+    shapes: list[dict[int, Dim]] = [{0: n} for _ in widths]
     sizes = {n: 3, m: 2}
-    for level, (k, d) in enumerate(shape.layers):
-        R, rf = Dim(f"R{level}"), Dim(f"rf{level}")
+    for number, module in enumerate(shape.modules):
+        k, d = module.inputs, module.outputs
+        R, rf = Dim(f"R{number}"), Dim(f"rf{number}")
         sizes |= {R: 6, rf: 5}
         wanted: list[tuple[Size, ...]] = [
             (R, k), (d, R), (m, d), (rf, k), (rf,), (rf, R), (m, rf), (m, R), (d,), (d,),

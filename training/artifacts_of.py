@@ -157,7 +157,7 @@ class FusedSource:
         manifest = {**source.common(0, domain, notes), "kind": "fused", "mode": self.mode, "ranks": ranks_of(tensors)}
         pairs = [domains for domains, _ in tower.own_norms() if domains[0] == domain]
         for i, domains in enumerate(pairs):
-            tensors |= norm_tensors(tower.norms_of(domains), f"pair.{i}.")
+            tensors |= norm_tensors(tower.adapted_norms(domains), f"pair.{i}.")
         manifest |= {
             "auxiliary": [d.name for d in auxiliary],
             "pairs": [{"domains": self._names(p), "rows": self.fused.pair_rows.get(p, 0)} for p in pairs],

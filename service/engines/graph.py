@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from service.errors import EngineFailed
 
 MAX_BYTES = 64 * 2**20
-OPERATORS = frozenset({"Add", "Concat", "Gemm", "MatMul", "Mul", "Relu", "Softmax", "Squeeze"})
+OPERATORS = frozenset(
+    {"Add", "Concat", "Gemm", "MatMul", "Mul", "Relu", "Softmax", "Squeeze"}
+    | {"ReduceSum", "Split", "Sub", "Transpose", "Unsqueeze"}  # of kinds deepfm, neurfm and autoint
+)
 _DOMAINS = ("", "ai.onnx")
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5

@@ -77,5 +77,5 @@ def test_tensors_make_the_round_trip() -> None:
 
 def test_ranks_must_be_one_a_layer() -> None:
     """Law: a list of ranks of another length than the tower is refused."""
-    with pytest.raises(ShapeError, match="3 ranks for 2 hidden layers"):
+    with pytest.raises(ShapeError, match=r"3 ranks for 2 adaptable modules \(tower.0, tower.1\)"):
         DomainAdapter(SHAPE, (1, 2, 3))

@@ -1,4 +1,4 @@
-"""`espalier data`: write a prepared data folder from a source, or from feedback."""
+"""`espalier data`: write a prepared data folder from a source, from a benchmark's public files, or from feedback."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from cli.stores import refused
 
 if TYPE_CHECKING:
+    from training.builders.sets import SetName
     from training.feedback import Tally
     from training.prepared import PreparedDataset
 
@@ -61,6 +62,43 @@ def movielens_1m(
         return movielens_1m(source, any_size=any_size)
 
     _prepare(read, out)
+
+
+@app.command()
+def build(
+    name: Annotated[str, typer.Argument(help="amazon-6, amazon-13, taobao-10, taobao-20, taobao-30 or epinions-mdr.")],
+    source: Annotated[Path, typer.Option("--source", help="Folder with the public files, or the authors' archive.")],
+    out: Out,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides which negatives are drawn, and the split.")] = 0,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="The result is the same with any number.")] = 1,
+    any_size: Annotated[bool, typer.Option("--any-size", help="Accept other counts than the published ones.")] = False,
+) -> None:
+    """Build a public multi-domain benchmark by the rules of its paper, with its split (docs/benchmark-sets.md)."""
+    from training.builders.assembly import BuildOptions
+    from training.builders.sets import build_set
+    from training.errors import TrainingError
+    from training.progress import RichMeter
+
+    console = Console()
+    chosen = _set_name(name)
+    try:
+        with console.status(f"building {chosen}"):
+            prepared = build_set(chosen, source, BuildOptions(seed, processes, any_size), RichMeter(console))
+            prepared.write(out)
+    except TrainingError as error:
+        raise refused(error) from error
+    console.print(_summary(prepared))
+    parts = ", ".join(f"{rows:,} {part}" for part, rows in prepared.spec.facts["parts"].items())
+    console.print(f"{parts}; written to {out}", soft_wrap=True, markup=False)
+
+
+def _set_name(name: str) -> SetName:
+    from training.builders.sets import SetName
+
+    try:
+        return SetName(name)
+    except ValueError:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(SetName)}", param_hint="NAME") from None
 
 
 @app.command(name="from-feedback")

@@ -49,14 +49,15 @@ class OwnVectors:
 
     Args:
         fields: the spec, in manifest order.
-        deltas: field -> (V, E), added to the field's table; a field that is not there keeps its own.
+        deltas: `embedding.<field>` -> (V, E), added to that table; a field that is not there keeps its own.
         overlay: None for an adapter without one.
     """
 
     def __init__(
         self, fields: Iterable[Field], deltas: Mapping[str, NDArray[Any]], overlay: Overlay | None = None
     ) -> None:
-        self._deltas = [(field, deltas[field.name]) for field in fields if field.name in deltas]
+        named = [(field, f"embedding.{field.name}") for field in fields]
+        self._deltas = [(field, deltas[name]) for field, name in named if name in deltas]
         self._overlay = overlay
 
     def apply(self, vectors: Mapping[str, NDArray[np.float32]], rows: EncodedRows) -> None:

@@ -1,7 +1,8 @@
 """What was scored for each domain, exactly: a tally for the moment, and a compact table of everything so far.
 
 A request adds to a small dict; now and then its counts are moved into the table, one row of integers a domain. Ids that
-nobody knows can be made up without end, so they have no row: they count in the total alone.
+nobody knows can be made up without end, so they have no row: they count in the total alone, and the last of them are
+kept aside, because a domain whose adapter came too late for its first request is one of them until it is known.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _REASON = {reason: 4 + number for number, reason in enumerate(REASONS)}
 # before an id that is counted by name only if it was before: no id begins with it
 _UNSURE = "?"
 _FIRST_ROWS = 1024
+_ASIDE = 10_000  # ids that may yet turn out to be domains
 
 Counts = NDArray[np.int64]
 
@@ -77,6 +79,7 @@ class DomainCounts:
         self._rows: dict[str, int] = {}
         self._names: list[str] = []
         self._table: Counts = np.zeros((_FIRST_ROWS, len(COLUMNS)), np.int64)
+        self._aside: dict[str, Counts] = {}  # the oldest first
 
     def __len__(self) -> int:
         return len(self._names)
@@ -114,6 +117,17 @@ class DomainCounts:
         named = rows >= 0
         # one domain may stand in it twice, by name and as unsure
         np.add.at(self._table, rows[named], added[named])
+        for name, own, has_row in zip(counts, added, named, strict=True):
+            if not has_row and name.startswith(_UNSURE):
+                self._keep_aside(name.removeprefix(_UNSURE), own)
+
+    def _keep_aside(self, domain: str, own: Counts) -> None:
+        if domain in self._rows:  # it became known by the same tally
+            self._table[self._rows[domain]] += own
+            return
+        self._aside[domain] = self._aside.pop(domain, 0) + own
+        if len(self._aside) > _ASIDE:
+            del self._aside[next(iter(self._aside))]
 
     def _row(self, name: str) -> int:
         """The row of a domain, made if there is room; -1 for none."""
@@ -128,4 +142,5 @@ class DomainCounts:
         self._names.append(domain)
         if row == len(self._table):
             self._table = np.concatenate((self._table, np.zeros_like(self._table)))
+        self._table[row] += self._aside.pop(domain, 0)
         return row

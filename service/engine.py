@@ -21,7 +21,7 @@ class Prepared(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Memory it keeps, bytes; arrays shared with other combinations are counted in each."""
+        """Memory it keeps, bytes; arrays shared with other combinations are counted in each, an id overlay in none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +29,7 @@ class Segment:
     """Rows of one request that are scored by one prepared combination.
 
     Args:
-        rows: encoded rows, every field of the backbone.
+        rows: encoded rows, every field of the backbone; for an adapter with an id overlay, what that knows of them.
         prepared: what `Engine.prepare` of the same engine returned.
         engine: runs it.
     """
@@ -40,12 +40,20 @@ class Segment:
 
 
 class Engine(Protocol):
-    """Scores encoded rows by one backbone and prepared adapters; called from the engine and the loader thread."""
+    """Scores encoded rows by one backbone and prepared adapters; called from the engine and the loader thread.
+
+    `Folded.overlay` and `EncodedRows.overlaid` belong together: where the one is, its rows replace the id fields'
+    vectors. An engine that cannot score a fold (a delta, an overlay) raises EngineFailed when it is to prepare it.
+    """
 
     name: str
 
     def prepare(self, folded: Folded) -> Prepared:
-        """Make a folded combination ready, with its calibration; called off the scoring path."""
+        """Make a folded combination ready, with its calibration; called off the scoring path.
+
+        Raises:
+            EngineFailed: this engine cannot score it; says why.
+        """
 
     def run(self, segments: Sequence[Segment]) -> list[NDArray[np.float64]]:
         """Score segments; segments of the same prepared combination share a run.

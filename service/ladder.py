@@ -30,7 +30,7 @@ from service.engine import Segment
 from service.errors import AuxiliaryDomain, InvalidContext
 from service.loader import Loader
 from service.precedence import Precedence
-from service.segments import Places, rows_of, split
+from service.segments import Places, rows_of, scored_by, split
 from service.serving import Serving
 from service.slots import Lease, Slot, SlotTable
 from service.switches import Switchboard
@@ -94,6 +94,7 @@ class Admission:
 
     Args:
         asked: the request, encoded for the one backbone that scores it.
+        encoded: its rows as they are scored, with what the adapter's id overlay knows of them.
         segments: of the request; together every row once.
         positions: rows of each segment, int64; None means all, in order.
         leases: on every slot that the segments use.
@@ -106,6 +107,7 @@ class Admission:
     """
 
     asked: Asked
+    encoded: Encoded
     segments: Sequence[Segment]
     positions: Places
     leases: Sequence[Lease]
@@ -197,7 +199,7 @@ class Ladder:
     def by_backbone(self, asked: Asked, generation: int | None, fallback: Fallback | None) -> Admission:
         """The last rung, which always stands: the backbone that the rows are encoded for."""
         segment = Segment(asked.encoded.rows, asked.serving.prepared, asked.serving.engine)
-        return Admission(asked, [segment], [None], [], None, None, None, generation, {}, fallback)
+        return Admission(asked, asked.encoded, [segment], [None], [], None, None, None, generation, {}, fallback)
 
     async def _warm(self, domain: str, min_generation: int | None, until: float) -> Fallback | None:
         """Pull the domain if it is cold or too old; why that failed, else None."""
@@ -286,9 +288,12 @@ class Ladder:
         except InvalidContext:
             lease.release()
             raise
-        segments, places = split(asked.tables, asked.encoded, slot)
+        encoded = scored_by(asked.encoded, slot)
+        segments, places = split(asked.tables, encoded, slot)
         generation = _generation(self._domains.get(asked.domain))
-        return Admission(asked, segments, places, [lease], slot, slot.revision, alias, generation, slot.fuses, fallback)
+        return Admission(
+            asked, encoded, segments, places, [lease], slot, slot.revision, alias, generation, slot.fuses, fallback
+        )
 
     def _by_auxiliaries(self, asked: Asked, fallback: Fallback | None) -> Admission:
         generation = _generation(self._domains.get(asked.domain))
@@ -304,7 +309,9 @@ class Ladder:
         held = [lease for lease in leases if lease is not None]
         fuses = {domain: revision for lease in held for domain, revision in lease.slot.fuses.items()}
         positions = [part.positions for part in parts]
-        return Admission(asked, segments, positions, held, None, None, None, generation, fuses, "auxiliary_only")
+        return Admission(
+            asked, asked.encoded, segments, positions, held, None, None, None, generation, fuses, "auxiliary_only"
+        )
 
     def _parts(self, asked: Asked) -> list[Part]:
         return asked.tables.parts(asked.encoded, asked.tables.auxiliary_divisions)

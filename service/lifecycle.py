@@ -154,6 +154,10 @@ class LifecycleMetrics:
         self._prewarm_seconds.set(seconds)
         self._log.info("prewarmed", domains=domains, seconds=round(seconds, 3))
 
+    def table_rows(self, side: str, rows: int) -> None:
+        """So many rows the table of users or items has that a backbone begins with."""
+        self._table_rows.labels(side).set(rows)
+
     def tables_swapped(self, side: str, revision: str, rows: int) -> None:
         """Requests are looked up in this table of users or items from now on."""
         self._swaps.labels(side).inc()

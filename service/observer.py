@@ -121,6 +121,9 @@ class Observer(Protocol):
     def prewarmed(self, domains: int, seconds: float) -> None:
         """Before the service was ready, so many domains were loaded."""
 
+    def table_rows(self, side: str, rows: int) -> None:
+        """So many rows the table of users or items has that a backbone begins with."""
+
     def tables_swapped(self, side: str, revision: str, rows: int) -> None:
         """Requests are looked up in this table of users or items from now on."""
 
@@ -237,6 +240,9 @@ class SilentObserver:
         """Ignored."""
 
     def prewarmed(self, domains: int, seconds: float) -> None:
+        """Ignored."""
+
+    def table_rows(self, side: str, rows: int) -> None:
         """Ignored."""
 
     def tables_swapped(self, side: str, revision: str, rows: int) -> None:

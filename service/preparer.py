@@ -190,6 +190,7 @@ class Preparer:
             dict(manifest.fuses),
             verified.serving,
             None if manifest.created_at is None else seconds_of(manifest.created_at),
+            next(iter(verified.folds.values())).overlay,
         )
 
     async def _pins(self, adapter: Adapter) -> dict[str, Adapter]:

@@ -251,9 +251,9 @@ class Scorer:
             scores,
             request.domain_id,
             served,
-            asked.encoded.unknown_user,
+            admission.encoded.unknown_user,
             request.request_id,
-            asked.encoded.unknown_items,
+            admission.encoded.unknown_items,
         )
 
     def _tell_scored(self, domain: str, scores: NDArray[np.float64], admission: Admission) -> None:
@@ -272,7 +272,7 @@ class Scorer:
 def _refuse_if_strict(request: ScoreRequest, admission: Admission) -> None:
     if not request.strict:
         return
-    encoded = admission.asked.encoded
+    encoded = admission.encoded
     if admission.fallback == "unknown_domain":
         raise UnknownDomain(request.domain_id)
     unknown_items = encoded.unknown_items

@@ -21,7 +21,7 @@ def split(tables: FeatureTables, encoded: Encoded, slot: Slot) -> tuple[list[Seg
 
     Args:
         tables: those that encoded it.
-        encoded: the request.
+        encoded: the request, overlaid by the slot's overlay if it has one.
         slot: leased by the caller.
 
     Returns:
@@ -31,6 +31,11 @@ def split(tables: FeatureTables, encoded: Encoded, slot: Slot) -> tuple[list[Seg
     engine = slot.serving.engine
     segments = [Segment(rows_of(encoded, part), slot.prepared(part.combination), engine) for part in parts]
     return segments, [part.positions for part in parts]
+
+
+def scored_by(encoded: Encoded, slot: Slot) -> Encoded:
+    """The request as a slot scores it: with what the slot's id overlay knows of its ids."""
+    return encoded if slot.overlay is None else encoded.overlaid_by(slot.overlay)
 
 
 def rows_of(encoded: Encoded, part: Part) -> EncodedRows:

@@ -13,7 +13,7 @@ from service.engine import Segment
 from service.errors import InvalidContext
 from service.ladder import Asked
 from service.observer import Observer
-from service.segments import Places, in_order, probability, split
+from service.segments import Places, in_order, probability, scored_by, split
 from service.slots import Lease, Slot, SlotTable
 
 # a shadow with which the engine fails so many times in a row is set aside: each time costs a batch a second run
@@ -74,7 +74,7 @@ class Shadows:
             lease.release()
             self._observer.shadow_dropped()
             return None
-        segments, places = split(asked.tables, asked.encoded, lease.slot)
+        segments, places = split(asked.tables, scored_by(asked.encoded, lease.slot), lease.slot)
         return ShadowRun(self, domain, segments, places, lease)
 
     def left_out(self, domain: str, slot: Slot, *, failed: bool) -> None:

@@ -14,6 +14,7 @@ from types import MappingProxyType, TracebackType
 from typing import Literal
 
 from adapters_store.folding import Combination
+from features.overlay import Overlay
 from service.engine import Prepared
 from service.serving import Serving
 
@@ -35,6 +36,7 @@ class Slot:
         fuses: auxiliary domain -> revision of what is folded in.
         serving: the backbone whose engine prepared it.
         made_s: when the natural adapter was made, seconds since the epoch, by its manifest; None: it does not say.
+        overlay: the natural adapter's ids and their embeddings, by which its rows are looked up; None for most.
     """
 
     revision: str | None
@@ -43,6 +45,7 @@ class Slot:
     fuses: Mapping[str, str]
     serving: Serving
     made_s: float | None = None
+    overlay: Overlay | None = None
     leases: int = field(default=0, init=False)
     roles: int = field(default=0, init=False)  # of one place that name it
     retired: bool = field(default=False, init=False)
@@ -54,11 +57,13 @@ class Slot:
     def empty(self) -> None:
         """Give the memory back; whoever would score by it afterwards fails at once."""
         self.combinations = {}
+        self.overlay = None
 
     @property
     def nbytes(self) -> int:
-        """Memory of all combinations, bytes."""
-        return sum(prepared.nbytes for prepared in self.combinations.values())
+        """Memory of all combinations and of the overlay that they share, bytes."""
+        overlay = 0 if self.overlay is None else self.overlay.nbytes
+        return overlay + sum(prepared.nbytes for prepared in self.combinations.values())
 
 
 class Lease:

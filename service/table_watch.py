@@ -36,6 +36,8 @@ class TableFollower:
         self._observer = observer
         self._applied = dict.fromkeys(SIDES, 0)
         self._locks = {side: asyncio.Lock() for side in SIDES}
+        for side, table in serving.tables.current.loaded.items():
+            observer.table_rows(side, len(table))
 
     @property
     def keys(self) -> dict[Side, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from adapters_store.folding import Combination
 from adapters_store.records import FeatureRecord
 from features.context import encode_context, encode_domain
 from features.errors import ContextError
+from features.overlay import OverlaidSide, Overlay
+from features.question import Question
 from features.rows import EncodedRows
 from features.vocabulary import Vocabulary
 from service.errors import InvalidContext
@@ -32,22 +34,39 @@ class Encoded:
         user: the user's position in the table, int64 (1,), -1 unknown.
         items: positions in the item table, int64 (n,), -1 unknown.
         context: as the request gave it.
+        asked: the raw ids of user and items, for an id overlay to look up.
+        overlaid_user: the user's position in the overlay of the adapter that scores, int64 (1,), -1 not there; None
+            without one.
+        overlaid_items: the items', int64 (n,).
     """
 
     rows: EncodedRows
     user: Positions
     items: Positions
     context: Mapping[str, Any]
+    asked: tuple[Question, Question]
+    overlaid_user: Positions | None = None
+    overlaid_items: Positions | None = None
 
     @property
     def unknown_user(self) -> bool:
-        """Whether the user is scored as out of vocabulary."""
-        return bool(self.user[0] < 0)
+        """Whether the user is scored as out of vocabulary: neither the table nor the adapter's overlay has it."""
+        return bool(_unknown(self.user, self.overlaid_user)[0])
 
     @property
     def unknown_items(self) -> list[int]:
         """Positions in item_ids of the items that are."""
-        return [int(position) for position in np.flatnonzero(self.items < 0)]
+        return np.flatnonzero(_unknown(self.items, self.overlaid_items)).tolist()
+
+    def overlaid_by(self, overlay: Overlay) -> Encoded:
+        """The same rows as an adapter with this id overlay scores them."""
+        user, items = overlay.find("user", self.asked[0]), overlay.find("item", self.asked[1])
+        found: dict[OverlaidSide, Positions] = {}
+        if user is not None:
+            found["user"] = np.repeat(user, self.rows.n)
+        if items is not None:
+            found["item"] = items
+        return replace(self, rows=replace(self.rows, overlaid=found), overlaid_user=user, overlaid_items=items)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,17 +127,18 @@ class FeatureTables:
             InvalidContext: a context value that its field cannot take.
         """
         context = context or {}
-        user, items = self._users.find([user_id]), self._items.find(item_ids)
+        asked = Question([user_id]), Question(item_ids)
+        user, items = self._users.find(asked[0]), self._items.find(asked[1])
         once = self._users.gather(user).join(encode_domain(self._fields, self._vocabulary, domain_id))
         try:
             once = once.join(encode_context(self._fields, self._vocabulary, context))
         except ContextError as error:
             raise InvalidContext(str(error)) from error
-        return Encoded(once.repeat(len(items)).join(self._items.gather(items)), user, items, context)
+        return Encoded(once.repeat(len(items)).join(self._items.gather(items)), user, items, context, asked)
 
     def without_context(self, rows: EncodedRows) -> EncodedRows:
         """The same rows as if the request had brought no context."""
-        return EncodedRows(rows.n, {**rows.arrays, **self._no_context.repeat(rows.n).arrays})
+        return replace(rows, arrays={**rows.arrays, **self._no_context.repeat(rows.n).arrays})
 
     def parts(self, encoded: Encoded, divisions: Sequence[str]) -> list[Part]:
         """Split a request by the auxiliary domains of its rows.
@@ -176,6 +196,11 @@ class CurrentTables:
     def swap(self, tables: FeatureTables) -> None:
         """Serve new requests from `tables`; those that run keep what they took."""
         self.current = tables
+
+
+def _unknown(positions: Positions, overlaid: Positions | None) -> NDArray[np.bool_]:
+    unknown = positions < 0
+    return unknown if overlaid is None else unknown & (overlaid < 0)
 
 
 async def load_side(

@@ -51,6 +51,11 @@ class SourceError(TrainingError):
         super().__init__(f"{place}: {fault}; {remedy}")
         self.file = file
         self.line = line
+        self._parts = (file, line, fault, remedy)
+
+    def __reduce__(self) -> tuple[type[SourceError], tuple[Path, int | None, str, str]]:
+        """An exception is rebuilt from its message alone otherwise, and would not come back from another process."""
+        return type(self), self._parts
 
 
 class PreparedError(TrainingError):

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import polars
 import psutil
 
 from adapters_store.artifact import decode_adapter, encode_adapter
-from adapters_store.canonical import digest
 from adapters_store.store import AdapterStore
 from adapters_store.urls import open_backend
 from benchmarks.claims.line import Line, exactly, measured, not_measurable
@@ -107,28 +107,45 @@ def prometheus(binary: str, work: Workplace, load: Load) -> Iterator[str]:
         process.wait(30)
 
 
-async def stored(url: str, revision: str) -> bytes:
-    """A blob of a store."""
+def stir(load: Load) -> None:
+    """What a load test does not do by itself: shadow and canary of domains that it leaves alone, and other writers."""
+    catalogue = json.loads((load.folder / "catalogue" / "catalogue.json").read_text())
+    shadowed, tried, moved = [name for name in catalogue["domains"] if name not in catalogue["dyes"]][:3]
+    others = {domain: asyncio.run(another(load.store, domain)) for domain in (shadowed, tried, moved)}
+    said("adapters", "shadow", shadowed, others[shadowed], "--percent", "100", "--store", load.store)
+    said("adapters", "canary", tried, others[tried], "--percent", "50", "--store", load.store)
+    said("adapters", "activate", moved, others[moved], "--store", load.store)
+    table = load.folder / "items.parquet"
+    polars.read_parquet(load.folder / "data" / "items.parquet").rename({"item_id": "id"}).write_parquet(table)
+    said("features", "publish", str(table), "--side", "items", "--full", "--store", load.store)
+
+
+async def another(url: str, domain: str) -> str:
+    """Store a domain's live adapter with another calibration; its revision."""
     store = AdapterStore(open_backend(url, timeout_s=30), time.time)
     try:
-        return await store.get(revision)
+        record = await store.domain(domain)
+        assert record is not None
+        assert record.live is not None
+        adapter = decode_adapter(await store.get(record.live.revision))
+        calibration = adapter.manifest.calibration.model_copy(update={"intercept": 0.25})
+        manifest = adapter.manifest.model_copy(update={"calibration": calibration})
+        return await store.put(encode_adapter(manifest, adapter.tensors))
     finally:
         await store.close()
 
 
-def stir(load: Load) -> None:
-    """What a load test does not do by itself: a shadow on a busy domain that has no dyes."""
-    catalogue = json.loads((load.folder / "catalogue" / "catalogue.json").read_text())
-    domain = next(name for name in catalogue["domains"] if name not in catalogue["dyes"])
-    with httpx.Client(base_url=f"http://127.0.0.1:{load.port}", headers=_token(load), timeout=30) as client:
-        live = client.get(f"/adapters/{domain}").raise_for_status().json()["live"]["revision"]
-        adapter = decode_adapter(asyncio.run(stored(load.store, live)))
-        moved = adapter.manifest.calibration.model_copy(update={"intercept": 0.25})
-        body = encode_adapter(adapter.manifest.model_copy(update={"calibration": moved}), adapter.tensors)
-        revision = digest(body)
-        path = f"/adapters/{domain}?revision={revision}&activate=false"
-        client.post(path, content=body).raise_for_status()
-        client.put(f"/adapters/{domain}/aliases/shadow", json={"revision": revision, "percent": 100}).raise_for_status()
+def said(*arguments: str) -> str:
+    """What a command of Espalier prints.
+
+    Raises:
+        ClaimError: it failed.
+    """
+    command = [str(Path(sys.executable).with_name("espalier")), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ClaimError(f"{' '.join(arguments)}: {done.stdout[-1000:]}{done.stderr[-1000:]}")
+    return done.stdout
 
 
 def queries() -> Iterator[tuple[str, str]]:

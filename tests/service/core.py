@@ -139,6 +139,7 @@ class Ledger(SilentObserver):
     resyncs: int = 0
     switched: list[bool] = field(default_factory=list)
     swaps: list[tuple[str, str, int]] = field(default_factory=list)
+    table_sizes: dict[str, int] = field(default_factory=dict)
     warmed: list[int] = field(default_factory=list)
     resident_backbones: list[tuple[str | None, ...]] = field(default_factory=list)
 
@@ -181,6 +182,10 @@ class Ledger(SilentObserver):
     def backbones(self, default: str | None, beside: str | None, refused: str | None, reason: str | None) -> None:
         """See Observer."""
         self.resident_backbones.append((default, beside, refused, reason))
+
+    def table_rows(self, side: str, rows: int) -> None:
+        """See Observer."""
+        self.table_sizes[side] = rows
 
     def tables_swapped(self, side: str, revision: str, rows: int) -> None:
         """See Observer."""

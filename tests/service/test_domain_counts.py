@@ -89,3 +89,31 @@ def test_the_table_holds_as_many_domains_as_the_largest_of_the_papers() -> None:
     assert counts.total[ROWS] == 69_102
     assert counts.table.base is not None
     assert counts.table.base.nbytes <= 16 << 20
+
+
+def test_a_domain_is_counted_from_before_it_was_known() -> None:
+    """Law: requests for a domain whose adapter came too late are its own once it is known, also in a later tally."""
+    counts, tally = DomainCounts(), DomainTally()
+    for _ in range(2):
+        tally.scored("late", 5, None, "loading", known=False)
+    counts.add(tally.take())
+    tally.scored("late", 5, None, "loading", known=False)
+    tally.scored("at-once", 5, None, "loading", known=False)
+    tally.scored("late", 5, "live", None, known=True)
+    tally.scored("at-once", 5, "live", None, known=True)
+    counts.add(tally.take())
+    assert [int(counts.of(domain)[REQUESTS]) for domain in ("late", "at-once")] == [4, 2]
+    assert counts.of("late")[COLUMNS.index("loading")] == 3
+    np.testing.assert_array_equal(counts.table.sum(axis=0), counts.total)
+
+
+def test_ids_kept_aside_are_bounded() -> None:
+    """Law: of ids that nobody knows only the last 10,000 are remembered."""
+    counts, tally = DomainCounts(), DomainTally()
+    for number in range(10_001):
+        tally.scored(f"id-{number}", 1, None, "loading", known=False)
+    counts.add(tally.take())
+    for number in (0, 1):
+        tally.scored(f"id-{number}", 1, "live", None, known=True)
+    counts.add(tally.take())
+    assert [int(counts.of(f"id-{number}")[REQUESTS]) for number in (0, 1)] == [1, 2]

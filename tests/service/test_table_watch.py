@@ -42,6 +42,8 @@ async def test_a_published_table_serves_without_a_restart(core: Core) -> None:
     """Law: once the feed names the record new items are known, and responses name the table that they were read in."""
     await core.replica.start()
     await turns_until(lambda: core.ledger.resyncs == 1)
+    sizes = dict(core.ledger.table_sizes)
+    assert sizes == {side: len(core.replica.tables.current.loaded[side]) for side in ("users", "items")}
     before = (await core.score(DOMAIN, ["new"])).served.features
     assert list((await core.score(DOMAIN, ["new"])).unknown_items) == [0]
     revision = await published(core, ["new"])

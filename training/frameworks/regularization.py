@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -30,8 +30,14 @@ class Regularizer:
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
 
-    def begin(self, state: State, domain: int) -> None:
-        """Give a domain its theta_i: zeros, or an independent draw of the network's start."""
+    def begin(self, state: State, domain: int, zeros: bool = False) -> None:
+        """Give a domain its theta_i: zeros, or an independent draw of the network's start.
+
+        Args:
+            state: theta_S; gains the domain.
+            domain: which.
+            zeros: begin at zero whatever the configuration says.
+        """
         setting = self._setting
         stream = setting.stream.of("specific", setting.domains.names[domain])
         dense = {name: state.shared[name] for name in setting.structure.specific_names()}
@@ -40,7 +46,7 @@ class Regularizer:
         if setting.config.embeddings == "copies":
             own.ids = torch.arange(len(state.shared[TABLE]))
             own.rows = torch.zeros_like(state.shared[TABLE])
-        if setting.config.regularization.start == "random":
+        if setting.config.regularization.start == "random" and not zeros:
             self._draw(own, state, stream.generator())
         state.specifics[domain] = own
 
@@ -85,23 +91,9 @@ class Regularizer:
         stream = self._stream(number, domain).of(place)
         visits = self.visits(number, domain, place, other)
         setting.steps(weights, names, visits, setting.inner_optimizer(state), stream)
-        gamma = setting.config.regularization.gamma
-        for name, value in own.dense.items():
-            value.add_(weights.values[name] - start[name], alpha=gamma)
-        self._take_rows(own, state.shared[TABLE], weights, gamma)
-
-    def _take_rows(self, own: Specific, shared: Tensor, weights: Weights, gamma: float) -> None:
-        """Move the rows of theta_i towards where the loop ended, and bring the scratch table back to theta_S."""
-        if TABLE not in self._setting.specific_names:
-            return
-        scratch = weights.values[TABLE]
-        weights.touched[own.ids] = True
-        ids = weights.touched.nonzero().squeeze(1)
-        before = torch.zeros(len(ids), shared.shape[1])
-        before[torch.searchsorted(ids, own.ids)] = own.rows
-        start = shared[ids] + before
-        own.ids, own.rows = ids, before + gamma * (scratch[ids] - start)
-        scratch[ids] = shared[ids]
+        move_towards(own, state.shared, start, weights, names, setting.config.regularization.gamma)
+        if TABLE in names:
+            scratch[own.ids] = state.shared[TABLE][own.ids]  # theta_S again, for whoever comes next
 
     def _side_by_side(self, state: State, number: int, targets: Sequence[int]) -> None:
         met = {domain: self.others(domain, number) for domain in targets}
@@ -124,6 +116,36 @@ class Regularizer:
         if len(own.ids):
             spread = self._setting.structure.embeddings.shape.embedding_std
             own.rows.normal_(0.0, spread, generator=generator)
+
+
+def move_towards(
+    own: Specific,
+    shared: Mapping[str, Tensor],
+    start: Mapping[str, Tensor],
+    end: Weights,
+    names: Sequence[str],
+    gamma: float,
+) -> None:
+    """Move theta_i: theta_i += gamma * (end - start), of the table for the rows that were touched.
+
+    Args:
+        own: theta_i, changed in place.
+        shared: theta_S.
+        start: theta_S + theta_i where the inner loop began, by dense name.
+        end: where it ended; its rows are marked.
+        names: of what the loop trained.
+        gamma: the step.
+    """
+    for name in names:
+        if name != TABLE:
+            own.dense[name].add_(end.values[name] - start[name], alpha=gamma)
+    if TABLE not in names:
+        return
+    end.touched[own.ids] = True
+    ids = end.touched.nonzero().squeeze(1)
+    before = torch.zeros(len(ids), shared[TABLE].shape[1])
+    before[torch.searchsorted(ids, own.ids)] = own.rows
+    own.ids, own.rows = ids, before + gamma * (end.values[TABLE][ids] - (shared[TABLE][ids] + before))
 
 
 def _spread(start: Tensor) -> float:

@@ -75,8 +75,8 @@ class Setting:
         """Return the positions of each batch of one visit to a domain, as `inner.steps` says."""
         wanted = self.config.inner.steps
         if wanted == "epoch":
-            return list(self._pass(domain, stream.of("pass", 0)))
-        passes = (self._pass(domain, stream.of("pass", number)) for number in itertools.count())
+            return list(self.one_pass(domain, stream.of("pass", 0)))
+        passes = (self.one_pass(domain, stream.of("pass", number)) for number in itertools.count())
         return list(itertools.islice(itertools.chain.from_iterable(passes), wanted))
 
     def batches(self, visits: Sequence[Tensor]) -> Iterator[LabelledBatch]:
@@ -115,7 +115,8 @@ class Setting:
         own: Specific = state.specifics[domain]
         own.moments = remeasure(self.structure, state.weights_of(domain), state.moments, map(self.labelled, batches))
 
-    def _pass(self, domain: int, stream: Stream) -> tuple[Tensor, ...]:
+    def one_pass(self, domain: int, stream: Stream) -> tuple[Tensor, ...]:
+        """Return the positions of each batch of one pass over a domain's rows."""
         config, rows = self.config, self.domains.train[domain]
         return split_batches(rows, config.batch_rows, config.min_batches, stream.generator())
 

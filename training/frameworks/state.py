@@ -36,6 +36,11 @@ class Specific:
         zero = {name: torch.zeros_like(value) for name, value in dense.items()}
         return cls(zero, torch.empty(0, dtype=torch.int64), torch.empty(0, width))
 
+    def copied(self) -> Specific:
+        """Return a copy that shares no memory."""
+        dense, moments = ({name: value.clone() for name, value in part.items()} for part in (self.dense, self.moments))
+        return Specific(dense, self.ids.clone(), self.rows.clone(), moments)
+
 
 @dataclass
 class State:

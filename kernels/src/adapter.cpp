@@ -1,0 +1,164 @@
+#include "adapter.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "packing.hpp"
+
+namespace espalier {
+
+namespace {
+
+bool all_zero(const float* values, std::size_t n) {
+  return std::all_of(values, values + n, [](float value) { return value == 0.0f; });
+}
+
+// What of a module is left to compute: columns that are zero by construction, and weights that are constant, go.
+struct Lean {
+  std::vector<int> kept;      // columns of z
+  std::vector<int> division;  // of each
+  bool attended;              // the weights depend on the row
+};
+
+Lean lean(const ModuleSpec& module, int inputs, int columns) {
+  Lean found{};
+  found.attended = module.divisions > 1 && !(all_zero(module.key, std::size_t(module.query) * module.rank) &&
+                                             all_zero(module.key_shift, std::size_t(module.divisions) * module.query));
+  for (int r = 0; r < module.rank; ++r) {
+    bool gives = false;
+    for (int c = 0; c < columns && !gives; ++c) gives = module.up[std::size_t(c) * module.rank + r] != 0.0f;
+    for (int f = 0; f < module.query && !gives; ++f) gives = module.key[std::size_t(f) * module.rank + r] != 0.0f;
+    if (!gives || all_zero(module.down + std::size_t(r) * inputs, inputs)) continue;
+    int division = 0;
+    while (division < module.divisions - 1 && module.group[std::size_t(division) * module.rank + r] == 0.0f) ++division;
+    found.kept.push_back(r);
+    found.division.push_back(division);
+  }
+  return found;
+}
+
+// Sizes first, then memory: offsets into one buffer, which every layer's pointers go to.
+struct Layout {
+  std::size_t entry, entry_bias, key, key_shift, division_of, exit, scale, bias, end;
+};
+
+Layout lay_out(const AdapterLayer& layer, int inputs, int columns, std::size_t start) {
+  const std::size_t others = layer.divisions - 1;
+  Layout at{};
+  at.entry = start;
+  at.entry_bias = at.entry + std::size_t(layer.entry_columns) * inputs;
+  at.key = at.entry_bias + layer.entry_columns;
+  at.key_shift = at.key + others * layer.rank_p * layer.query;
+  at.division_of = at.key_shift + others * layer.query_p;
+  at.exit = at.division_of + layer.rank_p;
+  at.scale = at.exit + panel_floats(layer.exit_inputs, columns);
+  at.bias = at.scale + columns;
+  at.end = at.bias + columns;
+  return at;
+}
+
+AdapterLayer sizes(const ModuleSpec& module, const Lean& left) {
+  AdapterLayer layer{};
+  layer.rank = int(left.kept.size());
+  layer.rank_p = round_up(layer.rank);
+  layer.divisions = left.attended ? module.divisions : 1;
+  layer.query = left.attended ? module.query : 0;
+  layer.query_p = round_up(layer.query);
+  layer.entry_columns = layer.rank_p + layer.query_p;
+  layer.exit_inputs = layer.rank + layer.divisions - 1;
+  return layer;
+}
+
+void fill_entry(float* memory, const Layout& at, const AdapterLayer& layer, const ModuleSpec& module, const Lean& left,
+                int inputs, const int* order) {
+  for (int r = 0; r < layer.rank; ++r) {
+    pack_rows(memory + at.entry, inputs, r, module.down + std::size_t(left.kept[r]) * inputs, 1, order);
+  }
+  if (layer.query == 0) return;
+  pack_rows(memory + at.entry, inputs, layer.rank_p, module.query_weight, layer.query, order);
+  std::copy_n(module.query_shift, layer.query, memory + at.entry_bias + layer.rank_p);
+}
+
+void fill_key(float* memory, const Layout& at, const AdapterLayer& layer, const ModuleSpec& module, const Lean& left) {
+  const int last = layer.divisions - 1;
+  for (int j = 0; j < last; ++j) {
+    float* key = memory + at.key + std::size_t(j) * layer.rank_p * layer.query;
+    float* shift = memory + at.key_shift + std::size_t(j) * layer.query_p;
+    for (int f = 0; f < layer.query; ++f) {
+      for (int r = 0; r < layer.rank; ++r) {
+        const float value = module.key[std::size_t(f) * module.rank + left.kept[r]];
+        if (left.division[r] == j) espalier::at(key, layer.query, f, r) = value;
+        if (left.division[r] == last) espalier::at(key, layer.query, f, r) = -value;
+      }
+      shift[f] = float(double(module.key_shift[j * module.query + f]) - module.key_shift[last * module.query + f]);
+    }
+  }
+  auto* division_of = reinterpret_cast<std::int32_t*>(memory + at.division_of);
+  std::fill_n(division_of, layer.rank_p, 0);
+  std::copy(left.division.begin(), left.division.end(), division_of);
+}
+
+void fill_exit(float* memory, const Layout& at, const AdapterLayer& layer, const ModuleSpec& module, const Lean& left,
+               const std::vector<float>& bias) {
+  const int columns = int(bias.size());
+  const double weight = left.attended ? 1.0 : 1.0 / module.divisions;
+  const auto shift = [&](int j, int c) { return double(module.shift[std::size_t(j) * columns + c]); };
+  for (int c = 0; c < columns; ++c) {
+    for (int r = 0; r < layer.rank; ++r) {
+      espalier::at(memory + at.exit, layer.exit_inputs, r, c) =
+          float(module.up[std::size_t(c) * module.rank + left.kept[r]] * weight);
+    }
+    double constant = 0.0;
+    if (left.attended) {
+      constant = shift(layer.divisions - 1, c);
+      for (int j = 0; j < layer.divisions - 1; ++j) {
+        espalier::at(memory + at.exit, layer.exit_inputs, layer.rank + j, c) = float(shift(j, c) - constant);
+      }
+    } else {
+      for (int j = 0; j < module.divisions; ++j) constant += shift(j, c) * weight;
+    }
+    const double scale = module.norm_scale[c];
+    memory[at.scale + c] = module.norm_scale[c];
+    memory[at.bias + c] = float(scale * (bias[c] + constant) + module.norm_shift[c]);
+  }
+}
+
+}  // namespace
+
+Adapter::Adapter(const Network& network, const std::vector<ModuleSpec>& modules, double slope, double intercept)
+    : slope_(slope), intercept_(intercept) {
+  if (int(modules.size()) != network.depth()) throw std::invalid_argument("an adapter needs a module for each layer");
+  std::vector<Lean> left;
+  std::vector<Layout> layouts;
+  std::size_t floats = 0;
+  for (int level = 0; level < network.depth(); ++level) {
+    const Layer& wide = network.layers()[level];
+    if (modules[level].divisions < 1 || modules[level].divisions > kMaxDivisions) {
+      throw std::invalid_argument("a module must have 1 to " + std::to_string(kMaxDivisions) + " divisions");
+    }
+    left.push_back(lean(modules[level], wide.inputs, network.outputs(level)));
+    layers_.push_back(sizes(modules[level], left.back()));
+    layouts.push_back(lay_out(layers_.back(), wide.inputs, wide.columns, floats));
+    floats = layouts.back().end;
+    low_columns_ = std::max({low_columns_, layers_.back().entry_columns, round_up(layers_.back().exit_inputs)});
+  }
+  memory_ = Buffer(floats);
+  for (int level = 0; level < network.depth(); ++level) {
+    AdapterLayer& layer = layers_[level];
+    const Layout& at = layouts[level];
+    float* memory = memory_.data();
+    fill_entry(memory, at, layer, modules[level], left[level], network.layers()[level].inputs, network.order(level));
+    if (left[level].attended) fill_key(memory, at, layer, modules[level], left[level]);
+    fill_exit(memory, at, layer, modules[level], left[level], network.bias(level));
+    layer.entry = memory + at.entry;
+    layer.entry_bias = memory + at.entry_bias;
+    layer.key = memory + at.key;
+    layer.key_shift = memory + at.key_shift;
+    layer.division_of = reinterpret_cast<const std::int32_t*>(memory + at.division_of);
+    layer.exit = memory + at.exit;
+    layer.scale = memory + at.scale;
+    layer.bias = memory + at.bias;
+  }
+}
+
+}  // namespace espalier

@@ -1,0 +1,197 @@
+// The Python face: `Network` packs a backbone, `Network.prepare` an adapter, `Network.score` scores segments without the
+// interpreter's lock.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <memory>
+#include <optional>
+#include <stdexcept>
+
+#include "arrays.hpp"
+#include "schedule.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace espalier {
+
+namespace {
+
+using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Logits = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using FieldGiven = std::tuple<std::string, std::string, bool, int, std::optional<Matrix>>;
+using LayerGiven = std::tuple<Matrix, Vector>;
+
+const Isa* isa_of(const std::optional<std::string>& name) {
+  const Isa* isa = name ? find_isa(name->c_str()) : best_isa();
+  if (isa == nullptr) {
+    throw std::runtime_error(name ? "this processor has no " + *name : "this processor has neither AVX-512 nor AVX2");
+  }
+  return isa;
+}
+
+FieldSpec field_of(const FieldGiven& given) {
+  const auto& [name, kind, shared, width, table] = given;
+  if (kind == "dense") return {name, Kind::dense, shared, width, nullptr, 0};
+  if (kind != "sparse" && kind != "multi_hot") throw std::invalid_argument("field " + name + " has no known kind");
+  if (!table || int(table->shape(1)) != width) {
+    throw std::invalid_argument("field " + name + " needs a table of its width");
+  }
+  return {name, kind == "sparse" ? Kind::sparse : Kind::multi_hot, shared, width, table->data(),
+          std::int64_t(table->shape(0))};
+}
+
+// A prepared adapter, and the network whose shapes it was checked against.
+struct PyAdapter {
+  std::shared_ptr<const Network> network;
+  Adapter adapter;
+};
+
+class PyNetwork {
+ public:
+  PyNetwork(const std::vector<FieldGiven>& fields, const std::vector<LayerGiven>& layers, const Vector& output,
+            float output_bias, const std::optional<std::string>& isa, int threads, const std::vector<int>& cpus,
+            int tile_rows, bool share)
+      : options_{isa_of(isa), tile_rows, share, true}, threads_(threads, cpus) {
+    std::vector<FieldSpec> field_specs;
+    for (const FieldGiven& field : fields) {
+      field_specs.push_back(field_of(field));
+      if (std::get<4>(field)) tables_.push_back(*std::get<4>(field));
+      const std::string& name = field_specs.back().name;
+      for (const char* suffix : {"", ".values", ".offsets"}) names_.push_back(nb::str((name + suffix).c_str()));
+    }
+    std::vector<LayerSpec> layer_specs;
+    for (const auto& [weight, bias] : layers) {
+      if (bias.shape(0) != weight.shape(0)) throw std::invalid_argument("a layer's bias is not as long as its outputs");
+      layer_specs.push_back({int(weight.shape(1)), int(weight.shape(0)), weight.data(), bias.data()});
+    }
+    const OutputSpec last{int(output.shape(0)), output.data(), output_bias};
+    network_ = std::make_shared<const Network>(field_specs, layer_specs, last);
+  }
+
+  const char* isa() const { return options_.isa->name; }
+  std::size_t nbytes() const { return network_->bytes(); }
+
+  PyAdapter prepare(const std::vector<nb::dict>& modules, double slope, double intercept) const {
+    std::vector<ModuleSpec> specs;
+    std::vector<Matrix> matrices;
+    std::vector<Vector> vectors;
+    if (int(modules.size()) != network_->depth()) throw std::invalid_argument("an adapter needs a module for each layer");
+    for (int level = 0; level < network_->depth(); ++level) {
+      specs.push_back(module_of(modules[level], network_->layers()[level].inputs, network_->outputs(level), matrices,
+                                vectors));
+    }
+    const nb::gil_scoped_release release;
+    return {network_, Adapter(*network_, specs, slope, intercept)};
+  }
+
+  void score(const nb::list& given, const Logits& logits, bool calibrated) {
+    const std::size_t fields = network_->fields().size();
+    std::vector<Column> columns;
+    std::vector<Segment> segments;
+    columns.reserve(given.size() * fields);
+    segments.reserve(given.size());
+    Arrays arrays(given.size() * fields * 2);
+    std::size_t filled = 0;
+    for (const nb::handle each : given) {
+      const nb::tuple segment = nb::borrow<nb::tuple>(each);
+      const auto rows = nb::cast<Py_ssize_t>(segment[1]);
+      const auto& adapter = *nb::inst_ptr<PyAdapter>(checked(segment[2]));
+      if (adapter.network != network_) throw std::invalid_argument("an adapter was prepared by another network");
+      if (rows < 0 || filled + rows > logits.shape(0)) throw std::invalid_argument("there is no room for all logits");
+      segments.push_back({&adapter.adapter, rows, columns.data() + columns.size(), logits.data() + filled});
+      filled += rows;
+      PyObject* const row_arrays = segment[0].ptr();
+      if (!PyDict_Check(row_arrays)) throw std::invalid_argument("a segment's rows must be a dictionary of arrays");
+      for (std::size_t f = 0; f < fields; ++f) {
+        columns.push_back(arrays.column(network_->fields()[f].spec, names_[3 * f].ptr(), names_[3 * f + 1].ptr(),
+                                        names_[3 * f + 2].ptr(), row_arrays, rows));
+      }
+    }
+    Options options = options_;
+    options.calibrated = calibrated;
+    const nb::gil_scoped_release release;
+    espalier::score(*network_, segments, options, threads_, scratch_);
+  }
+
+ private:
+  static nb::handle checked(nb::handle adapter) {
+    if (!nb::isinstance<PyAdapter>(adapter)) throw std::invalid_argument("a segment needs a prepared adapter");
+    return adapter;
+  }
+
+  static ModuleSpec module_of(const nb::dict& module, int inputs, int columns, std::vector<Matrix>& matrices,
+                              std::vector<Vector>& vectors) {
+    const auto matrix = [&](const char* name, std::size_t rows, std::size_t n) {
+      matrices.push_back(nb::cast<Matrix>(module[name]));
+      if (matrices.back().shape(0) != rows || matrices.back().shape(1) != n) {
+        throw std::invalid_argument(std::string(name) + " has a shape that does not fit the network");
+      }
+      return matrices.back().data();
+    };
+    const auto vector = [&](const char* name, std::size_t n) {
+      vectors.push_back(nb::cast<Vector>(module[name]));
+      if (vectors.back().shape(0) != n) throw std::invalid_argument(std::string(name) + " has a wrong length");
+      return vectors.back().data();
+    };
+    ModuleSpec spec{};
+    spec.rank = int(nb::cast<Matrix>(module["down"]).shape(0));
+    spec.divisions = int(nb::cast<Matrix>(module["shift"]).shape(0));
+    spec.query = int(nb::cast<Matrix>(module["query"]).shape(0));
+    spec.down = matrix("down", spec.rank, inputs);
+    spec.up = matrix("up", columns, spec.rank);
+    spec.shift = matrix("shift", spec.divisions, columns);
+    spec.query_weight = matrix("query", spec.query, inputs);
+    spec.query_shift = vector("query_shift", spec.query);
+    spec.key = matrix("key", spec.query, spec.rank);
+    spec.key_shift = matrix("key_shift", spec.divisions, spec.query);
+    spec.group = matrix("group", spec.divisions, spec.rank);
+    spec.norm_scale = vector("norm_scale", columns);
+    spec.norm_shift = vector("norm_shift", columns);
+    return spec;
+  }
+
+  Options options_;
+  std::vector<Matrix> tables_;  // kept alive
+  std::vector<nb::str> names_;  // of each field: its own, of its values, of its offsets
+  std::shared_ptr<const Network> network_;
+  Threads threads_;
+  Scratch scratch_;
+};
+
+}  // namespace
+
+}  // namespace espalier
+
+NB_MODULE(_native, module) {
+  using espalier::PyAdapter;
+  using espalier::PyNetwork;
+
+  module.def("instruction_sets", [] {
+    std::vector<std::string> found;
+    for (const char* name : {"avx512", "avx2"}) {
+      if (espalier::find_isa(name) != nullptr) found.emplace_back(name);
+    }
+    return found;
+  });
+
+  nb::class_<PyAdapter>(module, "Adapter").def_prop_ro("nbytes", [](const PyAdapter& self) {
+    return self.adapter.bytes();
+  });
+
+  nb::class_<PyNetwork>(module, "Network")
+      .def(nb::init<const std::vector<espalier::FieldGiven>&, const std::vector<espalier::LayerGiven>&,
+                    const espalier::Vector&, float, const std::optional<std::string>&, int, const std::vector<int>&, int,
+                    bool>(),
+           "fields"_a, "layers"_a, "output"_a, "output_bias"_a, nb::kw_only(), "isa"_a = nb::none(), "threads"_a = 1,
+           "cpus"_a = std::vector<int>{}, "tile_rows"_a = 0, "share"_a = true)
+      .def_prop_ro("isa", &PyNetwork::isa)
+      .def_prop_ro("nbytes", &PyNetwork::nbytes)
+      .def("prepare", &PyNetwork::prepare, "modules"_a, "slope"_a = 1.0, "intercept"_a = 0.0)
+      .def("score", &PyNetwork::score, "segments"_a, "logits"_a, nb::kw_only(), "calibrated"_a = true);
+}

@@ -1,0 +1,75 @@
+// A backbone, packed: fields, the tower's weights, the output.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "buffer.hpp"
+#include "plan.hpp"
+
+namespace espalier {
+
+enum class Kind { sparse, multi_hot, dense };
+
+// One input of the network, in the order of the bundle's manifest.
+struct FieldSpec {
+  std::string name;
+  Kind kind;
+  bool shared;         // may be the same in all rows of a request: of the user, the context or the domain
+  int width;
+  const float* table;  // (rows, width), owned by the caller for as long as the network lives; nullptr for dense
+  std::int64_t rows;
+};
+
+struct LayerSpec {
+  int inputs;
+  int columns;
+  const float* weight;  // (columns, inputs)
+  const float* bias;    // (columns)
+};
+
+struct OutputSpec {
+  int inputs;
+  const float* weight;  // (inputs)
+  float bias;
+};
+
+// A field and where its vector stands among the inputs of the first layer.
+struct Field {
+  FieldSpec spec;
+  int offset;
+};
+
+class Network {
+ public:
+  // Throws std::invalid_argument where shapes do not fit each other.
+  Network(const std::vector<FieldSpec>& fields, const std::vector<LayerSpec>& layers, const OutputSpec& output);
+
+  // Fields in the manifest's order; those that may be shared come first among the inputs.
+  const std::vector<Field>& fields() const { return fields_; }
+  const std::vector<Layer>& layers() const { return layers_; }
+  int depth() const { return int(layers_.size()); }
+  int inputs() const { return int(order_.size()); }
+  int shared_inputs() const { return shared_inputs_; }
+  const Output& output() const { return output_; }
+  // Input i of the packed first layer is column order()[i] of the manifest's.
+  const int* order(int level) const { return level == 0 ? order_.data() : nullptr; }
+  int outputs(int level) const { return outputs_[level]; }
+  const std::vector<float>& bias(int level) const { return biases_[level]; }
+  std::size_t bytes() const { return weights_.size() * sizeof(float); }
+
+ private:
+  void place_fields(const std::vector<FieldSpec>& fields);
+
+  std::vector<Field> fields_;
+  std::vector<int> order_;
+  int shared_inputs_ = 0;
+  std::vector<Layer> layers_;
+  std::vector<int> outputs_;  // columns without padding
+  std::vector<std::vector<float>> biases_;
+  Output output_{};
+  Buffer weights_;
+};
+
+}  // namespace espalier

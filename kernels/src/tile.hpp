@@ -1,0 +1,185 @@
+// A tile through the tower, layer by layer. Included by each instruction set's file alone.
+#pragma once
+
+#include "attention.hpp"
+
+namespace espalier {
+
+// The largest block that an instruction set's registers hold: rows, and vectors of 16 columns.
+template <int Rows, int Vecs>
+struct Shape {
+  static constexpr int rows = Rows;
+  static constexpr int vecs = Vecs;
+};
+
+
+template <class Vec, class Shape>
+class Tower {
+ public:
+  explicit Tower(const Tile& tile) : tile_(tile) {}
+
+  void run() const {
+    if (tile_.shared_inputs > 0) share();
+    const float* input = tile_.input;
+    long stride = tile_.input_stride;
+    for (int level = 0; level < tile_.depth; ++level) {
+      float* output = tile_.activations[level % 2];
+      for (int part = 0; part < tile_.part_count; ++part) low_rank(level, tile_.parts[part], part, input, stride);
+      wide(level, input, stride, output);
+      input = output;
+      stride = tile_.activation_stride;
+    }
+    finish(input, stride);
+  }
+
+ private:
+  static constexpr auto kNarrow = product_table<Vec, Shape::rows, 1>();
+  static constexpr auto kWide = product_table<Vec, Shape::rows, Shape::vecs>();
+
+  // Rows of a part in blocks of nearly the same size: a small rest would leave the processor waiting for weights.
+  template <class F>
+  static void blocks(int rows, F&& f) {
+    const int count = (rows + Shape::rows - 1) / Shape::rows;
+    const int least = rows / count, longer = rows % count;
+    for (int i = 0, row = 0; i < count; ++i) {
+      const int size = least + (i < longer);
+      f(row, size);
+      row += size;
+    }
+  }
+
+  // All rows of one operand times all columns of another.
+  static void all_columns(Product p, int rows, int columns) {
+    const float* const a = p.a;
+    float* const c = p.c;
+    for (int column = 0; column < columns;) {
+      const bool full = columns - column >= Shape::vecs * kLanes;
+      const auto& table = full ? kWide.of : kNarrow.of;
+      blocks(rows, [&](int row, int size) {
+        p.a = a + row * p.a_stride;
+        p.c = c + row * p.c_stride + column;
+        table[size - 1](p);
+      });
+      const int taken = full ? Shape::vecs : 1;
+      column += taken * kLanes;
+      p.b += taken * p.b_stride;
+      if (p.bias != nullptr) p.bias += taken * kLanes;
+      if (p.start != nullptr) p.start += taken * kLanes;
+    }
+  }
+
+  // What the shared inputs give to the first layer, once for each part; neighbours go through the weights together.
+  void share() const {
+    for (int part = 0, end; part < tile_.part_count; part = end) {
+      end = part + 1;
+      if (!tile_.parts[part].shared) continue;
+      while (end < tile_.part_count && tile_.parts[end].shared) ++end;
+      Product p = shared_product(part, tile_.layers[0].weights);
+      p.c = tile_.shared_wide + long(part) * tile_.shared_wide_stride;
+      p.c_stride = tile_.shared_wide_stride;
+      all_columns(p, end - part, tile_.layers[0].columns);
+      for (int each = part; each < end; ++each) share_low(each);
+    }
+  }
+
+  void share_low(int part) const {
+    const AdapterLayer& adapter = tile_.parts[part].layers[0];
+    if (adapter.entry_columns == 0) return;
+    Product p = shared_product(part, adapter.entry);
+    p.c = tile_.shared_low + long(part) * tile_.low_stride;
+    all_columns(p, 1, adapter.entry_columns);
+  }
+
+  Product shared_product(int part, const float* weights) const {
+    Product p{};
+    p.a = tile_.shared_input + long(part) * tile_.shared_input_stride;
+    p.a_stride = tile_.shared_input_stride;
+    p.b = weights;
+    p.b_stride = long(tile_.layers[0].inputs) * kLanes;
+    p.k = tile_.shared_inputs;
+    p.finish = Finish::keep;
+    return p;
+  }
+
+  int skipped(int level, const Part& part) const { return level == 0 && part.shared ? tile_.shared_inputs : 0; }
+
+  // z and q of a part, and what follows from them.
+  void low_rank(int level, const Part& part, int number, const float* input, long stride) const {
+    const AdapterLayer& adapter = part.layers[level];
+    if (adapter.entry_columns == 0) return;
+    const int skip = skipped(level, part);
+    float* const low = tile_.low + long(part.row) * tile_.low_stride;
+    Product p{};
+    p.a = input + part.row * stride + skip;
+    p.a_stride = stride;
+    p.b = adapter.entry + long(skip) * kLanes;
+    p.b_stride = long(tile_.layers[level].inputs) * kLanes;
+    p.k = tile_.layers[level].inputs - skip;
+    p.start = skip > 0 ? tile_.shared_low + long(number) * tile_.low_stride : nullptr;
+    p.bias = adapter.entry_bias;
+    p.c = low;
+    p.c_stride = tile_.low_stride;
+    p.finish = Finish::add_bias;
+    all_columns(p, part.rows, adapter.entry_columns);
+    if (adapter.divisions == 1) return;
+    float deltas[kMaxDivisions * kLanes];
+    for (int row = 0; row < part.rows; row += kLanes) {
+      const int rows = part.rows - row < kLanes ? part.rows - row : kLanes;
+      attend<Vec>(adapter, low + long(row) * tile_.low_stride, tile_.low_stride, rows, deltas);
+    }
+  }
+
+  // The layer itself: a panel serves all rows of the tile before the next one is touched.
+  void wide(int level, const float* input, long stride, float* output) const {
+    const Layer& layer = tile_.layers[level];
+    for (int column = 0; column < layer.columns;) {
+      const bool full = layer.columns - column >= Shape::vecs * kLanes;
+      const auto& table = full ? kWide.of : kNarrow.of;
+      for (int number = 0; number < tile_.part_count; ++number) {
+        const Part& part = tile_.parts[number];
+        const AdapterLayer& adapter = part.layers[level];
+        const int skip = skipped(level, part);
+        Product p;
+        p.a_stride = stride;
+        p.b = layer.weights + long(column) * layer.inputs + long(skip) * kLanes;
+        p.b_stride = long(layer.inputs) * kLanes;
+        p.k = layer.inputs - skip;
+        p.a2_stride = tile_.low_stride;
+        p.b2 = adapter.exit + long(column) * adapter.exit_inputs;
+        p.b2_stride = long(adapter.exit_inputs) * kLanes;
+        p.k2 = adapter.exit_inputs;
+        p.start = skip > 0 ? tile_.shared_wide + long(number) * tile_.shared_wide_stride + column : nullptr;
+        p.scale = adapter.scale + column;
+        p.bias = adapter.bias + column;
+        p.c_stride = tile_.activation_stride;
+        p.finish = Finish::activate;
+        blocks(part.rows, [&](int row, int size) {
+          p.a = input + (part.row + row) * stride + skip;
+          p.a2 = tile_.low + long(part.row + row) * tile_.low_stride;
+          p.c = output + long(part.row + row) * tile_.activation_stride + column;
+          table[size - 1](p);
+        });
+      }
+      column += (full ? Shape::vecs : 1) * kLanes;
+    }
+  }
+
+  void finish(const float* input, long stride) const {
+    const int columns = tile_.layers[tile_.depth - 1].columns;
+    for (int number = 0; number < tile_.part_count; ++number) {
+      const Part& part = tile_.parts[number];
+      for (int r = 0; r < part.rows; ++r) {
+        const float* row = input + (part.row + r) * stride;
+        Vec total = Vec::zero();
+        for (int column = 0; column < columns; column += kLanes) {
+          total = fma(Vec::load(row + column), Vec::load(tile_.output.weights + column), total);
+        }
+        part.logits[r] = sum(total) + tile_.output.bias;
+      }
+    }
+  }
+
+  const Tile& tile_;
+};
+
+}  // namespace espalier

@@ -80,6 +80,7 @@ class DomainCounts:
         self._names: list[str] = []
         self._table: Counts = np.zeros((_FIRST_ROWS, len(COLUMNS)), np.int64)
         self._aside: dict[str, Counts] = {}  # the oldest first
+        self._brought: dict[int, Counts] = {}
 
     def __len__(self) -> int:
         return len(self._names)
@@ -106,6 +107,10 @@ class DomainCounts:
     def has(self, domain: str) -> bool:
         """Whether the domain has a row."""
         return domain in self._rows
+
+    def brought(self, row: int) -> Counts:
+        """What a domain had counted before it had its row; it was in the total alone."""
+        return self._brought.get(row, np.zeros(len(COLUMNS), np.int64))
 
     def add(self, counts: Mapping[str, Sequence[int]]) -> None:
         """Add what a tally gave."""
@@ -142,5 +147,7 @@ class DomainCounts:
         self._names.append(domain)
         if row == len(self._table):
             self._table = np.concatenate((self._table, np.zeros_like(self._table)))
-        self._table[row] += self._aside.pop(domain, 0)
+        if (aside := self._aside.pop(domain, None)) is not None:
+            self._table[row] += aside
+            self._brought[row] = aside
         return row

@@ -80,7 +80,8 @@ class TopDomains:
         """Give free places to domains that no one has seen in `other` yet."""
         new = self._candidates(self._counts.table[:, REQUESTS], self._seen)
         for row in new[: max(0, self._limit - len(self._places))]:
-            self._places[row] = _Place(np.zeros_like(self._moved), np.zeros_like(self._moved))
+            # what it counted before it was known has been seen in `other`, and stays there
+            self._places[row] = _Place(np.zeros_like(self._moved), self._counts.brought(row))
 
     def _look(self, elapsed_s: float) -> None:
         self._age(elapsed_s)

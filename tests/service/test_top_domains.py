@@ -170,3 +170,15 @@ def test_a_look_at_the_largest_fleet_is_quick_to_compute() -> None:
     assert len(shown) == 51
     busiest = np.argsort(-traffic.counts.table[:, REQUESTS], kind="stable")[:10]
     assert {f"d{row}" for row in busiest} <= shown.keys()
+
+
+def test_what_came_before_a_domain_was_known_stays_in_other() -> None:
+    """Law: a domain gets its series when it is known, `other` does not fall, and its own counts hold everything."""
+    traffic, tally = Traffic(places=3), DomainTally()
+    for _ in range(4):
+        tally.scored("late", 10, None, "loading", known=False)
+    traffic.counts.add(tally.take())
+    assert traffic.shown() == {OTHER: 4}
+    traffic.scored(late=2)
+    assert traffic.shown() == {"late": 2, OTHER: 4}
+    assert traffic.counts.of("late")[REQUESTS] == 6

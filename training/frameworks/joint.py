@@ -188,7 +188,7 @@ class Flattened:
         named = {n: part.view(shape) for (n, shape), part in zip(self._shapes.items(), parts, strict=False)}
         if self._ids is not None:
             values = parts[-1].view(len(self._ids), self._table[1])
-            named[TABLE] = torch.sparse_coo_tensor(self._ids.unsqueeze(0), values, self._table, is_coalesced=True)
+            named[TABLE] = torch.sparse_coo_tensor(self._ids.unsqueeze(0), values, self._table, is_coalesced=True, check_invariants=False)
         return named
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -135,7 +134,7 @@ def _built(sources: Sequence[DomainSource], shares: Sequence[float], options: Bu
         yield from map(_build, sources, shares, seeds)
         return
     # fresh interpreters: a fork would copy the locks of polars' threads in whatever state they are
-    workers = min(options.processes, len(sources), os.cpu_count() or 1)
+    workers = min(options.processes, len(sources))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         try:
             yield from pool.map(_build, sources, shares, seeds)

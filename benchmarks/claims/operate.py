@@ -15,6 +15,7 @@ GROUPS = (
     "operate_rolling",
     "operate_image",
     "operate_soak",
+    "operate_secrets",
 )
 
 if __name__ == "__main__":

@@ -199,6 +199,7 @@ def lines(work: Workplace) -> Iterator[Line]:
         return
     with loading(work) as (load, process), prometheus(binary, work, load) as url:
         started = time.time()
+        work.secrets["token of make load"] = (load.folder / "token").read_text().strip()
         stir(load)
         shown = httpx.get(f"http://127.0.0.1:{load.port}/metrics", headers=_token(load)).raise_for_status()
         process.wait(1800)

@@ -65,9 +65,13 @@ class Replica:
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
-        command = [str(Path(sys.executable).with_name("espalier")), "serve", "--store", self.store]
+        command = [str(Path(sys.executable).with_name("espalier")), "serve"]
         command += ["--port", str(self.port), "--tokens", str(self.tokens)]
-        given = {"ESPALIER_DRAIN_DELAY_S": str(DRAIN_DELAY_S), "ESPALIER_CACHE_DIR": str(self.folder / str(self.port))}
+        given = {
+            "ESPALIER_STORE": self.store,
+            "ESPALIER_DRAIN_DELAY_S": str(DRAIN_DELAY_S),
+            "ESPALIER_CACHE_DIR": str(self.folder / str(self.port)),
+        }
         log = self.folder / f"replica-{self.port}.log"
         with log.open("ab") as sink:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink, env={**os.environ, **given})
@@ -125,7 +129,7 @@ class Scene:
         folder.mkdir()
         tokens, ended = folder / "tokens.yaml", list[tuple[int, float]]()
         token = new_token(self.work, tokens)
-        with servers.valkey(folder / "v") as valkey:
+        with servers.valkey(folder / "v", requirepass=self.work.password("rolling")) as valkey:
             self.work.espalier("publish", str(self.run.folder), "--store", valkey.url)
             replicas = [Replica(valkey.url, tokens, folder) for _ in range(count)]
             with behind_haproxy(self.binary, replicas, folder) as url:

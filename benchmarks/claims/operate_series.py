@@ -68,7 +68,7 @@ def scrape(server: Server) -> tuple[int, float]:
 def lines(work: Workplace) -> Iterator[Line]:
     """One replica with one worker, and one with two."""
     fleet = Fleet(last_epoch_run(work), 500 if work.quick else DOMAINS)
-    with servers.valkey(servers.fresh(work.folder / "series")) as valkey:
+    with servers.valkey(servers.fresh(work.folder / "series"), requirepass=work.password("series")) as valkey:
         work.espalier("publish", str(fleet.run.folder), "--store", valkey.url)
         asyncio.run(fill(valkey.url, fleet))
         for workers in (1, 2):

@@ -112,7 +112,7 @@ def lines(work: Workplace) -> Iterator[Line]:
         ]
     )
     seconds, window_s = (40.0, 4.0) if work.quick else (SECONDS, WINDOW_S)
-    with servers.valkey(servers.fresh(work.folder / "soak")) as valkey:
+    with servers.valkey(servers.fresh(work.folder / "soak"), requirepass=work.password("soak")) as valkey:
         work.espalier("publish", str(run.folder), "--store", valkey.url)
         with serving(work, valkey.url, feedback_dir=str(work.folder / "soak-feedback")) as server:
             asyncio.run(knee(server, bodies, 2.0))

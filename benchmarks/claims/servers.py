@@ -50,6 +50,7 @@ class Valkey:
 
     def __init__(self, folder: Path, directives: Mapping[str, str], sentinel: bool = False) -> None:
         self.port, self._folder = free_port(), folder
+        self._password = directives.get("requirepass")
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         given = {"bind": "127.0.0.1", "port": str(self.port), "dir": str(folder), **directives}
@@ -60,8 +61,9 @@ class Valkey:
 
     @property
     def url(self) -> str:
-        """Of a store in it."""
-        return f"redis://127.0.0.1:{self.port}"
+        """Of a store in it, with the password if it asks for one."""
+        who = "" if self._password is None else f":{quote(self._password, safe='')}@"
+        return f"redis://{who}127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -84,7 +86,8 @@ class Valkey:
 
     def ask(self, *command: object) -> object:
         """One command by a plain client, behind the store's back."""
-        with contextlib.closing(Redis(port=self.port, socket_timeout=60, protocol=2)) as client:
+        client = Redis(port=self.port, password=self._password, socket_timeout=60, protocol=2)
+        with contextlib.closing(client):
             return client.execute_command(*command)  # type: ignore[no-untyped-call]
 
 

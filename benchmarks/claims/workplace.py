@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,22 @@ class Workplace:
         folder: everything the claims write.
         reuse: take finished training runs found in `folder` (for work on the claims themselves; printed when used).
         quick: sizes and times so small that the groups show only that they run.
+        secrets: every token and password that the claims used, by what it opens.
     """
 
     folder: Path
     reuse: bool = False
     quick: bool = False
+    secrets: dict[str, str] = field(default_factory=dict)
 
     @property
     def data(self) -> Path:
         """The shared real data: beside the checkout, or where ESPALIER_DATA_DIR says."""
         return Path(os.environ.get("ESPALIER_DATA_DIR", ROOT.parent / "shared" / "data"))
+
+    def password(self, of: str) -> str:
+        """A new password, remembered among the secrets."""
+        return self.secrets.setdefault(f"password of {of}", secrets.token_urlsafe(16))
 
     def espalier(self, *arguments: str, timeout_s: float = 3600) -> float:
         """Run the command line of this checkout; seconds it took."""
@@ -141,9 +148,10 @@ def serving(
     tokens = work.folder / f"tokens-{port}.yaml"
     token = new_token(work, tokens)
     variables = {**os.environ, **(environment or {}), **{f"ESPALIER_{k.upper()}": v for k, v in settings.items()}}
+    variables["ESPALIER_STORE"] = store  # not as an option: its password would stand in the list of processes
     # through taskset, so that threads started at import are bound as well
     command = [] if core is None else ["taskset", "--cpu-list", str(core)]
-    command += [str(Path(sys.executable).with_name("espalier")), "serve", "--store", store]
+    command += [str(Path(sys.executable).with_name("espalier")), "serve"]
     command += ["--port", str(port), "--tokens", str(tokens)]
     log = work.folder / f"serve-{port}.log"
     started = time.monotonic()
@@ -177,7 +185,9 @@ def new_token(work: Workplace, tokens: Path) -> str:
     for scope in ("score", "read", "publish:*", "admin"):
         command += ["--scope", scope]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.split()[-1]
+    token = done.stdout.split()[-1]
+    work.secrets[f"token of {tokens.name}"] = token
+    return token
 
 
 def wait_ready(url: str, process: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:

@@ -40,7 +40,7 @@ class Workplace:
     folder: Path
     reuse: bool = False
     quick: bool = False
-    secrets: dict[str, str] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def data(self) -> Path:

@@ -1,0 +1,59 @@
+"""Laws of the agreement of gradients (MAMDR, Eq. 21)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.frameworks.settings import SmallData
+from training.frameworks.agreement import Agreement, agreement
+from training.frameworks.negotiation import Negotiation
+
+
+def test_inner_products_are_those_of_the_domains_full_gradients(small_data: SmallData) -> None:
+    """Law: each entry is the product of two gradients of mean losses, taken in float64 of all parameters at once."""
+    setting = small_data.setting()
+    state = setting.start()
+    found = agreement(setting, state, setting.domains.train)
+    plain = small_data.structure().double().eval()
+    flat = []
+    for positions in setting.domains.train:
+        batch = setting.labelled(positions)
+        plain.zero_grad()
+        logits = plain(batch.inputs, batch.domain)
+        torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.label.double()).backward()
+        flat.append(torch.cat([p.grad.flatten() for p in plain.parameters() if p.grad is not None]))
+    rows = torch.stack(flat).numpy()
+    np.testing.assert_allclose(found.inner, rows @ rows.T, rtol=1e-4, atol=1e-9)
+
+
+def test_the_cut_into_batches_does_not_matter(small_data: SmallData) -> None:
+    """Law: a domain's gradient is that of all its rows, however many are read at a time."""
+    setting = small_data.setting()
+    state = setting.start()
+    whole = agreement(setting, state, setting.domains.train)
+    cut = agreement(setting, state, setting.domains.train, batch_rows=7)
+    np.testing.assert_allclose(cut.inner, whole.inner, rtol=1e-4, atol=1e-9)
+
+
+def test_means_are_over_pairs_of_different_domains() -> None:
+    """Law: a domain's product with itself does not count, and the cosine does not know lengths."""
+    opposed = Agreement((0, 1), np.array([[4.0, -6.0], [-6.0, 9.0]]))
+    assert opposed.mean_inner == -6.0
+    assert opposed.mean_cosine == pytest.approx(-1.0)
+    assert np.isnan(Agreement((0,), np.array([[4.0]])).mean_inner)
+
+
+def test_measuring_changes_nothing(small_data: SmallData) -> None:
+    """Law: weights, moments and the network are as they were, and domains without rows are left out."""
+    setting = small_data.setting(small_data.structure(norm=True))
+    state = setting.start()
+    Negotiation(setting).epoch(state, 1)
+    before = {name: value.clone() for name, value in state.tensors().items()}
+    none = torch.empty(0, dtype=torch.int64)
+    found = agreement(setting, state, (setting.domains.train[0], none, setting.domains.train[2]))
+    assert found.domains == (0, 2)
+    assert found.inner.shape == (2, 2)
+    assert all(torch.equal(value, before[name]) for name, value in state.tensors().items())
+    assert all(torch.equal(value, state.moments[name]) for name, value in setting.structure.moments().items())

@@ -11,7 +11,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn import functional
 
 from network.inputs import Batch
@@ -99,7 +98,7 @@ def inner_steps(
 
 def loss_of(structure: Structure, values: Mapping[str, Tensor], batch: LabelledBatch) -> Tensor:
     """Return the mean loss of a batch under these weights: binary cross entropy."""
-    logits = functional_call(structure, dict(values), (batch.inputs, batch.domain))
+    logits = structure.under(values, batch.inputs, batch.domain)
     return functional.binary_cross_entropy_with_logits(logits, batch.label)
 
 
@@ -113,8 +112,19 @@ def loss_and_gradients(
         found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
     gradients = {name: value for name, value in zip(leaves, found, strict=True) if value is not None}
     if TABLE in gradients and gradients[TABLE].is_sparse:
-        gradients[TABLE] = gradients[TABLE].coalesce()
+        gradients[TABLE] = used_rows(structure, gradients[TABLE].coalesce(), batch)
     return loss.detach(), gradients
+
+
+def used_rows(structure: Structure, gradient: Tensor, batch: LabelledBatch) -> Tensor:
+    """Return a coalesced gradient of the table without the rows that only the padding of lists looks up."""
+    if not batch.inputs.multi_hot:
+        return gradient
+    ids = gradient.indices()[0]
+    used = torch.isin(ids, structure.touched(batch.inputs), assume_unique=True)
+    return torch.sparse_coo_tensor(
+        ids[used].unsqueeze(0), gradient.values()[used], gradient.shape, is_coalesced=True, check_invariants=False
+    )
 
 
 def apply_gradients(weights: Weights, gradients: Mapping[str, Tensor], optimizer: Optimizer) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn import functional
 
-from training.frameworks.inner import LabelledBatch, Weights, apply_gradients, loss_and_gradients
+from training.frameworks.inner import LabelledBatch, Weights, apply_gradients, loss_and_gradients, used_rows
 from training.frameworks.setting import Setting
 from training.frameworks.state import State
 from training.frameworks.structure import TABLE
@@ -113,14 +112,14 @@ class Weighted(Joint):
         uncertainty = leaves[LOG_VARIANCE][positions]
         parameters = {name: value for name, value in {**values, **leaves}.items() if name != LOG_VARIANCE}
         with setting.structure.sparse_gradients():
-            logits = functional_call(setting.structure, parameters, (rows.inputs, rows.domain))
+            logits = setting.structure.under(parameters, rows.inputs, rows.domain)
             each = functional.binary_cross_entropy_with_logits(logits, rows.label, reduction="none")
             means = torch.stack([part.mean() for part in torch.split(each, [len(batches[i]) for i in positions])])
             weighted = (torch.exp(-uncertainty) * means + uncertainty / 2).sum()
             found = torch.autograd.grad(weighted, list(leaves.values()), allow_unused=True)
         gradients = {name: value for name, value in zip(leaves, found, strict=True) if value is not None}
         if TABLE in gradients:
-            gradients[TABLE] = gradients[TABLE].coalesce()
+            gradients[TABLE] = used_rows(setting.structure, gradients[TABLE].coalesce(), rows)
         return float(each.detach().mean()), gradients
 
 
@@ -188,7 +187,9 @@ class Flattened:
         named = {n: part.view(shape) for (n, shape), part in zip(self._shapes.items(), parts, strict=False)}
         if self._ids is not None:
             values = parts[-1].view(len(self._ids), self._table[1])
-            named[TABLE] = torch.sparse_coo_tensor(self._ids.unsqueeze(0), values, self._table, is_coalesced=True, check_invariants=False)
+            named[TABLE] = torch.sparse_coo_tensor(
+                self._ids.unsqueeze(0), values, self._table, is_coalesced=True, check_invariants=False
+            )
         return named
 
 

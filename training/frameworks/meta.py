@@ -148,4 +148,6 @@ def _taken(batch: LabelledBatch, rows: Tensor) -> LabelledBatch:
 
 def _rows(gradient: Tensor) -> Tensor:
     ids = gradient.abs().sum(1).nonzero().squeeze(1)
-    return torch.sparse_coo_tensor(ids.unsqueeze(0), gradient[ids], gradient.shape, is_coalesced=True, check_invariants=False)
+    return torch.sparse_coo_tensor(
+        ids.unsqueeze(0), gradient[ids], gradient.shape, is_coalesced=True, check_invariants=False
+    )

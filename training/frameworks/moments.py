@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from network.norm import MIN_ROWS
 from training.frameworks.inner import LabelledBatch
@@ -39,7 +38,7 @@ def remeasure(
             taken += 1
             for norm in norms:
                 norm.momentum = 1 / taken
-            functional_call(structure, dict(weights), (batch.inputs, batch.domain))
+            structure.under(weights, batch.inputs, batch.domain)
     finally:
         for norm, momentum in zip(norms, usual, strict=True):
             norm.momentum = momentum

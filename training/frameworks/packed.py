@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 from torch.nn import functional
 
 from network.inputs import Batch
@@ -77,7 +77,7 @@ def _step(setting: Setting, end: Tensors, constant: Tensors, batches: Sequence[T
 
     def loss(own: Tensors, rows: dict[str, Any]) -> Tensor:
         batch = Batch(rows["sparse"], rows["dense"], rows["multi_hot"])
-        logits = functional_call(setting.structure, {**constant, **own}, (batch, rows["domain"]))
+        logits = setting.structure.under({**constant, **own}, batch, rows["domain"])
         each = functional.binary_cross_entropy_with_logits(logits, rows["label"], reduction="none")
         total: Tensor = (each * rows["weight"]).sum()
         return total

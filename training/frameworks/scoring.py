@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import functional_call
 
 from training.batches import logits_of
 from training.frameworks.setting import Setting
@@ -37,8 +36,7 @@ def domain_logits(setting: Setting, state: State, domain: int, positions: Tensor
 
     def score(part: Tensor) -> Tensor:
         batch = setting.labelled(part)
-        logits: Tensor = functional_call(structure, weights, (batch.inputs, batch.domain))
-        return logits
+        return structure.under(weights, batch.inputs, batch.domain)
 
     return logits_of(positions, score)
 

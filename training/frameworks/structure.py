@@ -6,12 +6,13 @@ rows which a batch changes are known; everything else is dense. Norms' moments a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from network.backbone import Backbone
 from network.embeddings import FieldEmbeddings
@@ -41,6 +42,15 @@ class Structure(nn.Module):
             domain: (n,) int64, each row's position in the natural division.
         """
         raise NotImplementedError
+
+    def under(self, weights: Mapping[str, Tensor], batch: Batch, domain: Tensor) -> Tensor:
+        """Return the logits (n,) that these parameters, by name, give in the place of the network's own.
+
+        torch's default looks for tied weights, finds a module that has two names, puts it back wrongly and leaves the
+        given weights inside. Structures may share modules, not single parameters.
+        """
+        logits: Tensor = functional_call(self, dict(weights), (batch, domain), tie_weights=False)
+        return logits
 
     def touched(self, batch: Batch) -> Tensor:
         """Return the rows of `embeddings.table` that a batch uses, sorted and unique (u,) int64."""

@@ -81,7 +81,7 @@ def export_scoring(backbone: Backbone) -> bytes:
             verbose=False,
         )
     assert program is not None
-    content = _stripped(program.model_proto)
+    content = stripped(program.model_proto)
     check_graph(content, input_names(backbone))
     return content
 
@@ -112,7 +112,7 @@ def check_graph(content: bytes, inputs: list[str]) -> None:
         raise ExportError(f"the graph is not valid ONNX: {error}") from error
 
 
-def _stripped(model: onnx.ModelProto) -> bytes:
+def stripped(model: onnx.ModelProto) -> bytes:
     """Serialize without the exporter's notes: they hold stack traces with the paths of this machine."""
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):

@@ -31,9 +31,10 @@ class FieldVectors(nn.Module):
 
     def forward(self, looked: LookedUp) -> list[Tensor]:
         """Return a vector (n, E) for each field, in field order."""
-        slices = self.shape.untrained_slices
+        # split, not indexed: a graph whose weights are inputs then needs no operator beyond the bundle's
+        factors = iter(torch.split(self.factor, [self.shape.width_of(field) for field in self.shape.untrained]))
         return [
-            vector if field.trained else vector @ self.factor[slices[field.name]]
+            vector if field.trained else vector @ next(factors)
             for field, vector in zip(self.shape.fields, looked.vectors, strict=True)
         ]
 

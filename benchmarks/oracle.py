@@ -1,15 +1,17 @@
 """The float64 oracle: what Espalier must answer, written apart from it.
 
 It reads artifact files with its own few lines (json, struct, numpy), computes the literal equations of the MultiLoRA
-paper (Eq. 7 to 11) without folding anything, and imports nothing of ours. A disagreement is a fault on one side.
+paper (Eq. 7 to 11) and MAMDR's theta_S + theta_i without folding anything, and imports nothing of ours. A disagreement
+is a fault on one side.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,20 @@ class AdapterFile:
         low = x @ t[f"{module}.down"].T
         return (low @ t[f"{module}.up"].T) * t[f"{module}.scale"] + t[f"{module}.shift"]
 
+    @cached_property
+    def overlay(self) -> dict[str, dict[str, Array]]:
+        """Side to raw id, as a string, to this domain's embedding of it (E,)."""
+        found = {}
+        for side in ("user", "item"):
+            t, name = self.tensors, f"overlay.{side}."
+            if f"{name}rows" not in t:
+                continue
+            form = "bytes" if f"{name}offsets" in t else "values"
+            index = {f"ids.{form}": t[f"{name}ids"], "ids.offsets": t.get(f"{name}offsets")}
+            known = raw_values({key: value for key, value in index.items() if value is not None}, "ids")
+            found[side] = {raw: t[f"{name}rows"][i] for raw, i in known.items()}
+        return found
+
 
 class Oracle:
     """Scores like the service, from a bundle folder and adapter files, in float64."""
@@ -82,9 +98,41 @@ class Oracle:
         self.vocabulary, _ = read_safetensors(bundle / "vocabulary.safetensors")
         self.sides = {side: read_safetensors(bundle / f"{side}s.safetensors")[0] for side in ("user", "item")}
         self.index = {side: raw_values(tensors, "index") for side, tensors in self.sides.items()}
-        self.layers = sum(name.startswith("tower.") and name.endswith(".norm.mean") for name in weights)
+        self.kind = str(self.manifest["kind"])
+        self.layers = len([n for n in weights if n.startswith("tower.") and n.count(".") == 2 and n.endswith("bias")])
+        self.first_order = any(name.startswith("first_order.") for name in weights)
         eps = self.manifest.get("norm_eps", 1e-5)
         self.eps = float(eps)
+
+    # -- deltas and overlays --------------------------------------------------------------------------------------
+
+    def under(self, adapter: AdapterFile | None) -> Oracle:
+        """This oracle with theta_S + theta_i for its weights; itself where the adapter has no deltas."""
+        deltas = {
+            k.removeprefix("delta."): v for k, v in (adapter.tensors if adapter else {}).items() if k[:5] == "delta"
+        }
+        if not deltas:
+            return self
+        whole = copy.copy(self)
+        whole.weights = {name: weight + deltas.pop(name, 0.0) for name, weight in self.weights.items()}
+        assert not deltas, f"deltas of nothing: {sorted(deltas)}"
+        return whole
+
+    def columns(self, side: str) -> slice:
+        """Where the id field of a side stands in x."""
+        widths = [field["width"] for field in self.fields]
+        at = next(i for i, field in enumerate(self.fields) if field.get("id") and field["of"] == side)
+        return slice(sum(widths[:at]), sum(widths[: at + 1]))
+
+    def overlaid(self, x: Array, adapter: AdapterFile | None, user: str, items: Sequence[str]) -> Array:
+        """x with the embeddings that the adapter's overlay has of these ids, one after the other."""
+        x = x.copy()
+        for side, known in (adapter.overlay if adapter else {}).items():
+            for row, item in enumerate(items):
+                raw = item if side == "item" else user
+                if raw in known:
+                    x[row, self.columns(side)] = known[raw]
+        return x
 
     # -- inputs ---------------------------------------------------------------------------------------------------
 
@@ -106,9 +154,9 @@ class Oracle:
             value = field["missing"]
             if raw is not None:
                 value = (float(raw) - field["normalization"]["shift"]) / field["normalization"]["scale"]
-            one = np.array([[value]])
+            one = self.scalars(field, np.array([value]))
         else:
-            table = self.weights[f"embedding.{name}"]
+            table = self.table(field)
             values = raw if isinstance(raw, list) else [] if raw is None and kind == "multi_hot" else [raw]
             rows = [self.words[name].get(str(v), -1) + 1 if v is not None else 0 for v in values]
             one = table[rows].mean(0, keepdims=True) if rows else np.zeros((1, table.shape[1]))
@@ -120,8 +168,8 @@ class Oracle:
         columns, position = self.sides[side], self.index[side].get(entity)
         if kind == "dense":
             value = field["missing"] if position is None else float(columns[f"column.{name}"][position])
-            return np.array([[np.float64(np.float32(value))]])
-        table = self.weights[f"embedding.{name}"]
+            return self.scalars(field, np.array([np.float64(np.float32(value))]))
+        table = self.table(field)
         if kind == "sparse":
             return table[[0 if position is None else int(columns[f"column.{name}"][position])]]
         if position is None:
@@ -131,8 +179,7 @@ class Oracle:
         return table[rows].mean(0, keepdims=True) if len(rows) else np.zeros((1, table.shape[1]))
 
     def vectors(self, user: str, items: Sequence[str], domain: str, context: Mapping[str, Any] | None = None) -> Array:
-        parts = [self.field_vectors(f, user, items, domain, context or {}) for f in self.fields]
-        return np.concatenate(parts, axis=1)
+        return self.joined([self.field_vectors(f, user, items, domain, context or {}) for f in self.fields])
 
     def golden_vectors(self, tensors: Mapping[str, Array]) -> Array:
         """(n, k) from `inputs.<field>` tensors (already without their prefix's `golden.`)."""
@@ -140,16 +187,36 @@ class Oracle:
         for field in self.fields:
             name = field["name"]
             if field["kind"] == "dense":
-                parts.append(tensors[f"inputs.{name}"].astype(np.float64).reshape(-1, 1))
+                parts.append(self.scalars(field, tensors[f"inputs.{name}"].astype(np.float64)))
                 continue
-            table = self.weights[f"embedding.{name}"]
+            table = self.table(field)
             if field["kind"] == "sparse":
                 parts.append(table[tensors[f"inputs.{name}"]])
                 continue
             offsets, values = tensors[f"inputs.{name}.offsets"], tensors[f"inputs.{name}.values"]
             lists = [values[a:b] for a, b in itertools.pairwise(offsets)]
             parts.append(np.stack([table[v].mean(0) if len(v) else np.zeros(table.shape[1]) for v in lists]))
-        return np.concatenate(parts, axis=1)
+        return self.joined(parts)
+
+    def table(self, field: Mapping[str, Any]) -> Array:
+        """(V, width) of one field; where there are first-order weights, each row's own is one column more."""
+        table = self.weights[f"embedding.{field['name']}"]
+        if not self.first_order:
+            return table
+        own = self.weights[f"first_order.{field['name']}"]
+        return np.column_stack([table, table @ own if field.get("frozen") else own])
+
+    def scalars(self, field: Mapping[str, Any], values: Array) -> Array:
+        """(n, 1) of a dense field, or (n, 2) with what its first-order weight makes of it."""
+        if not self.first_order:
+            return values.reshape(-1, 1)
+        return np.column_stack([values, values * self.weights[f"first_order.{field['name']}"][0]])
+
+    def joined(self, parts: Sequence[Array]) -> Array:
+        """(n, k) of all fields; the first-order sums, where there are any, are the last column."""
+        if not self.first_order:
+            return np.concatenate(parts, axis=1)
+        return np.column_stack([*(part[:, :-1] for part in parts), sum(part[:, -1] for part in parts)])
 
     def divisions_of(self, side: str) -> list[dict[str, Any]]:
         return [d for d in self.manifest["divisions"] if not d["natural"] and d["of"] == side]
@@ -180,16 +247,83 @@ class Oracle:
         norm_prefix: str = "",
     ) -> Array:
         """Logits (n,) before calibration; `auxiliaries` are those present for these rows, in division order."""
+
+        def mapped(module: str, v: Array) -> Array:
+            """W0 v + b0 and what the adapters add to it."""
+            h0 = v @ self.weights[f"{module}.weight"].T + self.weights.get(f"{module}.bias", 0.0)
+            if adapter is None or module not in adapter.manifest["ranks"]:
+                return np.asarray(h0)
+            return h0 + self.fused(module, v, h0, [adapter, *auxiliaries], adapter.manifest["mode"], fusion)
+
+        k = sum(field["width"] for field in self.fields)
+        first = x[:, k] if self.first_order else 0.0
+        x = x[:, :k]
+        v, beside = x, []
+        if self.kind in ("dcn", "dcn_v2"):
+            beside = [self.crossed(x, mapped)]
+        elif self.kind == "autoint":
+            beside = [self.attended(self.by_field(x), mapped)]
+        elif self.kind == "deepfm":
+            first = first + self.pairs(x).sum(1)
+        elif self.kind == "neurfm":
+            v = self.pairs(x)
         for layer in range(self.layers):
             module = f"tower.{layer}"
-            h0 = x @ self.weights[f"{module}.weight"].T + self.weights[f"{module}.bias"]
-            if adapter is None:
-                h, source, prefix = h0, self.weights, module
+            h = mapped(module, v)
+            if f"{module}.norm.mean" in self.weights:
+                own = adapter is not None and module in adapter.manifest["ranks"]
+                tensors = adapter.tensors if adapter is not None and own else self.weights
+                h = self.norm(tensors, f"{norm_prefix}{module}" if own else module, h)
+            v = np.maximum(h, 0.0)
+        out = np.concatenate([*beside, v], axis=1) @ self.weights["output.weight"].T + self.weights["output.bias"]
+        return np.asarray(out[:, 0] + first)
+
+    def by_field(self, x: Array) -> list[Array]:
+        """A vector (n, E) of each field: its own, or its product with the field's `factor`."""
+        parts, at = [], 0
+        for field in self.fields:
+            part = x[:, at : at + field["width"]]
+            at += field["width"]
+            factor = self.weights.get(f"factor.{field['name']}")
+            parts.append(part if factor is None else part @ factor)
+        return parts
+
+    def pairs(self, x: Array) -> Array:
+        """Sum over all pairs of fields of the product of their vectors (n, E), pair by pair."""
+        products = [a * b for a, b in itertools.combinations(self.by_field(x), 2)]
+        return np.sum(products, axis=0)
+
+    def crossed(self, x0: Array, mapped: Callable[[str, Array], Array]) -> Array:
+        """The cross network (n, k): x' = x0 * (x . w) + b + x, or x0 * (W x + b) + x."""
+        x = x0
+        for layer in range(int(self.manifest["cross_layers"])):
+            if self.kind == "dcn_v2":
+                x = x0 * mapped(f"cross.{layer}", x) + x
             else:
-                h = h0 + self.fused(module, x, h0, [adapter, *auxiliaries], adapter.manifest["mode"], fusion)
-                source, prefix = adapter.tensors, f"{norm_prefix}{module}"
-            x = np.maximum(self.norm(source, prefix, h), 0.0)
-        return (x @ self.weights["output.weight"].T + self.weights["output.bias"])[:, 0]
+                weight, bias = self.weights[f"cross.{layer}.weight"], self.weights[f"cross.{layer}.bias"]
+                x = np.stack([a * np.dot(b, weight) + bias + b for a, b in zip(x0, x, strict=True)])
+        return x
+
+    def attended(self, fields: Sequence[Array], mapped: Callable[[str, Array], Array]) -> Array:
+        """The attention over fields (n, F * heads * head width), field by field and head by head."""
+        shape = self.manifest["attention"]
+        for layer in range(int(shape["layers"])):
+            query, key, value, residual = (
+                [mapped(f"attention.{layer}.{name}", v) for v in fields]
+                for name in ("query", "key", "value", "residual")
+            )
+            out = []
+            for m in range(len(fields)):
+                heads = []
+                for h in range(int(shape["heads"])):
+                    at = slice(h * shape["head_width"], (h + 1) * shape["head_width"])
+                    energy = np.stack([(query[m][:, at] * one[:, at]).sum(1) for one in key], axis=1)
+                    weight = np.exp(energy - energy.max(1, keepdims=True))
+                    weight /= weight.sum(1, keepdims=True)
+                    heads.append(sum(weight[:, [i]] * one[:, at] for i, one in enumerate(value)))
+                out.append(np.maximum(np.concatenate(heads, axis=1) + residual[m], 0.0))
+            fields = out
+        return np.concatenate(list(fields), axis=1)
 
     def fused(
         self, module: str, x: Array, h0: Array, loras: Sequence[AdapterFile], mode: str, fusion: AdapterFile | None
@@ -217,7 +351,12 @@ class Oracle:
     ) -> Array:
         """Logits (32,) of the adapter's own golden rows."""
         inputs = {k.removeprefix("golden."): v for k, v in adapter.tensors.items() if k.startswith("golden.inputs.")}
-        x = self.golden_vectors(inputs)
+        x = self.under(adapter).golden_vectors(inputs)
+        for side, known in adapter.overlay.items():
+            embeddings = list(known.values())
+            for row, position in enumerate(adapter.tensors[f"golden.overlay.{side}"].tolist()):
+                if position >= 0:
+                    x[row, self.columns(side)] = embeddings[position]
         names = adapter.manifest.get("auxiliary") or []
         domains = adapter.manifest.get("golden_divisions") or {}
         columns = [
@@ -256,7 +395,7 @@ class Oracle:
         context: Mapping[str, Any] | None = None,
     ) -> Array:
         """Probabilities (n,) for one request; `auxiliaries` by domain: those that the adapter pins."""
-        x = self.vectors(user, items, domain, context)
+        x = self.overlaid(self.under(adapter).vectors(user, items, domain, context), adapter, user, items)
         if adapter is None:
             return sigmoid(self.logits(x))
         names = adapter.manifest.get("auxiliary") or []

@@ -18,3 +18,9 @@ def random_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def three_way_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The same with a third division, of items: m = 3, and a request splits into segments."""
     return make_run(tmp_path_factory.mktemp("three-way") / "run", seed=1, sizes=Sizes(by_item=True))
+
+
+@pytest.fixture(scope="session")
+def dense_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run whose bundle can score deltas: it carries `scoring_dense.onnx`."""
+    return make_run(tmp_path_factory.mktemp("dense") / "run", seed=2, sizes=Sizes(by_item=True, dense=True))

@@ -25,8 +25,10 @@ from features.rows import EncodedRows
 from features.tables import FeatureTable
 from features.vocabulary import Vocabulary
 from network.backbone import Backbone
-from network.inputs import FieldShape, NetworkShape
+from network.inputs import FieldShape, Kind, NetworkShape
 from network.onnx_export import export_scoring
+from network.onnx_export_dense import export_dense
+from training.export import form_of
 
 THEMES = ("theme-1", "theme-2", "theme-3", "theme-4")
 SEGMENTS = ("segment-a", "segment-b", "segment-c")
@@ -39,6 +41,7 @@ class Sizes:
 
     Args:
         by_item: add a second auxiliary division, `shelf`, of items (m = 3).
+        dense: add the graph by which deltas are scored to the bundle.
     """
 
     users: int = 40
@@ -48,6 +51,26 @@ class Sizes:
     ranks: tuple[int, ...] = (4, 3)
     fusion_rank: int = 3
     by_item: bool = False
+    kind: Kind = "mlp"
+    norm: bool = True
+    interaction_rank: int = 2
+    picture: bool = False
+
+    def shape(self, fields: Sequence[Field]) -> NetworkShape:
+        """The backbone's shape; small widths, so that a graph is exported fast."""
+        return NetworkShape(
+            fields=tuple(FieldShape(f.name, f.kind, f.vocabulary_size, f.width if f.frozen else 0) for f in fields),
+            width=self.width,
+            tower=self.tower,
+            kind=self.kind,
+            norm=self.norm,
+            cross_layers=2,
+            attention_layers=2,
+            heads=2,
+            head_width=3,
+        )
+
+    dense: bool = False
 
 
 def make_run(folder: Path, seed: int = 0, sizes: Sizes | None = None) -> Run:
@@ -80,7 +103,9 @@ def make_run(folder: Path, seed: int = 0, sizes: Sizes | None = None) -> Run:
 def make_fields(sizes: Sizes) -> list[Field]:
     """Every kind of field and every origin."""
     e = sizes.width
+    picture = Field(name="picture", kind="sparse", of="item", vocabulary_size=sizes.items - 9, width=5, frozen=True)
     return [
+        *[picture] * sizes.picture,
         Field(name="user_id", kind="sparse", of="user", id=True, vocabulary_size=sizes.users - 4, width=e),
         Field(name="segment", kind="sparse", of="user", vocabulary_size=4, width=e),
         Field(name="item_id", kind="sparse", of="item", id=True, vocabulary_size=sizes.items - 9, width=e),
@@ -106,11 +131,13 @@ def make_fields(sizes: Sizes) -> list[Field]:
 
 def make_vocabulary(sizes: Sizes) -> Vocabulary:
     """Integer and text vocabularies; a few of the tables' ids are left out of them."""
+    items = RawIndex.from_values([f"item-{i}" for i in range(1, sizes.items - 9)])
     return Vocabulary(
-        {
+        ({"picture": items} if sizes.picture else {})
+        | {
             "user_id": RawIndex.from_values(range(1, sizes.users - 4)),
             "segment": RawIndex.from_values(["a", "b", "c"]),
-            "item_id": RawIndex.from_values([f"item-{i}" for i in range(1, sizes.items - 9)]),
+            "item_id": items,
             "tags": RawIndex.from_values([f"tag {i}" for i in range(7)]),
             "hour": RawIndex.from_values(range(24)),
             "theme": RawIndex.from_values(THEMES),
@@ -149,6 +176,8 @@ def make_tables(rng: np.random.Generator, sizes: Sizes, vocabulary: Vocabulary) 
         "tags.offsets": offsets,
         "price": rng.random(sizes.items).astype(np.float32),
     }
+    if sizes.picture:
+        item_rows["picture"] = item_rows["item_id"]
     shelves = {"shelf": rng.integers(-1, 2, sizes.items).astype(np.int32)} if sizes.by_item else {}
     return (
         FeatureTable(
@@ -172,7 +201,9 @@ def make_bundle(folder: Path, rng: np.random.Generator, sizes: Sizes) -> str:
         "items.safetensors": write_tensors(items.tensors(), {"content": "items"}),
         "scoring.onnx": export_scoring(network),
     }
-    manifest = BackboneManifest(fields=fields, tower=list(sizes.tower), divisions=make_divisions(sizes))
+    if sizes.dense:
+        files["scoring_dense.onnx"] = export_dense(network)
+    manifest = BackboneManifest(**form_of(network.shape), fields=fields, divisions=make_divisions(sizes))
     draft = folder.with_name("draft")
     golden = {f"inputs.{name}": array for name, array in rows.items()}
     blank = write_tensors({**golden, "logits": np.zeros(64)}, {"content": "golden"})
@@ -185,12 +216,7 @@ def make_bundle(folder: Path, rng: np.random.Generator, sizes: Sizes) -> str:
 
 def random_backbone(rng: np.random.Generator, sizes: Sizes, fields: Sequence[Field]) -> Backbone:
     """A network whose every tensor is drawn."""
-    shape = NetworkShape(
-        fields=tuple(FieldShape(f.name, f.kind, f.vocabulary_size) for f in fields),
-        width=sizes.width,
-        tower=sizes.tower,
-    )
-    network = Backbone(shape).eval()
+    network = Backbone(sizes.shape(fields)).eval()
     drawn = {}
     for name, tensor in network.weights().items():
         noise = rng.normal(0, 1, tuple(tensor.shape))
@@ -198,6 +224,8 @@ def random_backbone(rng: np.random.Generator, sizes: Sizes, fields: Sequence[Fie
             value = 0.5 + np.abs(noise)
         elif name.endswith("norm.weight"):
             value = 1 + 0.2 * noise
+        elif name.startswith(("cross.", "attention.")):
+            value = 0.5 * noise / np.sqrt(tensor.shape[-1])
         elif name.endswith("weight"):
             value = noise * 1.5 / np.sqrt(tensor.shape[-1])
         else:
@@ -222,24 +250,40 @@ def random_rows(rng: np.random.Generator, fields: Sequence[Field], n: int) -> di
     return rows
 
 
-def random_lora(oracle: Oracle, rng: np.random.Generator, ranks: Sequence[int], spread: float) -> dict[str, Array]:
-    """Tensors of one adapter without golden rows."""
+def module_ranks(oracle: Oracle, sizes: Sizes) -> dict[str, int]:
+    """Every adaptable module with its LoRA rank."""
+    tower = {f"tower.{layer}": rank for layer, rank in enumerate(sizes.ranks)}
+    weights = {name.removesuffix(".weight"): tensor for name, tensor in oracle.weights.items()}
+    return tower | {
+        name: sizes.interaction_rank
+        for name, tensor in weights.items()
+        if name.startswith(("cross.", "attention.")) and tensor.ndim == 2
+    }
+
+
+def random_lora(
+    oracle: Oracle, rng: np.random.Generator, ranks: Mapping[str, int] | Sequence[int], spread: float
+) -> dict[str, Array]:
+    """Tensors of one adapter without golden rows; ranks by module, or one for each hidden layer."""
+    named = ranks if isinstance(ranks, Mapping) else {f"tower.{i}": rank for i, rank in enumerate(ranks)}
     tensors: dict[str, Array] = {}
-    for layer, rank in enumerate(ranks):
-        module = f"tower.{layer}"
+    for module, rank in named.items():
         d, k = oracle.weights[f"{module}.weight"].shape
+        own = spread if module.startswith("tower.") else 0.5 * spread
         tensors[f"{module}.down"] = rng.normal(0, 1 / np.sqrt(k), (rank, k)).astype(np.float16)
-        tensors[f"{module}.up"] = rng.normal(0, spread, (d, rank)).astype(np.float16)
+        tensors[f"{module}.up"] = rng.normal(0, own, (d, rank)).astype(np.float16)
         tensors[f"{module}.scale"] = rng.normal(0, 1, d).astype(np.float32)
-        tensors[f"{module}.shift"] = rng.normal(0, 0.2 * spread, d).astype(np.float32)
+        tensors[f"{module}.shift"] = rng.normal(0, 0.2 * own, d).astype(np.float32)
         tensors |= random_norm(oracle, rng, module, "")
     return tensors
 
 
 def random_norm(oracle: Oracle, rng: np.random.Generator, module: str, prefix: str) -> dict[str, Array]:
     """The backbone's norm, moved a little."""
-    out = {}
+    out: dict[str, Array] = {}
     for key in ("weight", "bias", "mean", "var"):
+        if f"{module}.norm.{key}" not in oracle.weights:
+            continue
         own = oracle.weights[f"{module}.norm.{key}"]
         out[f"{prefix}{module}.norm.{key}"] = (own * (1 + 0.05 * rng.random(own.shape))).astype(np.float32)
     return out
@@ -271,7 +315,7 @@ def common_manifest(oracle: Oracle, sizes: Sizes, domain: str, division: str) ->
         "domain": domain,
         "division": division,
         "fingerprint": oracle.manifest["fingerprint"],
-        "ranks": {f"tower.{layer}": rank for layer, rank in enumerate(sizes.ranks)},
+        "ranks": module_ranks(oracle, sizes),
         "created_at": "2026-01-01T00:00:00Z",
     }
 
@@ -281,7 +325,7 @@ def make_lora(
 ) -> bytes:
     """A `lora` artifact of any division."""
     manifest = {**common_manifest(oracle, sizes, domain, division), "kind": "lora", "mode": "single"}
-    return with_golden(oracle, rng, manifest, random_lora(oracle, rng, sizes.ranks, spread), {}, None)
+    return with_golden(oracle, rng, manifest, random_lora(oracle, rng, module_ranks(oracle, sizes), spread), {}, None)
 
 
 def make_natural(
@@ -312,7 +356,7 @@ def make_natural(
         "golden_divisions": auxiliary,
         "calibration": {"slope": 1.1, "intercept": -0.2},
     }
-    tensors = random_lora(oracle, rng, sizes.ranks, spread)
+    tensors = random_lora(oracle, rng, module_ranks(oracle, sizes), spread)
     for i in range(len(pairs)):
         for layer in range(len(sizes.tower)):
             tensors |= random_norm(oracle, rng, f"tower.{layer}", f"pair.{i}.")
@@ -325,11 +369,12 @@ def make_natural(
 def make_fusion(oracle: Oracle, rng: np.random.Generator, sizes: Sizes) -> bytes:
     """A random fusion for all the bundle's divisions."""
     tensors, ranks = {}, {}
-    for layer, d in enumerate(sizes.tower):
+    for module in module_ranks(oracle, sizes):
+        d = oracle.weights[f"{module}.weight"].shape[0]
         for name in ("query", "key"):
             value = rng.normal(0, 1 / np.sqrt(d), (sizes.fusion_rank, d))
-            tensors[f"fusion.tower.{layer}.{name}"] = value.astype(np.float16)
-        ranks[f"tower.{layer}"] = sizes.fusion_rank
+            tensors[f"fusion.{module}.{name}"] = value.astype(np.float16)
+        ranks[module] = sizes.fusion_rank
     manifest = FusionManifest(
         fingerprint=oracle.manifest["fingerprint"],
         ranks=ranks,

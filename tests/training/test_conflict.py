@@ -45,6 +45,14 @@ def test_a_world_is_what_its_spec_says(world: PreparedDataset, tmp_path: Path) -
     assert all(rows[f"shelf-0{number}"] > 3_000 for number in range(1, 6))
 
 
+def test_each_domain_is_split_60_20_20(world: PreparedDataset) -> None:
+    """Law: the parts of every domain have their shares of its rows, up to one row."""
+    for _, rows in world.interactions.group_by("domain_id"):
+        parts = [int((rows["split"] == part).sum()) for part in ("train", "validation", "test")]
+        assert sum(parts) == len(rows)
+        assert all(abs(part - share * len(rows)) <= 1 for part, share in zip(parts, (0.6, 0.2, 0.2), strict=True))
+
+
 def test_the_seed_decides_the_world(world: PreparedDataset) -> None:
     """Law: the same seed gives the same rows, another seed others."""
     assert conflicting(WORLD).interactions.equals(world.interactions)

@@ -7,7 +7,7 @@ The logit of a shown item, for a row of domain i, is
 shared and each component of taste have zero mean and unit variance. The directions s_i have unit length and sum zero,
 so the mean of s_i . s_j over pairs of domains is -1 / (domains - 1): where a network has learned what all domains
 share, a domain's gradient points along its own s_i, and what one domain asks for others forbid. Labels are Bernoulli
-draws.
+draws. Each domain is split 60/20/20, as the sets of the MAMDR paper are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from features.fields import Division
 from training.errors import PreparedError
 from training.metrics import auc, probabilities
-from training.prepared import DatasetSpec, FieldSpec, PreparedDataset, domain_facts
+from training.prepared import PARTS, SPLIT, DatasetSpec, FieldSpec, PreparedDataset, domain_facts
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
@@ -33,6 +33,7 @@ _GROUPS, _BRANDS = 12, 20
 _OWN = 0.4  # what no attribute explains, as a share of the latent's standard deviation
 _PAIRED = 0.3  # share of a term's standard deviation that is a user-item match; the rest is liked or not as a whole
 _INTERCEPT, _SPREAD = -0.8, 0.4  # mean and standard deviation of the domains' intercepts
+_SHARES = (0.6, 0.8)  # where validation and test begin in each domain
 _SPARSE_SHARE, _SPARSE_ROWS = 0.3, (200, 800)  # sparse domains, and the range of their rows
 
 
@@ -100,8 +101,9 @@ def conflicting(world: ConflictWorld) -> PreparedDataset:
         world: its sizes, conflict and seed.
 
     Returns:
-        The prepared data; interactions carry the true `probability`. Facts: its AUC over all rows (`bayes_auc`) and in
-        the mean of the domains (`bayes_mean_auc`), the directions' mean cosine over pairs (`mean_cosine`).
+        The prepared data; interactions carry the true `probability` and the `split`. Facts: its AUC over all rows
+        (`bayes_auc`) and in the mean of the domains (`bayes_mean_auc`), and the directions' mean cosine over pairs
+        (`mean_cosine`).
     """
     draw = np.random.default_rng([world.seed, 0])
     users, group = _latents(draw, world.users, _GROUPS)
@@ -122,6 +124,7 @@ def conflicting(world: ConflictWorld) -> PreparedDataset:
             "domain_id": pl.Series(names).gather(domain),
             "label": (draw.random(world.rows) < probability).astype(np.int8),
             "probability": probability,
+            SPLIT: pl.Series(PARTS).gather(_parts(draw, domain)),
         }
     )
     divisions = (Division(name="shelf", natural=True, of="domain", domains=tuple(names)),)
@@ -169,6 +172,17 @@ def _domains(world: ConflictWorld, draw: np.random.Generator) -> Positions:
     weights /= weights.sum()
     weights[dense:] = draw.uniform(*_SPARSE_ROWS, size=world.sparse) / world.rows
     return draw.choice(world.domains, size=world.rows, p=weights / weights.sum())
+
+
+def _parts(draw: np.random.Generator, domain: Positions) -> Positions:
+    """What each row serves, as its position in PARTS; each domain's rows are split at random, up to one row."""
+    order = draw.permutation(len(domain))
+    order = order[np.argsort(domain[order], kind="stable")]
+    sizes = np.bincount(domain)
+    place = np.arange(len(domain)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    part = np.empty(len(domain), dtype=np.int64)
+    part[order] = np.searchsorted(_SHARES, place / np.repeat(sizes, sizes), side="right")
+    return part
 
 
 def _term(draw: np.random.Generator, user: Floats, item: Floats) -> Floats:

@@ -19,8 +19,7 @@ Arrays::~Arrays() {
   for (Py_buffer& view : held_) PyBuffer_Release(&view);
 }
 
-const Py_buffer& Arrays::look(const FieldSpec& field, PyObject* name, PyObject* arrays, char format, Py_ssize_t size) {
-  PyObject* array = PyDict_GetItemWithError(arrays, name);
+const Py_buffer& Arrays::look(const FieldSpec& field, PyObject* array, char format, Py_ssize_t size) {
   if (array == nullptr) {
     PyErr_Clear();
     throw std::invalid_argument("field " + field.name + " is missing among the rows");
@@ -39,15 +38,27 @@ const Py_buffer& Arrays::look(const FieldSpec& field, PyObject* name, PyObject* 
 
 Column Arrays::column(const FieldSpec& field, PyObject* name, PyObject* values_name, PyObject* offsets_name,
                       PyObject* arrays, Py_ssize_t rows) {
+  const auto find = [arrays](PyObject* key) { return PyDict_GetItemWithError(arrays, key); };
   if (field.kind != Kind::multi_hot) {
-    const Py_buffer& view = look(field, name, arrays, field.kind == Kind::dense ? 'f' : 'i', 4);
+    const Py_buffer& view = look(field, find(name), field.kind == Kind::dense ? 'f' : 'i', 4);
     if (view.shape[0] != rows) throw std::invalid_argument("field " + field.name + " has a wrong number of rows");
     return {view.buf, nullptr, rows};
   }
-  const Py_buffer values = look(field, values_name, arrays, 'i', 4);
-  const Py_buffer offsets = look(field, offsets_name, arrays, 'i', 8);
+  const Py_buffer values = look(field, find(values_name), 'i', 4);
+  const Py_buffer offsets = look(field, find(offsets_name), 'i', 8);
   if (offsets.shape[0] != rows + 1) throw std::invalid_argument("field " + field.name + " has a wrong number of rows");
   return {values.buf, static_cast<const std::int64_t*>(offsets.buf), values.shape[0]};
+}
+
+const std::int64_t* Arrays::positions(const FieldSpec& field, PyObject* side, PyObject* overlaid, Py_ssize_t rows) {
+  PyObject* array = PyDict_GetItemWithError(overlaid, side);
+  if (array == nullptr) {
+    PyErr_Clear();
+    return nullptr;
+  }
+  const Py_buffer& view = look(field, array, 'i', 8);
+  if (view.shape[0] != rows) throw std::invalid_argument("field " + field.name + " has a wrong number of positions");
+  return static_cast<const std::int64_t*>(view.buf);
 }
 
 }  // namespace espalier

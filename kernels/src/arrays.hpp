@@ -23,8 +23,11 @@ class Arrays {
   Column column(const FieldSpec& field, PyObject* name, PyObject* values_name, PyObject* offsets_name, PyObject* arrays,
                 Py_ssize_t rows);
 
+  // Positions of a segment's rows in an overlay, int64 (rows); nullptr where the dictionary lacks the side.
+  const std::int64_t* positions(const FieldSpec& field, PyObject* side, PyObject* overlaid, Py_ssize_t rows);
+
  private:
-  const Py_buffer& look(const FieldSpec& field, PyObject* name, PyObject* arrays, char format, Py_ssize_t size);
+  const Py_buffer& look(const FieldSpec& field, PyObject* array, char format, Py_ssize_t size);
 
   std::vector<Py_buffer> held_;
 };

@@ -24,6 +24,8 @@ namespace {
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Logits = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Rows = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using OverlayGiven = std::tuple<std::string, std::string, Rows>;
 using FieldGiven = std::tuple<std::string, std::string, bool, int, std::optional<Matrix>>;
 using LayerGiven = std::tuple<Matrix, Vector>;
 
@@ -46,10 +48,19 @@ FieldSpec field_of(const FieldGiven& given) {
           std::int64_t(table->shape(0))};
 }
 
+// One side's id overlay.
+struct Overlaid {
+  nb::str side;
+  std::size_t field;
+  OverlayRows rows;
+  Rows kept;  // alive
+};
+
 // A prepared adapter, and the network whose shapes it was checked against.
 struct PyAdapter {
   std::shared_ptr<const Network> network;
   Adapter adapter;
+  std::vector<Overlaid> overlays;
 };
 
 class PyNetwork {
@@ -77,7 +88,8 @@ class PyNetwork {
   const char* isa() const { return options_.isa->name; }
   std::size_t nbytes() const { return network_->bytes(); }
 
-  PyAdapter prepare(const std::vector<nb::dict>& modules, double slope, double intercept) const {
+  PyAdapter prepare(const std::vector<nb::dict>& modules, double slope, double intercept,
+                    const std::vector<OverlayGiven>& overlays) const {
     std::vector<ModuleSpec> specs;
     std::vector<Matrix> matrices;
     std::vector<Vector> vectors;
@@ -86,19 +98,24 @@ class PyNetwork {
       specs.push_back(module_of(modules[level], network_->layers()[level].inputs, network_->outputs(level), matrices,
                                 vectors));
     }
-    const nb::gil_scoped_release release;
-    return {network_, Adapter(*network_, specs, slope, intercept)};
+    std::vector<Overlaid> overlaid;
+    for (const OverlayGiven& overlay : overlays) overlaid.push_back(overlaid_of(overlay));
+    return {network_, packed(specs, slope, intercept), std::move(overlaid)};
   }
 
+  // `given`: (arrays of the rows, number of rows, adapter, positions by side or None).
   void score(const nb::list& given, const Logits& logits, bool calibrated) {
     const std::size_t fields = network_->fields().size();
     std::vector<Column> columns;
     std::vector<Segment> segments;
     columns.reserve(given.size() * fields);
     segments.reserve(given.size());
-    Arrays arrays(given.size() * fields * 2);
+    Arrays arrays(given.size() * (fields * 2 + 2));
     std::size_t filled = 0;
     for (const nb::handle each : given) {
+      if (!PyTuple_Check(each.ptr()) || PyTuple_GET_SIZE(each.ptr()) != 4) {
+        throw std::invalid_argument("a segment must be a tuple of four");
+      }
       const nb::tuple segment = nb::borrow<nb::tuple>(each);
       const auto rows = nb::cast<Py_ssize_t>(segment[1]);
       const auto& adapter = *nb::inst_ptr<PyAdapter>(checked(segment[2]));
@@ -112,6 +129,7 @@ class PyNetwork {
         columns.push_back(arrays.column(network_->fields()[f].spec, names_[3 * f].ptr(), names_[3 * f + 1].ptr(),
                                         names_[3 * f + 2].ptr(), row_arrays, rows));
       }
+      if (!segment[3].is_none()) overlay(adapter, segment[3], rows, arrays, columns.data() + columns.size() - fields);
     }
     Options options = options_;
     options.calibrated = calibrated;
@@ -123,6 +141,37 @@ class PyNetwork {
   static nb::handle checked(nb::handle adapter) {
     if (!nb::isinstance<PyAdapter>(adapter)) throw std::invalid_argument("a segment needs a prepared adapter");
     return adapter;
+  }
+
+  Adapter packed(const std::vector<ModuleSpec>& specs, double slope, double intercept) const {
+    const nb::gil_scoped_release release;
+    return Adapter(*network_, specs, slope, intercept);
+  }
+
+  Overlaid overlaid_of(const OverlayGiven& given) const {
+    const auto& [side, name, rows] = given;
+    const nb::dlpack::dtype type = rows.dtype();
+    if (type.code != std::uint8_t(nb::dlpack::dtype_code::Float) || (type.bits != 16 && type.bits != 32)) {
+      throw std::invalid_argument("the rows of an overlay must be float16 or float32");
+    }
+    const auto& fields = network_->fields();
+    for (std::size_t f = 0; f < fields.size(); ++f) {
+      const FieldSpec& field = fields[f].spec;
+      if (field.name != name) continue;
+      if (field.kind != Kind::sparse || int(rows.shape(1)) != field.width) break;
+      return {nb::str(side.c_str()), f, {rows.data(), std::int64_t(rows.shape(0)), type.bits == 16}, rows};
+    }
+    throw std::invalid_argument("the network has no field " + name + " that the overlay fits");
+  }
+
+  void overlay(const PyAdapter& adapter, nb::handle overlaid, Py_ssize_t rows, Arrays& arrays, Column* columns) const {
+    if (adapter.overlays.empty()) return;
+    if (!PyDict_Check(overlaid.ptr())) throw std::invalid_argument("positions must be a dictionary by side");
+    for (const Overlaid& own : adapter.overlays) {
+      Column& column = columns[own.field];
+      column.positions = arrays.positions(network_->fields()[own.field].spec, own.side.ptr(), overlaid.ptr(), rows);
+      if (column.positions != nullptr) column.overlay = &own.rows;
+    }
   }
 
   static ModuleSpec module_of(const nb::dict& module, int inputs, int columns, std::vector<Matrix>& matrices,
@@ -192,6 +241,7 @@ NB_MODULE(_native, module) {
            "cpus"_a = std::vector<int>{}, "tile_rows"_a = 0, "share"_a = true)
       .def_prop_ro("isa", &PyNetwork::isa)
       .def_prop_ro("nbytes", &PyNetwork::nbytes)
-      .def("prepare", &PyNetwork::prepare, "modules"_a, "slope"_a = 1.0, "intercept"_a = 0.0)
+      .def("prepare", &PyNetwork::prepare, "modules"_a, "slope"_a = 1.0, "intercept"_a = 0.0,
+           "overlays"_a = std::vector<espalier::OverlayGiven>{})
       .def("score", &PyNetwork::score, "segments"_a, "logits"_a, nb::kw_only(), "calibrated"_a = true);
 }

@@ -1,5 +1,7 @@
 #include "gather.hpp"
 
+#include <algorithm>
+#include <bit>
 #include <cstring>
 #include <stdexcept>
 
@@ -47,6 +49,28 @@ void gather_lists(const FieldSpec& field, const std::int32_t* values, const std:
   }
 }
 
+float from_half(std::uint16_t half) {
+  const std::uint32_t sign = std::uint32_t(half & 0x8000) << 16, exponent = half >> 10 & 31, digits = half & 1023;
+  if (exponent == 0) {
+    const float small = float(digits) * 0x1p-24f;
+    return sign != 0 ? -small : small;
+  }
+  return std::bit_cast<float>(sign | (exponent == 31 ? 255u : exponent + 112) << 23 | digits << 13);
+}
+
+void overlay(const OverlayRows& own, const std::int64_t* positions, int n, int width, float* out, int stride) {
+  for (int i = 0; i < n; ++i, out += stride) {
+    if (positions[i] < 0) continue;
+    const std::int64_t start = positions[i] * width;
+    if (own.half) {
+      const auto* row = static_cast<const std::uint16_t*>(own.rows) + start;
+      for (int j = 0; j < width; ++j) out[j] = from_half(row[j]);
+    } else {
+      std::memcpy(out, static_cast<const float*>(own.rows) + start, std::size_t(width) * sizeof(float));
+    }
+  }
+}
+
 }  // namespace
 
 void check_column(const FieldSpec& field, const Column& column, std::int64_t rows) {
@@ -65,10 +89,19 @@ void check_column(const FieldSpec& field, const Column& column, std::int64_t row
     return;
   }
   check_rows(field, values, rows);
+  for (std::int64_t i = 0; column.overlay != nullptr && i < rows; ++i) {
+    if (column.positions[i] >= column.overlay->count) {
+      throw std::out_of_range("field " + field.name + " has a position outside its overlay");
+    }
+  }
 }
 
 bool is_constant(const FieldSpec& field, const Column& column, std::int64_t rows) {
   const auto* values = static_cast<const char*>(column.values);
+  if (column.overlay != nullptr && rows > 1 &&
+      std::memcmp(column.positions, column.positions + 1, std::size_t(rows - 1) * 8) != 0) {
+    return false;
+  }
   if (field.kind != Kind::multi_hot) {
     return rows < 2 || std::memcmp(values, values + 4, std::size_t(rows - 1) * 4) == 0;
   }
@@ -91,6 +124,9 @@ void gather(const Network& network, const Column* columns, std::int64_t first, i
       gather_dense(static_cast<const float*>(columns[f].values) + first, rows, to, stride);
     } else if (field.kind == Kind::sparse) {
       gather_sparse(field, static_cast<const std::int32_t*>(columns[f].values) + first, rows, to, stride);
+      if (columns[f].overlay != nullptr) {
+        overlay(*columns[f].overlay, columns[f].positions + first, rows, field.width, to, stride);
+      }
     } else {
       gather_lists(field, static_cast<const std::int32_t*>(columns[f].values), columns[f].offsets + first, rows, to,
                    stride);

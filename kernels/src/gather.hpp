@@ -7,15 +7,25 @@
 
 namespace espalier {
 
+// The rows that an adapter's id overlay has for one field, (count, width of the field).
+struct OverlayRows {
+  const void* rows;
+  std::int64_t count;
+  bool half;  // float16, else float32
+};
+
 // One field's column of a segment. Sparse: int32 rows of the table. Dense: float32. Multi-hot: int32 values, and where
-// each row's begin (rows + 1).
+// each row's begin (rows + 1). Where there is an overlay, a position that is not negative replaces a sparse row by one
+// of the overlay's.
 struct Column {
   const void* values;
   const std::int64_t* offsets;
   std::int64_t value_count;
+  const OverlayRows* overlay = nullptr;
+  const std::int64_t* positions = nullptr;
 };
 
-// Throws std::out_of_range, naming the field, where a column would lead outside its table or its values.
+// Throws std::out_of_range, naming the field, where a column would lead outside its table, its values or its overlay.
 void check_column(const FieldSpec& field, const Column& column, std::int64_t rows);
 
 // Whether a column is the same in all rows.

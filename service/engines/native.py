@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from adapters_store.backbone import Backbone
 from adapters_store.folding import Folded
 from features.rows import EncodedRows
-from service.engine import Segment
+from service.engine import Engine, Prepared, Segment
 from service.errors import EngineFailed
 
 EXTENSION = "espalier_kernels"
-_KINDS = frozenset({"mlp"})
+_KIND = "mlp"
 
 
 class EngineAbsent(EngineFailed):
@@ -31,21 +31,24 @@ class _Adapter(Protocol):
     def nbytes(self) -> int: ...
 
 
+_Given = tuple[dict[str, NDArray[Any]], int, _Adapter, dict[str, NDArray[np.int64]] | None]
+
+
 class _Network(Protocol):
     """What the extension makes of a backbone."""
 
     @property
     def isa(self) -> str: ...
 
-    def prepare(self, modules: list[dict[str, NDArray[np.float32]]], slope: float, intercept: float) -> _Adapter: ...
-
-    def score(
+    def prepare(
         self,
-        segments: list[tuple[Mapping[str, NDArray[Any]], int, _Adapter]],
-        logits: NDArray[np.float64],
-        *,
-        calibrated: bool,
-    ) -> None: ...
+        modules: list[dict[str, NDArray[np.float32]]],
+        slope: float,
+        intercept: float,
+        overlays: list[tuple[str, str, NDArray[Any]]],
+    ) -> _Adapter: ...
+
+    def score(self, segments: list[_Given], logits: NDArray[np.float64], *, calibrated: bool) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,60 +57,98 @@ class NativePrepared:
 
     Args:
         adapter: the extension's.
-        nbytes: of its memory.
+        nbytes: of its memory, an id overlay left out.
     """
 
     adapter: _Adapter
     nbytes: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HandedOn:
+    """One combination that another engine scores.
+
+    Args:
+        prepared: by that engine.
+        nbytes: as that engine counts it.
+    """
+
+    prepared: Prepared
+    nbytes: int
+
+
 class NativeEngine:
-    """Scores with the extension's fused tower; instruction set chosen when it is made.
+    """Scores with the extension's fused tower; the instruction set is chosen when it is made.
 
     Args:
         backbone: the bundle whose weights are packed; its tables are read in place.
         threads: one for each core that it is given, the caller's included.
         cpus: cores that the threads beside the caller's are bound to; none leaves that to the system.
         isa: instruction set to use; None takes the best one.
+        tile_rows: rows that go through the tower together; 0 takes what the cache holds.
+        share: whether what the rows of a request have in common is computed once; it changes no bit of a result.
+        dense: scores the folds that are whole networks (kind delta); without it they are refused.
 
     Raises:
         EngineAbsent: the extension is not installed, the processor lacks the instructions, or the backbone is of a
-            kind that it does not have.
+            form that it does not have.
     """
 
     name = "native"
 
     def __init__(
-        self, backbone: Backbone, threads: int = 1, *, cpus: Sequence[int] = (), isa: str | None = None
+        self,
+        backbone: Backbone,
+        threads: int = 1,
+        *,
+        cpus: Sequence[int] = (),
+        isa: str | None = None,
+        tile_rows: int = 0,
+        share: bool = True,
+        dense: Engine | None = None,
     ) -> None:
         self._modules = _modules(backbone)
-        self._network = _network(backbone, self._modules, threads, cpus, isa)
+        options = {"threads": threads, "cpus": list(cpus), "isa": isa, "tile_rows": tile_rows, "share": share}
+        self._network = _network(backbone, self._modules, options)
+        self._dense = dense
 
     @property
     def isa(self) -> str:
         """The instruction set in use."""
         return self._network.isa
 
-    def prepare(self, folded: Folded) -> NativePrepared:
+    def prepare(self, folded: Folded) -> NativePrepared | HandedOn:
         """Pack a fold for the tower.
 
         Raises:
-            EngineFailed: it does not fit the backbone.
+            EngineFailed: it does not fit the backbone, or is a delta and there is no engine for those.
         """
-        modules = [folded.modules[module].arrays() for module in self._modules]
+        if folded.delta is not None:
+            if self._dense is None:
+                raise EngineFailed("the native engine scores no adapters of kind 'delta'")
+            prepared = self._dense.prepare(folded)
+            return HandedOn(prepared, prepared.nbytes)
         try:
-            adapter = self._network.prepare(modules, folded.slope, folded.intercept)
-        except (ValueError, TypeError, RuntimeError) as error:
+            modules = [folded.modules[module].arrays() for module in self._modules]
+            sides = {} if folded.overlay is None else folded.overlay.sides
+            overlays = [(side, own.field, np.ascontiguousarray(own.rows)) for side, own in sides.items()]
+            adapter = self._network.prepare(modules, folded.slope, folded.intercept, overlays)
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise EngineFailed(f"the native engine cannot prepare the adapter: {error}") from error
         return NativePrepared(adapter, adapter.nbytes)
 
     def run(self, segments: Sequence[Segment]) -> list[NDArray[np.float64]]:
-        """Score all segments in one call.
+        """Score all segments in one call; those of deltas by the engine for them.
 
         Raises:
             EngineFailed: rows are not of this backbone.
         """
-        return self._score([(segment.rows, segment.prepared) for segment in segments], calibrated=True)
+        own = [segment for segment in segments if isinstance(segment.prepared, NativePrepared)]
+        scored = iter(self._score([(segment.rows, segment.prepared) for segment in own], calibrated=True))
+        if len(own) == len(segments):
+            return list(scored)
+        handed_on = iter(self._hand_on([segment for segment in segments if isinstance(segment.prepared, HandedOn)]))
+        return [next(scored if isinstance(segment.prepared, NativePrepared) else handed_on) for segment in segments]
 
     def logits(self, rows: EncodedRows, folded: Folded) -> NDArray[np.float64]:
         """Logits before calibration, float64 (n,).
@@ -115,32 +156,40 @@ class NativeEngine:
         Raises:
             EngineFailed: rows or fold are not of this backbone.
         """
-        return self._score([(rows, self.prepare(folded))], calibrated=False)[0]
+        if folded.delta is not None and self._dense is not None:
+            return self._dense.logits(rows, folded)
+        prepared = self.prepare(folded)
+        assert isinstance(prepared, NativePrepared)
+        return self._score([(rows, prepared)], calibrated=False)[0]
+
+    def _hand_on(self, segments: Sequence[Segment]) -> list[NDArray[np.float64]]:
+        assert self._dense is not None
+        return self._dense.run([Segment(each.rows, each.prepared.prepared, self._dense) for each in segments])
 
     def _score(
         self, given: Sequence[tuple[EncodedRows, NativePrepared]], *, calibrated: bool
     ) -> list[NDArray[np.float64]]:
         stops = np.cumsum([rows.n for rows, _ in given]).tolist()
         logits = np.empty(stops[-1] if stops else 0)
+        segments: list[_Given] = [
+            (rows.arrays, rows.n, own.adapter, None if rows.overlaid is None else dict(rows.overlaid))
+            for rows, own in given
+        ]
         try:
-            self._network.score(
-                [(rows.arrays, rows.n, prepared.adapter) for rows, prepared in given], logits, calibrated=calibrated
-            )
+            self._network.score(segments, logits, calibrated=calibrated)
         except (ValueError, TypeError, IndexError, RuntimeError) as error:
             raise EngineFailed(f"the native engine failed: {error}") from error
         return [logits[stop - rows.n : stop] for (rows, _), stop in zip(given, stops, strict=True)]
 
 
 def _modules(backbone: Backbone) -> list[str]:
-    kind = backbone.manifest.kind
-    if kind not in _KINDS:
-        raise EngineAbsent(f"the native engine has no backbones of kind {kind!r}")
-    return [f"tower.{level}" for level in range(len(backbone.manifest.tower))]
+    modules = [f"tower.{level}" for level in range(len(backbone.manifest.tower))]
+    if backbone.manifest.kind != _KIND or list(backbone.modules) != modules:
+        raise EngineAbsent(f"the native engine has no backbones of kind {backbone.manifest.kind!r}")
+    return modules
 
 
-def _network(
-    backbone: Backbone, modules: Sequence[str], threads: int, cpus: Sequence[int], isa: str | None
-) -> _Network:
+def _network(backbone: Backbone, modules: Sequence[str], options: Mapping[str, Any]) -> _Network:
     try:
         extension = importlib.import_module(EXTENSION)
     except ImportError as error:
@@ -153,7 +202,7 @@ def _network(
     layers = [(weights[f"{module}.weight"], weights[f"{module}.bias"]) for module in modules]
     output, bias = weights["output.weight"][0], float(weights["output.bias"][0])
     try:
-        made = extension.Network(fields, layers, output, bias, isa=isa, threads=threads, cpus=list(cpus))
+        made = extension.Network(fields, layers, output, bias, **options)
     except (RuntimeError, ValueError, TypeError) as error:
         raise EngineAbsent(f"the native engine cannot run: {error}") from error
     return cast(_Network, made)

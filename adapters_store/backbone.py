@@ -12,14 +12,15 @@ import numpy as np
 
 from adapters_store.canonical import canonical_json, digest, parse_json
 from adapters_store.durable import TEMPORARY, sync_folder, write_durably
-from adapters_store.errors import DigestMismatch, DoesNotFit, LimitExceeded, MalformedArtifact, StoreUnavailable
+from adapters_store.errors import DigestMismatch, LimitExceeded, MalformedArtifact, StoreUnavailable
+from adapters_store.kinds import adaptable_modules, check_weights
 from adapters_store.manifest import BackboneManifest, FileEntry, manifest_content, parse_manifest
-from adapters_store.structure import NORM_PARTS
 from adapters_store.tensors import BUNDLE_LIMITS, Array, read_tensors
 from features.errors import MalformedTensors
 from features.rows import EncodedRows
 
 MANIFEST = "manifest.json"
+_FINGERPRINTED = ("schema", "kind", "fields", "tower", "norm_eps", "norm", "cross_layers", "attention")
 _MANIFEST_BYTES = 64 * 2**20
 
 
@@ -40,7 +41,7 @@ class Backbone:
 
     Raises:
         MalformedArtifact: A weight is missing or of a wrong dtype, or its file is not a tensor file.
-        DoesNotFit: A weight has another shape than fields and tower say.
+        DoesNotFit: A weight has another shape than fields, kind and tower say.
     """
 
     def __init__(
@@ -51,8 +52,8 @@ class Backbone:
         self.fingerprint = manifest.fingerprint
         self.files = dict(files)
         self.weights = self.tensors("weights")
-        self.modules = _module_shapes(manifest)
-        _check_weights(manifest, self.modules, self.weights)
+        check_weights(manifest, self.weights)
+        self.modules = adaptable_modules(manifest)
 
     def file(self, name: str) -> bytes:
         """The bytes of one file.
@@ -124,7 +125,7 @@ def fingerprint(manifest: BackboneManifest, vocabulary: Mapping[str, Array], wei
     Divisions, domains, metrics and records are outside, so adding a domain changes no backbone.
 
     Args:
-        manifest: Its schema, kind, fields, tower and norm_eps go in.
+        manifest: What decides the network's form goes in.
         vocabulary: Tensors of `vocabulary.safetensors`, `<field>.<part>`.
         weights: Tensors of `weights.safetensors`.
 
@@ -135,7 +136,7 @@ def fingerprint(manifest: BackboneManifest, vocabulary: Mapping[str, Array], wei
     for name, tensor in vocabulary.items():
         by_field.setdefault(name.split(".")[0], {})[name] = tensor
     content = manifest_content(manifest)
-    said = {key: content[key] for key in ("schema", "kind", "fields", "tower", "norm_eps")}
+    said = {key: content[key] for key in _FINGERPRINTED if key in content}
     said["vocabulary"] = {field: _tensors_digest(tensors) for field, tensors in by_field.items()}
     return digest(canonical_json(said) + _tensors_digest(weights).encode())
 
@@ -226,33 +227,6 @@ def parse_bundle_manifest(content: bytes) -> BackboneManifest:
         return parse_manifest(parse_json(content), BackboneManifest)
     except ValueError as error:
         raise MalformedArtifact(f"{MANIFEST} is no JSON: {error}") from None
-
-
-def _module_shapes(manifest: BackboneManifest) -> dict[str, tuple[int, int]]:
-    """Adaptable module to the (d, k) of its weight."""
-    widths = [sum(field.width for field in manifest.fields), *manifest.tower]
-    return {f"tower.{i}": (widths[i + 1], widths[i]) for i in range(len(manifest.tower))}
-
-
-def _check_weights(
-    manifest: BackboneManifest, modules: Mapping[str, tuple[int, int]], weights: Mapping[str, Array]
-) -> None:
-    expected: dict[str, tuple[int, ...]] = {
-        f"embedding.{field.name}": (field.vocabulary_size, field.width)
-        for field in manifest.fields
-        if field.kind != "dense"
-    }
-    for module, (d, k) in modules.items():
-        expected |= {f"{module}.weight": (d, k), f"{module}.bias": (d,)}
-        expected |= {f"{module}.{part}": (d,) for part in NORM_PARTS}
-    expected |= {"output.weight": (1, manifest.tower[-1]), "output.bias": (1,)}
-    for name in sorted(set(expected) ^ set(weights)):
-        raise MalformedArtifact(f"weight {name!r} is {'missing' if name in expected else 'none of this backbone'}")
-    for name, shape in expected.items():
-        if weights[name].dtype != np.float32:
-            raise MalformedArtifact(f"weight {name!r} is {weights[name].dtype}; it must be float32")
-        if weights[name].shape != shape:
-            raise DoesNotFit(f"weight {name!r} has shape {weights[name].shape}; fields and tower say {shape}")
 
 
 def _tensors_digest(tensors: Mapping[str, Array]) -> str:

@@ -4,7 +4,7 @@ MultiLoRA Eq. 7 to 11 (CIKM'24), exact in exact arithmetic, computed in float64 
 m divisions present, R their ranks side by side and rf the rank of the fusion:
 
     q = x queryᵀ + query_shift;  z = x downᵀ;  w = softmax((z * (q key)) groupᵀ + q key_shiftᵀ)
-    h = W0 x + b0 + (z * (w group)) upᵀ + w shift;  y = relu(h * norm_scale + norm_shift)
+    h = W0 x + b0 + (z * (w group)) upᵀ + w shift;  y = h * norm_scale + norm_shift, then ReLU in the tower
 
 where up = diag(scale) up, query = WQ W0, query_shift = WQ b0, key = WK up / divisor, key_shift = WK shift / divisor.
 Modes: avg has query = key = 0; add is avg with up and shift times m; single has m = 1; the backbone is one zero row.
@@ -42,8 +42,8 @@ class FoldedModule:
         key: (rf, R).
         key_shift: (m, rf).
         group: (m, R) of 0 and 1: which columns belong to which division.
-        norm_scale: (d,).
-        norm_shift: (d,).
+        norm_scale: (d,), ones where the module has no norm.
+        norm_shift: (d,), zeros where it has none.
     """
 
     down: Array
@@ -156,7 +156,7 @@ def fold_adapter(
             continue
         if modules:
             pause()
-        norm = _norm(backbone, adapter.tensors, f"{norm_prefix}{module}")
+        norm = _norm(backbone, adapter.tensors, module, norm_prefix)
         # one LoRA has weight 1 whatever its query is
         attending = fusion if mode == "attention" and len(loras) > 1 else None
         modules[module] = _module(backbone, module, loras, attending, len(loras) if mode == "add" else 1, norm)
@@ -213,10 +213,13 @@ def _norm_prefix(manifest: AdapterManifest, combination: Combination) -> str:
     return ""
 
 
-def _norm(backbone: Backbone, tensors: Mapping[str, Array], prefix: str) -> tuple[Array, Array]:
-    """DomNorm in eval mode (Eq. 9) as h * scale + shift; each (d,), float64."""
+def _norm(backbone: Backbone, tensors: Mapping[str, Array], module: str, prefix: str = "") -> tuple[Array, Array]:
+    """DomNorm in eval mode (Eq. 9) as h * scale + shift; each (d,), float64; ones and zeros where there is no norm."""
+    if f"{module}.norm.mean" not in backbone.weights:
+        d, _ = backbone.modules[module]
+        return np.ones(d), np.zeros(d)
     weight, bias, mean, var = (
-        tensors[f"{prefix}.norm.{part}"].astype(np.float64) for part in ("weight", "bias", "mean", "var")
+        tensors[f"{prefix}{module}.norm.{part}"].astype(np.float64) for part in ("weight", "bias", "mean", "var")
     )
     scale = weight / np.sqrt(var + backbone.manifest.norm_eps)
     return scale, bias - mean * scale
@@ -265,9 +268,12 @@ def _query(backbone: Backbone, fusion: Fusion, module: str) -> tuple[Array, Arra
         if fusion.manifest.fingerprint != backbone.fingerprint:
             raise DoesNotFit(f"fusion {fusion.revision} is of another backbone than {backbone.revision}")
         query = fusion.tensors[f"fusion.{module}.query"].astype(np.float64)
+        weight, bias = backbone.weights[f"{module}.weight"], backbone.weights.get(f"{module}.bias")
         found = (
-            as_float32(f"{module}.query", query @ backbone.weights[f"{module}.weight"].astype(np.float64)),
-            as_float32(f"{module}.query_shift", query @ backbone.weights[f"{module}.bias"].astype(np.float64)),
+            as_float32(f"{module}.query", query @ weight.astype(np.float64)),
+            as_float32(
+                f"{module}.query_shift", np.zeros(len(query)) if bias is None else query @ bias.astype(np.float64)
+            ),
         )
         fusion.queries[module] = found
     return found

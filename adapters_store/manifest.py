@@ -5,7 +5,16 @@ Unknown keys are kept, so an older build hands a newer manifest on unharmed; a n
 
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from adapters_store.errors import BadId, MalformedArtifact
 from adapters_store.ids import check_division, check_domain, check_revision
@@ -18,6 +27,12 @@ SCHEMA = 1
 FileName = Annotated[str, Field(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\z")]
 Rank = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
+Layers = Annotated[int, Field(ge=1, le=64)]
+Kind = Literal["mlp", "wide_deep", "deepfm", "dcn", "dcn_v2", "neurfm", "autoint"]
+FIRST_ORDER: frozenset[Kind] = frozenset({"wide_deep", "deepfm", "neurfm"})
+"""Kinds with one weight for each feature value."""
+FIELD_VECTORS: frozenset[Kind] = frozenset({"deepfm", "neurfm", "autoint"})
+"""Kinds that need a vector of one width of every field."""
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -60,13 +75,32 @@ class FileEntry(BaseModel):
         return _checked(check_revision, sha256)
 
 
+class Attention(BaseModel):
+    """The attention over fields of kind autoint.
+
+    Args:
+        layers: How many follow each other.
+        heads: Of each layer.
+        head_width: Width of one head.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    layers: Layers
+    heads: Annotated[int, Field(ge=1, le=256)]
+    head_width: Annotated[int, Field(ge=1, le=4096)]
+
+
 class BackboneManifest(_Manifest):
     """Describes a bundle; its canonical JSON is `manifest.json`, whose sha256 is the bundle's revision.
 
     Args:
-        kind: Network family; this build has mlp.
+        kind: Network family.
         fields: In the order in which their vectors are concatenated.
         tower: Widths of the hidden layers.
+        norm: Whether a norm follows each hidden layer; not written where it does.
+        cross_layers: Of kinds dcn and dcn_v2; not written for others.
+        attention: Of kind autoint; not written for others.
         norm_eps: Added to a variance before its root.
         divisions: How samples split into domains.
         metrics: What evaluation found.
@@ -76,9 +110,12 @@ class BackboneManifest(_Manifest):
         created_at: RFC 3339 time, or null.
     """
 
-    kind: Literal["mlp"] = "mlp"
+    kind: Kind = "mlp"
     fields: list[FeatureField] = Field(min_length=1)
     tower: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    norm: bool = True
+    cross_layers: Layers | None = None
+    attention: Attention | None = None
     norm_eps: float = Field(default=1e-5, gt=0, allow_inf_nan=False)
     divisions: list[Division] = Field(default_factory=list)
     metrics: dict[str, Any] = Field(default_factory=dict)
@@ -103,6 +140,26 @@ class BackboneManifest(_Manifest):
             for domain in division.domains:
                 _checked(check_domain, domain)
         return self
+
+    @model_validator(mode="after")
+    def _kind_and_sizes_agree(self) -> Self:
+        if (self.cross_layers is not None) != (self.kind in ("dcn", "dcn_v2")):
+            raise ValueError(f"kinds dcn and dcn_v2 have cross_layers, and no other has; this is kind {self.kind!r}")
+        if (self.attention is not None) != (self.kind == "autoint"):
+            raise ValueError(f"kind autoint has attention, and no other has; this is kind {self.kind!r}")
+        widths = {field.width for field in self.fields if field.kind != "dense" and not field.frozen}
+        if self.kind in FIELD_VECTORS and len(widths) != 1:
+            raise ValueError(f"kind {self.kind!r} needs one width of all trained tables; fields have {sorted(widths)}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is as it was before these keys existed is written without them: bytes and fingerprints stay."""
+        content: dict[str, Any] = serialize(self)
+        for key, silent in (("norm", True), ("cross_layers", None), ("attention", None)):
+            if content.get(key) is silent:
+                content.pop(key, None)
+        return content
 
     def division(self, name: str) -> Division | None:
         """The division of this name, or None."""

@@ -161,11 +161,18 @@ def _check_fits(adapter: Adapter, backbone: Backbone) -> None:
         d, k = _shape(backbone, module)
         _check_width(f"{module}.down", adapter.tensors[f"{module}.down"].shape[1], k)
         _check_width(f"{module}.up", adapter.tensors[f"{module}.up"].shape[0], d)
-        if f"{module}.norm.mean" not in adapter.tensors:
-            raise DoesNotFit(f"tensor '{module}.norm.mean' is missing: the backbone has a norm there")
+        _check_norm(f"{module}.norm.mean", adapter, backbone)
     if adapter.manifest.kind == "delta":
         _check_deltas(adapter, backbone)
     check_overlay(backbone, adapter)
+
+
+def _check_norm(name: str, adapter: Adapter, backbone: Backbone) -> None:
+    """Hold an adapter to have a norm of its own where the backbone has one, and there alone."""
+    if name in backbone.weights and name not in adapter.tensors:
+        raise DoesNotFit(f"tensor {name!r} is missing: the backbone has a norm there")
+    if name in adapter.tensors and name not in backbone.weights:
+        raise DoesNotFit(f"tensor {name!r} has no place: the backbone has no norm there")
 
 
 def _check_deltas(adapter: Adapter, backbone: Backbone) -> None:

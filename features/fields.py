@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 # No dot: tensor names are `<field>.values`, so a dot in a field's name would be ambiguous.
 FieldName = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,127}\z")]
@@ -47,6 +54,7 @@ class Field(_Frozen):
         width: width of its vector; 1 for dense.
         normalization: of a dense field; None leaves values as they are.
         missing: encoded value of a missing dense value.
+        frozen: whether a sparse field's vectors are given and never trained; not written where they are not.
     """
 
     name: FieldName
@@ -57,6 +65,7 @@ class Field(_Frozen):
     width: int = 1
     normalization: Normalization | None = None
     missing: float = 0.0
+    frozen: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -70,7 +79,17 @@ class Field(_Frozen):
             raise ValueError(f"field {self.name!r} of domain must be sparse")
         if not math.isfinite(self.missing):
             raise ValueError(f"field {self.name!r}: missing must be finite")
+        if self.frozen and self.kind != "sparse":
+            raise ValueError(f"field {self.name!r} is {self.kind}; given vectors belong to a sparse field")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A trained field is written as it was before there were frozen ones: fingerprints stay."""
+        content: dict[str, Any] = serialize(self)
+        if not self.frozen:
+            content.pop("frozen", None)
+        return content
 
 
 class Division(_Frozen):

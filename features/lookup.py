@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from features.errors import MalformedTensors
 from features.fields import Field
+from features.first_order import PREFIX, FirstOrder
 from features.overlay import Overlay
 from features.rows import EncodedRows
 
@@ -21,7 +22,8 @@ class EmbeddingLookup:
 
     Args:
         fields: the spec, in manifest order.
-        tables: `embedding.<field>` float32 (V, E), for every sparse and multi-hot field.
+        tables: `embedding.<field>` float32 (V, E), for every sparse and multi-hot field, and, where the kind has
+            first-order weights, `first_order.<field>` for every field.
 
     Raises:
         MalformedTensors: a table is missing or its shape is not the field's.
@@ -30,10 +32,17 @@ class EmbeddingLookup:
     def __init__(self, fields: Iterable[Field], tables: Mapping[str, NDArray[Any]]) -> None:
         self._fields = tuple(fields)
         self._tables = {field.name: _table(field, tables) for field in self._fields if field.kind != "dense"}
+        self._first_order = FirstOrder(self._fields, tables) if any(n.startswith(PREFIX) for n in tables) else None
 
     def vectors(self, rows: EncodedRows) -> dict[str, NDArray[np.float32]]:
-        """`x.<field>` float32 (n, width) for every field: a table row, the mean of a list's rows, or the scalar."""
-        return {f"x.{field.name}": self._vectors(field, rows) for field in self._fields}
+        """`x.<field>` float32 (n, width) for every field: a table row, the mean of a list's rows, or the scalar.
+
+        Beside them `first_order` (n, 1), where the backbone has such weights.
+        """
+        vectors = {f"x.{field.name}": self._vectors(field, rows) for field in self._fields}
+        if self._first_order is not None:
+            vectors["first_order"] = self._first_order.sums(rows, vectors)
+        return vectors
 
     def _vectors(self, field: Field, rows: EncodedRows) -> NDArray[np.float32]:
         if field.kind == "dense":

@@ -17,6 +17,7 @@ from training.checkpoint import Memory
 from training.config import AdapterConfig, Schedule, Select
 from training.loops import Fitted, Loop, Trainee
 from training.progress import Meter
+from training.ranks import adapter_ranks
 from training.seeds import Stream
 
 
@@ -110,7 +111,7 @@ class AdapterTrainer:
         config = self.config
         return DomainAdapter.untrained(
             self.backbone,
-            config.ranks,
+            adapter_ranks(self.backbone.shape, config),
             domain_generator(self.stream.seed, place.division_name, place.name),
             start=LoraStart(config.down_std, config.scale_mean, config.scale_std),
             dropout=self.schedule.dropout,

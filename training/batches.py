@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from features.fields import Field
 from network.inputs import Batch, FieldShape, NetworkShape
-from training.config import TrainingConfig
+from training.config import BackboneConfig, TrainingConfig
 from training.dataset import EncodedDataset
 from training.metrics import auc
 
@@ -58,15 +59,34 @@ class RowTensors:
 
 def network_shape(dataset: EncodedDataset, config: TrainingConfig) -> NetworkShape:
     """Return the shape of the backbone that this data set and configuration ask for."""
-    settings = config.backbone
+    return shape_of(dataset.fields, config.backbone, config.pretrain.dropout)
+
+
+def shape_of(fields: Iterable[Field], settings: BackboneConfig, dropout: float) -> NetworkShape:
+    """Return the shape of a backbone.
+
+    Args:
+        fields: of the encoded data set.
+        settings: kind and widths.
+        dropout: probability after each hidden layer in training.
+    """
     return NetworkShape(
-        fields=tuple(FieldShape(field.name, field.kind, field.vocabulary_size) for field in dataset.fields),
+        fields=tuple(
+            FieldShape(field.name, field.kind, field.vocabulary_size, field.width if field.frozen else 0)
+            for field in fields
+        ),
         width=settings.width,
         tower=settings.tower,
-        dropout=config.pretrain.dropout,
+        dropout=dropout,
         norm_eps=settings.norm_eps,
         norm_momentum=settings.norm_momentum,
         embedding_std=settings.embedding_std,
+        kind=settings.kind,
+        norm=settings.norm,
+        cross_layers=settings.cross_layers,
+        attention_layers=settings.attention_layers,
+        heads=settings.heads,
+        head_width=settings.head_width,
     )
 
 

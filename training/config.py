@@ -26,7 +26,7 @@ class Section(BaseModel):
 
 
 class BackboneConfig(Section):
-    """The network of stage 1 (methods.md 1).
+    """The network of stage 1 (methods.md 1; docs/backbones.md has each kind's formula).
 
     Args:
         width: embedding width E.
@@ -34,6 +34,10 @@ class BackboneConfig(Section):
         embedding_std: standard deviation of the tables' start.
         norm_eps: added to a variance before its root.
         norm_momentum: share of a batch's moments that enters the running ones.
+        kind: the network family.
+        norm: whether a norm follows each hidden layer.
+        cross_layers: of kinds dcn and dcn_v2.
+        attention_layers, heads, head_width: of kind autoint.
     """
 
     width: Positive = 16
@@ -41,6 +45,12 @@ class BackboneConfig(Section):
     embedding_std: Rate = 1e-4
     norm_eps: Rate = 1e-5
     norm_momentum: Share = 0.1
+    kind: Literal["mlp", "wide_deep", "deepfm", "dcn", "dcn_v2", "neurfm", "autoint"] = "mlp"
+    norm: bool = True
+    cross_layers: Positive = 3
+    attention_layers: Positive = 3
+    heads: Positive = 2
+    head_width: Positive = 8
 
 
 class AdapterConfig(Section):
@@ -52,6 +62,9 @@ class AdapterConfig(Section):
         down_std: standard deviation of the start of `down`; null is 1 / sqrt(k).
         scale_mean: mean of the start of `scale`.
         scale_std: standard deviation of the start of `scale`.
+        interaction_rank: LoRA rank of each linear map of the interaction (dcn_v2's matrices, autoint's projections).
+        target_modules: which modules are adapted, as in PEFT: a whole name (`cross.1`), its beginning (`tower`,
+            `attention.0`) or its end (`query`); null is every adaptable one.
     """
 
     ranks: tuple[Positive, ...] = (8, 8)
@@ -59,6 +72,8 @@ class AdapterConfig(Section):
     down_std: Rate | None = None
     scale_mean: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     scale_std: NonNegative = 1.0
+    interaction_rank: Positive = 8
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
 
 class FusionConfig(Section):
@@ -70,6 +85,7 @@ class FusionConfig(Section):
         divisor: what divides q.k: the rank, or its root.
         zero_key: start with WK = 0, which is the average of the divisions.
         min_tuple_rows: training rows that a tuple of domains needs for norms of its own.
+        interaction_rank: fusion rank of each linear map of the interaction; null takes the adapters'.
     """
 
     mode: Literal["attention", "add", "avg", "single"] = "attention"
@@ -77,6 +93,7 @@ class FusionConfig(Section):
     divisor: Literal["r", "sqrt_r"] = "r"
     zero_key: bool = False
     min_tuple_rows: Positive = 200
+    interaction_rank: Positive | None = None
 
 
 class Schedule(Section):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +13,16 @@ from numpy.typing import NDArray
 
 from adapters_store.backbone import read_bundle, write_bundle
 from adapters_store.canonical import digest
+from adapters_store.dense import DENSE_GRAPH
 from adapters_store.durable import write_durably
 from adapters_store.manifest import BackboneManifest
 from adapters_store.tensors import write_tensors
 from network.backbone import Backbone
 from network.fusion import Mode
+from network.inputs import NetworkShape
 from network.lora import DomainAdapter, domain_generator
 from network.onnx_export import export_scoring
+from network.onnx_export_dense import export_dense
 from training.artifacts_of import (
     Choice,
     FusedMode,
@@ -111,8 +115,14 @@ def export_run(run: TrainedRun, out: Path, ablations: bool = False) -> str:
 
 
 @torch.no_grad()
-def export_bundle(run: TrainedRun, folder: Path) -> str:
-    """Write the bundle and return its revision."""
+def export_bundle(run: TrainedRun, folder: Path, dense: bool = False) -> str:
+    """Write the bundle and return its revision.
+
+    Args:
+        run: the trained stages.
+        folder: where.
+        dense: also write `scoring_dense.onnx`, without which no adapter of kind delta is scored.
+    """
     backbone, dataset = run.backbone, run.dataset
     positions = spread(run.positions, BACKBONE_ROWS)
     logits = exact_backbone(backbone)(run.rows.batch(torch.from_numpy(positions)))
@@ -126,15 +136,33 @@ def export_bundle(run: TrainedRun, folder: Path) -> str:
     }
     files = {f"{name}.safetensors": write_tensors(found, {"content": name}) for name, found in tensors.items()}
     manifest = BackboneManifest(
+        **form_of(backbone.shape),
         fields=list(dataset.fields),
-        tower=list(backbone.shape.tower),
-        norm_eps=backbone.shape.norm_eps,
         divisions=list(run.rows.divisions),
         metrics=dict(run.backbone_notes.metrics),
         training=dict(run.backbone_notes.training),
         created_at=run.created_at,
     )
-    return write_bundle(folder, manifest, files | {"scoring.onnx": export_scoring(backbone)})
+    graphs = {"scoring.onnx": export_scoring(backbone)}
+    if dense:
+        graphs[DENSE_GRAPH] = export_dense(backbone)
+    return write_bundle(folder, manifest, files | graphs)
+
+
+def form_of(shape: NetworkShape) -> dict[str, Any]:
+    """Return what a bundle's manifest says about the network's form, fields apart."""
+    form: dict[str, Any] = {"kind": shape.kind, "tower": list(shape.tower), "norm_eps": shape.norm_eps}
+    if not shape.norm:
+        form["norm"] = False
+    if shape.kind in ("dcn", "dcn_v2"):
+        form["cross_layers"] = shape.cross_layers
+    if shape.kind == "autoint":
+        form["attention"] = {
+            "layers": shape.attention_layers,
+            "heads": shape.heads,
+            "head_width": shape.head_width,
+        }
+    return form
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
@@ -227,7 +255,7 @@ class _Export:
 
     def _empty(self, domain: int) -> DomainAdapter:
         """An adapter that is the backbone: up and shift are zero."""
-        ranks = [lora.down.shape[0] for lora in self._run.adapters[0][domain].lora_modules()]
+        ranks = self._run.adapters[0][domain].ranks
         return DomainAdapter.untrained(self._run.backbone, ranks, domain_generator(0, *self._place(domain))).eval()
 
     def _place(self, domain: int) -> tuple[str, str]:

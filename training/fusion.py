@@ -56,7 +56,7 @@ class FusionTrainer:
         stop: (n,) positions of the validation rows that serve early stopping.
         adapters: by division, natural first, then by domain position.
         config: how they combine.
-        ranks: fusion rank of each hidden layer.
+        ranks: fusion rank of each adaptable module, 0 where none is adapted.
         moments: how the tuples' norms treat moments.
         schedule: how long and how fast.
         select: the best epoch or the last.

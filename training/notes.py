@@ -15,14 +15,15 @@ from training.figures import SERVED, Evaluation
 from training.fusion import TrainedFusion
 from training.loops import Fitted
 from training.pretrain import Pretrained
+from training.ranks import adapter_ranks, fusion_ranks
 from training.selection import Selection
 
 
 def parameter_counts(shape: NetworkShape, config: TrainingConfig) -> dict[str, int]:
     """Count the parameters of the three networks, labelled as methods.md does."""
-    ranks = config.adapter.ranks
-    adapter = {f"adapter: {name}": n for name, n in adapter_counts(shape, ranks).items()}
-    return backbone_counts(shape) | adapter | fusion_counts(shape, config.fusion.ranks or ranks)
+    counts = adapter_counts(shape, adapter_ranks(shape, config.adapter))
+    adapter = {f"adapter: {name}": n for name, n in counts.items()}
+    return backbone_counts(shape) | adapter | fusion_counts(shape, fusion_ranks(shape, config.fusion, config.adapter))
 
 
 def count_lines(shape: NetworkShape, config: TrainingConfig) -> Iterator[str]:

@@ -23,9 +23,15 @@ from training.fusion import TRAINED_MODES, FusionTrainer, TrainedFusion
 from training.prepared import PreparedDataset
 from training.pretrain import Pretrained, pretrain
 from training.progress import Meter
+from training.ranks import adapter_ranks, fusion_ranks
 from training.seeds import Stream
 
 STAGES = ("pretrain", "adapters", "fuse")
+_LATER_KEYS = {
+    "backbone": ("kind", "norm", "cross_layers", "attention_layers", "heads", "head_width"),
+    "adapter": ("interaction_rank", "target_modules"),
+    "fusion": ("interaction_rank",),
+}
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,8 @@ class Run:
         prepared = PreparedDataset.load(config.data)
         self.split = split_of(prepared, config.seed)
         self.dataset: EncodedDataset = encode(prepared, self.split.train, config.backbone.width)
+        self.shape = network_shape(self.dataset, config)
+        adapter_ranks(self.shape, config.adapter)  # a target that names no module is refused before anything is trained
         self.rows = RowTensors(self.dataset)
         self.positions = Rows.of(self.split)
         self._data_digest = folder_digest(config.data)
@@ -77,7 +85,7 @@ class Run:
             self.rows,
             self.positions.train,
             self.positions.stop,
-            network_shape(self.dataset, self.config),
+            self.shape,
             self.config.pretrain,
             Stream(self.config.seed, ("pretrain",)),
             self.memory("pretrain", "pretrain"),
@@ -113,7 +121,7 @@ class Run:
             self.positions.stop,
             by_division(adapters, len(self.rows.divisions)),
             self.config.fusion,
-            self.config.fusion.ranks or self.config.adapter.ranks,
+            fusion_ranks(self.shape, self.config.fusion, self.config.adapter),
             self.config.adapter.moments,
             self.config.fuse,
             self.config.select,
@@ -153,7 +161,7 @@ class Run:
 
     def _identity(self, stage: str) -> dict[str, Any]:
         """Every setting that decides a stage's result, those of the stages before it included."""
-        settings = self.config.model_dump(mode="json")
+        settings = _as_ever(self.config)
         keys = ["seed", "threads", "backbone", "pretrain"]
         if stage != "pretrain":
             keys += ["adapter", "adapters", "select"]
@@ -161,6 +169,20 @@ class Run:
             keys += ["fusion", "fuse"]
             settings["fusion"] = {k: v for k, v in settings["fusion"].items() if k != "mode"}  # all modes are trained
         return {"data": self._data_digest, **{key: settings[key] for key in keys}}
+
+
+def _as_ever(config: TrainingConfig) -> dict[str, Any]:
+    """The settings as JSON values; keys that came later are left out where they change nothing.
+
+    So a run that an older build began is resumed.
+    """
+    settings: dict[str, Any] = config.model_dump(mode="json")
+    for section, keys in _LATER_KEYS.items():
+        changed = getattr(config, section).model_dump(mode="json", exclude_defaults=True)
+        for key in keys:
+            if key not in changed:
+                del settings[section][key]
+    return settings
 
 
 def by_division(adapters: Sequence[TrainedAdapter], divisions: int) -> list[dict[int, DomainAdapter]]:

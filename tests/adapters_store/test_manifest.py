@@ -113,7 +113,7 @@ def test_faulty_fused_manifest_is_refused_by_key(changes: dict[str, Any], fault:
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"kind": "dcn"}, "kind: input should be 'mlp'"),
+        ({"kind": "fm"}, "kind: input should be 'mlp'"),
         ({"fields": []}, "fields: list should have at least 1 item"),
         ({"fields": BACKBONE["fields"] * 2}, "field 'age' stands twice"),
         ({"divisions": BACKBONE["divisions"] * 2}, "division 'theme' stands twice"),

@@ -2,66 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from cli.prepare import Out, summary
+from cli.prepare import app as prepare
 from cli.stores import refused
 
 if TYPE_CHECKING:
     from training.builders.sets import SetName
     from training.feedback import Tally
-    from training.prepared import PreparedDataset
 
 app = typer.Typer(help="Prepare data for training.", no_args_is_help=True)
-prepare = typer.Typer(help="Write a prepared data folder from a source.", no_args_is_help=True)
 app.add_typer(prepare, name="prepare")
-
-Out = Annotated[Path, typer.Option("--out", help="The prepared folder to write.", file_okay=False)]
-
-
-@prepare.command()
-def synthetic(
-    out: Out,
-    seed: Annotated[int, typer.Option(min=0, help="Decides everything that is drawn.")] = 0,
-    rows: Annotated[
-        int, typer.Option(min=1000, help="Shown items, over all domains; at least 3,000 a domain: 36,000 for 12.")
-    ] = 400_000,
-    users: Annotated[int, typer.Option(min=10, help="Users that items are shown to.")] = 1_000,
-    items: Annotated[int, typer.Option(min=10, help="Items that are shown.")] = 300,
-    domains: Annotated[int, typer.Option(min=1, help="Natural domains; the last ones are sparse.")] = 12,
-    segments: Annotated[int, typer.Option(min=1, max=26, help="Domains of the auxiliary division.")] = 8,
-) -> None:
-    """Draw a world with planted domains, whose best reachable AUC is known."""
-
-    def source() -> PreparedDataset:
-        from training.sources.synthetic import SyntheticWorld, synthetic
-
-        return synthetic(SyntheticWorld(seed, rows, users, items, domains, segments))
-
-    _prepare(source, out)
-
-
-@prepare.command(name="movielens-1m")
-def movielens_1m(
-    source: Annotated[Path, typer.Option("--source", help="Folder with the public files.", file_okay=False)],
-    out: Out,
-    any_size: Annotated[
-        bool, typer.Option("--any-size", help="Accept other counts than those of the public files.")
-    ] = False,
-) -> None:
-    """Read MovieLens-1M: three age domains, gender as the auxiliary division."""
-
-    def read() -> PreparedDataset:
-        from training.sources.movielens import movielens_1m
-
-        return movielens_1m(source, any_size=any_size)
-
-    _prepare(read, out)
 
 
 @app.command()
@@ -87,7 +43,7 @@ def build(
             prepared.write(out)
     except TrainingError as error:
         raise refused(error) from error
-    console.print(_summary(prepared))
+    console.print(summary(prepared))
     parts = ", ".join(f"{rows:,} {part}" for part, rows in prepared.spec.facts["parts"].items())
     console.print(f"{parts}; written to {out}", soft_wrap=True, markup=False)
 
@@ -132,7 +88,7 @@ def from_feedback(
         write_report(reader.tally, out)
     except (TrainingError, StoreError) as error:
         raise refused(error, source) from error
-    console.print(_summary(rows))
+    console.print(summary(rows))
     _tell(console, reader.tally)
     console.print(f"written to {out}", soft_wrap=True, markup=False)
 
@@ -152,31 +108,3 @@ def _tell(console: Console, tally: Tally) -> None:
         first = next((one for one in tally.named if one.reason == reason), None)
         where = "" if first is None else f", first {first.segment} line {first.line}"
         console.print(f"rejected {count:,}: {reason}{where}", soft_wrap=True, markup=False)
-
-
-def _prepare(source: Callable[[], PreparedDataset], out: Path) -> None:
-    from training.errors import TrainingError
-
-    console = Console()
-    try:
-        with console.status("preparing"):
-            prepared = source()
-            prepared.write(out)
-    except TrainingError as error:
-        raise refused(error) from error
-    console.print(_summary(prepared))
-    bayes = prepared.spec.facts.get("bayes_auc")
-    if bayes is not None:
-        console.print(f"AUC of the true probabilities, which no model can beat: {bayes:.4f}")
-    console.print(f"written to {out}", soft_wrap=True, markup=False)
-
-
-def _summary(prepared: PreparedDataset) -> Table:
-    table = Table(title=f"{prepared.spec.name}: {len(prepared.interactions):,} rows")
-    table.add_column("domain")
-    for name in ("rows", "users", "items", "positive"):
-        table.add_column(name, justify="right")
-    for domain in prepared.spec.facts["domains"]:
-        counts = (f"{domain[name]:,}" for name in ("rows", "users", "items"))
-        table.add_row(domain["domain_id"], *counts, f"{domain['positive']:.2%}")
-    return table

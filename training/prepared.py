@@ -212,3 +212,15 @@ def domain_facts(interactions: pl.DataFrame) -> list[dict[str, Any]]:
         .sort("domain_id")
         .to_dicts()
     )
+
+
+def dataset_facts(interactions: pl.DataFrame, **more: Any) -> dict[str, Any]:
+    """Rows, users, items and share of positive labels of a whole set and of each domain, and what else is known."""
+    return {
+        "rows": len(interactions),
+        "users": interactions["user_id"].n_unique(),
+        "items": interactions["item_id"].n_unique(),
+        "positive": interactions["label"].mean(),
+        "domains": domain_facts(interactions),
+        **more,
+    }

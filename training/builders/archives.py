@@ -125,7 +125,7 @@ def _part(place: _Place, name: str, number: int, part: str) -> pl.DataFrame:
     try:
         text = pl.read_csv(place.read(name), infer_schema=False)
     except pl.exceptions.PolarsError as error:
-        raise SourceError(path, None, f"is no CSV ({error})", _REMEDY) from None
+        raise SourceError(path, None, f"is no CSV ({str(error).splitlines()[0]})", _REMEDY) from None
     missing = [column for column in _COLUMNS if column not in text.columns]
     if missing:
         raise SourceError(path, 1, f"the header lacks {', '.join(missing)}", _REMEDY)

@@ -14,7 +14,7 @@ import polars as pl
 from features.fields import Division
 from training.builders.rules import Positives, build_domain, ratios
 from training.errors import TrainingError
-from training.prepared import PARTS, SPLIT, DatasetSpec, FieldSpec, PreparedDataset, domain_facts
+from training.prepared import PARTS, SPLIT, DatasetSpec, FieldSpec, PreparedDataset, dataset_facts
 from training.progress import Meter
 
 FIELDS = (
@@ -115,16 +115,10 @@ def joined(
     interactions = pl.concat(frames, rechunk=True)
     users = interactions.select(pl.col("user_id").unique().sort())
     items = interactions.select(pl.col("item_id").unique().sort())
-    counted = {
-        "rows": len(interactions),
-        "users": len(users),
-        "items": len(items),
-        "positive": interactions["label"].mean(),
-        "parts": {part: int((interactions[SPLIT] == part).sum()) for part in PARTS},
-        "domains": domain_facts(interactions),
-    }
+    parts = {part: int((interactions[SPLIT] == part).sum()) for part in PARTS}
+    known = dataset_facts(interactions, parts=parts, **facts)
     natural = Division(name=division, natural=True, of="domain", domains=tuple(domains))
-    spec = DatasetSpec(name=name, fields=FIELDS, divisions=(natural,), facts={**counted, **facts})
+    spec = DatasetSpec(name=name, fields=FIELDS, divisions=(natural,), facts=known)
     return PreparedDataset(spec, interactions, users, items)
 
 

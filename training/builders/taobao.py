@@ -70,7 +70,7 @@ def _embedded(path: Path, key: str) -> pl.DataFrame:
     except FileNotFoundError:
         raise SourceError(path, None, "is missing", f"{_REMEDY}, or pass --any-size to do without") from None
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise SourceError(path, None, f"cannot be read ({error})", _REMEDY) from None
+        raise SourceError(path, None, f"cannot be read ({str(error).splitlines()[0]})", _REMEDY) from None
     parsed = ids.select(pl.col("text"), pl.col("text").cast(pl.Int64, strict=False).alias(key))
     odd = parsed[key].is_null()
     if odd.any():

@@ -1,10 +1,10 @@
 """`python -m benchmarks.engine_ratio`: the native engine against the plain backbone in ONNX Runtime, at three shapes.
 
 Weights and adapters are random: speed depends on shapes. Everyone starts from the same encoded rows, and everyone's
-time includes the embedding lookup. The plain backbone is given its best: norms folded into its weights, and the rows of a
-run that are fastest for it of those in PLAIN_ROWS. In a round all take turns several times and the fastest turn of each
-counts; a figure is the median over rounds of the ratio within a round. With one thread CPU seconds are counted, as in
-`benchmarks.engines`. Before that, every probability is held to the equations in float64.
+time includes the embedding lookup. The plain backbone is given its best: norms folded into its weights, and the rows of
+a run that are fastest for it of those in PLAIN_ROWS. In a round all take turns several times and the fastest turn of
+each counts; a figure is the median over rounds of the ratio within a round. With one thread CPU seconds are counted, as
+in `benchmarks.engines`. Beside it stands the largest distance of a probability from the equations in float64.
 
 The papers give towers, ranks and input widths; which inputs belong to the user is ours to say: see SHAPES. What that
 choice gives is seen beside `share=False`, where nothing is computed once for a request.

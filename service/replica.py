@@ -22,7 +22,7 @@ from service.batcher import Batcher, Logits
 from service.clock import Clock
 from service.domains import Domains
 from service.engine import Engine, Segment, run_each
-from service.engines.onnx import OnnxEngine
+from service.engines.chosen import EngineName, Engines
 from service.ladder import Ladder
 from service.loader import Loader
 from service.observer import Observer
@@ -50,6 +50,7 @@ class ReplicaConfig:
     """How one replica scores; read from the settings file by `service.settings`.
 
     Args:
+        engine: which one; `service.engines.chosen` says what serves where it cannot run.
         engine_threads: threads inside one engine run.
         rows_per_run: rows that one engine run scores at most.
         batch_rows: rows of a batch at most (a larger single request runs alone).
@@ -74,6 +75,7 @@ class ReplicaConfig:
         stage_share: the same for preparing a staged release.
     """
 
+    engine: EngineName = "onnx"
     engine_threads: int = 1
     rows_per_run: int = 1024
     batch_rows: int = 4096
@@ -306,21 +308,27 @@ class Replica:
         observer: Observer,
         clock: Clock,
         peers: Peers | None = None,
-        make_engine: MakeEngine = lambda backbone, config: OnnxEngine(
-            backbone, config.engine_threads, config.rows_per_run
-        ),
+        make_engine: MakeEngine | None = None,
+        told: Callable[[str], None] = lambda reason: None,
     ) -> Replica:
         """Read and verify the default backbone, wire the rest, and read what holds for all domains.
 
-        The other workers know of this one before anything else is read. Nothing runs in the background yet.
+        The other workers know of this one before anything else is read. Nothing runs in the background yet. `told` is
+        called once, with the reason, where the configured engine cannot run and the portable one serves.
 
         Raises:
             StartError: the store names no default backbone, or it is refused, or the engine does not reproduce it.
             adapters_store.errors.StoreError: the store failed, and the disk cache does not have the backbone.
         """
 
+        engines = Engines(told)
+
         def make(backbone: Backbone) -> Engine:
-            return make_engine(backbone, config)
+            if make_engine is not None:
+                return make_engine(backbone, config)
+            return engines.make(
+                config.engine, backbone, threads=config.engine_threads, rows_per_run=config.rows_per_run
+            )
 
         serving = await open_default(reader or store, make, observer, cached=reader is not None)
         threads = (

@@ -150,7 +150,7 @@ async def serve_on(
             spans as tracing,
             open_feedback(settings, metrics.registry, log) as feedback,
             open_stores(settings, log, metrics) as stores,
-            open_replica(stores, settings, metrics, peers) as replica,
+            open_replica(stores, settings, metrics, peers, log) as replica,
         ):
             started = Started(
                 main_url(ports, settings),
@@ -208,7 +208,9 @@ async def _listen(
 
 
 @asynccontextmanager
-async def open_replica(stores: Stores, settings: Settings, metrics: Metrics, peers: Peers) -> AsyncIterator[Replica]:
+async def open_replica(
+    stores: Stores, settings: Settings, metrics: Metrics, peers: Peers, log: FilteringBoundLogger
+) -> AsyncIterator[Replica]:
     """A started replica over the stores; stopped at the end.
 
     Raises:
@@ -222,6 +224,7 @@ async def open_replica(stores: Stores, settings: Settings, metrics: Metrics, pee
             observer=metrics,
             clock=LoopClock(),
             peers=peers,
+            told=lambda reason: log.warning("engine_fell_back", asked="native", serving="onnx", reason=reason),
         )
     except StoreError as error:
         raise StartError(f"the store {settings.shown_store} cannot be read: {error}") from error

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Setting
 from adapters_store.errors import BadId
 from adapters_store.ids import check_domain
 from adapters_store.validation import explain
+from service.engines.chosen import EngineName
 from service.redaction import redacted
 from service.refusals import SettingsInvalid
 from service.replica import ReplicaConfig
@@ -66,6 +67,9 @@ class Settings(BaseSettings):
         description="names this replica's report in the store; host name and process id by default",
     )
 
+    engine: EngineName = Field(
+        "onnx", description="what scores: onnx runs everywhere; native needs espalier-kernels and AVX2, else it is onnx"
+    )
     engine_threads: int = Field(1, ge=1, le=256, description="threads inside one run of the engine")
     rows_per_run: int = Field(1024, ge=1, description="rows that one run of the engine scores")
     batch_rows: int = Field(4096, ge=1, description="rows at which a batch leaves at once")

@@ -1,0 +1,77 @@
+"""Do the domains' gradients agree more under Domain Negotiation than under alternate training (MAMDR, Eq. 21)?"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from benchmarks.claims.line import Line, measured
+from benchmarks.claims.mamdr_conflict import BASE, prepare
+from benchmarks.claims.mamdr_trial import Trial
+from benchmarks.claims.workplace import ROOT, Workplace
+from training.frameworks.agreement import Agreement, agreement
+from training.frameworks.table import FRAMEWORKS
+
+PLOT = ROOT / "docs" / "images" / "mamdr-agreement.png"
+EPOCHS = 30
+CONFIGS = {
+    "alternate": {"framework": "alternate", "inner": {"lr": 1e-3}},
+    "dn": {"framework": "dn", "inner": {"lr": 1e-3}, "outer": {"lr": 0.5}},
+}
+"""The same inner steps, so that the outer step is the whole difference; beta = 1 would be alternate training."""
+_COLOURS = {"alternate": "#E69F00", "dn": "#0072B2"}
+
+
+def series(data: Path, name: str, epochs: int, seed: int) -> list[Agreement]:
+    """The agreement on the training rows after each epoch."""
+    setting = Trial.of(data, {**BASE, **CONFIGS[name]}, seed).setting()
+    framework = FRAMEWORKS[setting.config.framework](setting)
+    state = framework.start()
+    found = []
+    for epoch in range(1, epochs + 1):
+        framework.epoch(state, epoch)
+        found.append(agreement(setting, state, setting.domains.train))
+    return found
+
+
+def plot(found: Mapping[str, Sequence[Agreement]], path: Path) -> None:
+    """Draw the mean inner product and the mean cosine by epoch."""
+    figure = Figure((10.0, 4.0), dpi=100, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, each in found.items():
+        epochs = range(1, len(each) + 1)
+        left.plot(epochs, [one.mean_inner for one in each], color=_COLOURS[name], label=name)
+        right.plot(epochs, [one.mean_cosine for one in each], color=_COLOURS[name], label=name)
+    left.set_yscale("symlog", linthresh=1e-4)
+    for axes, title in ((left, "mean inner product of domain gradients"), (right, "mean cosine")):
+        axes.axhline(0.0, color="#DDDDDD")
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.legend()
+    figure.savefig(path, metadata={"Software": None})
+
+
+def lines(work: Workplace) -> Iterator[Line]:
+    """Seed 0, and the second half of the epochs, where what all domains share has been learned."""
+    torch.set_num_threads(1)
+    data = prepare(work)
+    epochs = 4 if work.quick else EPOCHS
+    found = {name: series(data, name, epochs, seed=0) for name in CONFIGS}
+    if not work.quick:
+        PLOT.parent.mkdir(exist_ok=True)
+        plot(found, PLOT)
+    late = {name: each[epochs // 2 :] for name, each in found.items()}
+    inner = {name: statistics.mean(one.mean_inner for one in each) for name, each in late.items()}
+    figure = f"DN {inner['dn']:+.2e}, Alternate {inner['alternate']:+.2e}"
+    holds = inner["dn"] > inner["alternate"]
+    claim = f"conflict: mean inner product of domain gradients, epochs {epochs // 2 + 1} to {epochs}"
+    yield Line(claim, figure, "DN > Alternate", "holds" if holds else "falls short")
+    cosine = {name: statistics.mean(one.mean_cosine for one in each) for name, each in late.items()}
+    claim = "conflict: mean cosine of domain gradients, the same epochs"
+    yield measured(claim, f"DN {cosine['dn']:+.3f}, Alternate {cosine['alternate']:+.3f}")

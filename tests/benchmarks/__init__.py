@@ -1,0 +1,1 @@
+"""Tests of benchmarks: what their figures are computed by."""

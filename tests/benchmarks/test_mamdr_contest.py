@@ -1,0 +1,80 @@
+"""Laws of the long tables: ranks, intervals, aims, and what a method is tuned over."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.claims.mamdr_contest import MOST_CONFIGURATIONS, Method, Row, aim, rank
+from benchmarks.claims.mamdr_grids import FRAMEWORKS, NETWORKS, framework, network
+from benchmarks.claims.mamdr_trial import Trial
+from training.baselines.table import BASELINES, settings_of
+from training.frameworks.config import MamdrConfig
+from training.frameworks.table import FRAMEWORKS as KNOWN
+
+
+def row(*seeds: dict[str, float | None]) -> Row:
+    """A method whose seeds gave these AUCs by domain."""
+    found: list[dict[str, Any]] = []
+    for domains in seeds:
+        known = [value for value in domains.values() if value is not None]
+        found.append({"test": sum(known) / len(known), "domains": domains, "pooled": 0.5, "seconds": 1.0})
+    return Row({}, tuple(found))
+
+
+def test_rank_is_the_mean_place_over_domains_and_seeds() -> None:
+    """Law: 1 is best in a domain, equal ones share their places, a domain where one has no AUC does not count."""
+    rows = {
+        "a": row({"x": 0.9, "y": 0.5, "z": None}, {"x": 0.9, "y": 0.9, "z": 0.1}),
+        "b": row({"x": 0.8, "y": 0.6, "z": 0.9}, {"x": 0.8, "y": 0.9, "z": 0.2}),
+    }
+    assert rank(rows) == {"a": (1 + 2 + 1 + 1.5 + 2) / 5, "b": (2 + 1 + 2 + 1.5 + 1) / 5}
+
+
+def test_an_aim_is_the_paired_difference_with_its_interval() -> None:
+    """Law: differences are taken seed by seed; Student's t with n - 1 degrees of freedom gives the interval."""
+    better = row(*({"x": value} for value in (0.75, 0.85, 0.65)))
+    worse = row(*({"x": value} for value in (0.74, 0.82, 0.63)))
+    line = aim("table", {"a": better, "b": worse}, "a", "b")
+    half = 4.303 * 0.01 / math.sqrt(3)
+    assert line.figure == f"{0.02:+.4f} [{0.02 - half:+.4f}, {0.02 + half:+.4f}]"
+    assert line.verdict == "holds"
+    assert aim("table", {"a": better, "b": worse}, "b", "a").verdict == "falls short"
+
+
+def test_the_interval_of_a_seed_widens_with_the_spread_of_the_seeds() -> None:
+    """Law: mean ± t sd sqrt(1 + 1/n): where one more training may lie, 95%."""
+    low, high = row(*({"x": value} for value in (0.70, 0.72, 0.71, 0.69, 0.73))).interval()
+    half = 2.776 * math.sqrt(0.00025) * math.sqrt(1.2)
+    assert (low, high) == (pytest.approx(0.71 - half), pytest.approx(0.71 + half))
+
+
+def test_every_method_is_tuned_over_four_configurations_that_exist() -> None:
+    """Law: all methods get as many trainings, and each configuration is one that the trainer accepts."""
+    methods = [*map(framework, FRAMEWORKS), *map(network, NETWORKS)]
+    assert set(FRAMEWORKS) == set(KNOWN)
+    assert set(NETWORKS) == set(BASELINES)
+    for method in methods:
+        assert len(method.grid) == MOST_CONFIGURATIONS
+        assert len({str(config) for config in method.grid}) == MOST_CONFIGURATIONS
+        for config in method.grid:
+            checked = MamdrConfig.model_validate(config)
+            if checked.structure != "plain":
+                settings_of(checked.structure, checked.settings)
+    with pytest.raises(ValueError, match="tuned over 1 to 4"):
+        Method("greedy", ({},) * 5)
+
+
+def test_a_trial_is_named_by_all_that_its_result_depends_on() -> None:
+    """Law: data, configuration or seed change the name; the order of keys does not."""
+    one = Trial.of(Path("data"), {"a": 1, "b": 2}, 0)
+    assert one.key == Trial.of(Path("data"), {"b": 2, "a": 1}, 0).key
+    others = [
+        Trial.of(Path("other"), {"a": 1, "b": 2}, 0),
+        Trial.of(Path("data"), {"a": 1, "b": 3}, 0),
+        Trial.of(Path("data"), {"a": 1, "b": 2}, 1),
+    ]
+    assert len({one.key, *(other.key for other in others)}) == 4

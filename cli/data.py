@@ -43,7 +43,7 @@ def build(
             prepared.write(out)
     except TrainingError as error:
         raise refused(error) from error
-    console.print(summary(prepared))
+    console.print(summary(prepared.spec))
     parts = ", ".join(f"{rows:,} {part}" for part, rows in prepared.spec.facts["parts"].items())
     console.print(f"{parts}; written to {out}", soft_wrap=True, markup=False)
 
@@ -55,6 +55,32 @@ def _set_name(name: str) -> SetName:
         return SetName(name)
     except ValueError:
         raise typer.BadParameter(f"{name!r} is none of {', '.join(SetName)}", param_hint="NAME") from None
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="Such as movielens-1m; a set that must be got by hand says where.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the files.", file_okay=False)],
+) -> None:
+    """Download public files where their owner lets a program do so, check their digest, and unpack them."""
+    import httpx
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from training.errors import TrainingError
+    from training.sources.fetching import fetch
+
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    try:
+        with (
+            httpx.Client(follow_redirects=True, timeout=60) as client,
+            Progress(*columns, console=console, transient=True) as progress,
+        ):
+            task = progress.add_task(name, total=None)
+            found = fetch(name, out, client, lambda have, total: progress.update(task, completed=have, total=total))
+    except TrainingError as error:
+        raise refused(error) from error
+    console.print(f"in {found}", soft_wrap=True, markup=False)
 
 
 @app.command(name="from-feedback")
@@ -88,7 +114,7 @@ def from_feedback(
         write_report(reader.tally, out)
     except (TrainingError, StoreError) as error:
         raise refused(error, source) from error
-    console.print(summary(rows))
+    console.print(summary(rows.spec))
     _tell(console, reader.tally)
     console.print(f"written to {out}", soft_wrap=True, markup=False)
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from cli.stores import refused
 
 if TYPE_CHECKING:
-    from training.prepared import PreparedDataset
+    from training.prepared import DatasetSpec, PreparedDataset
 
 app = typer.Typer(help="Write a prepared data folder from a source.", no_args_is_help=True)
 
@@ -121,6 +121,27 @@ def kuairand_1k(source: Source, out: Out, any_size: AnySize = False) -> None:
     _prepare(read, out)
 
 
+@app.command(name="ali-ccp")
+def ali_ccp(
+    source: Source,
+    out: Out,
+    seed: Annotated[int, typer.Option(min=0, help="Decides which half of the test file validates.")] = 0,
+    any_size: AnySize = False,
+) -> None:
+    """Read Ali-CCP block by block: scenarios are domains, gender the auxiliary division, a click the label."""
+    from training.errors import TrainingError
+    from training.sources.ali_ccp import ali_ccp
+
+    console = Console()
+    try:
+        with console.status("preparing"):
+            spec = ali_ccp(source, out, seed=seed, any_size=any_size)
+    except TrainingError as error:
+        raise refused(error) from error
+    console.print(summary(spec))
+    console.print(f"written to {out}", soft_wrap=True, markup=False)
+
+
 def _prepare(source: Callable[[], PreparedDataset], out: Path) -> None:
     from training.errors import TrainingError
 
@@ -131,20 +152,20 @@ def _prepare(source: Callable[[], PreparedDataset], out: Path) -> None:
             prepared.write(out)
     except TrainingError as error:
         raise refused(error) from error
-    console.print(summary(prepared))
+    console.print(summary(prepared.spec))
     bayes = prepared.spec.facts.get("bayes_auc")
     if bayes is not None:
         console.print(f"AUC of the true probabilities, which no model can beat: {bayes:.4f}")
     console.print(f"written to {out}", soft_wrap=True, markup=False)
 
 
-def summary(prepared: PreparedDataset) -> Table:
+def summary(spec: DatasetSpec) -> Table:
     """Rows, users, items and share of positives by domain."""
-    table = Table(title=f"{prepared.spec.name}: {len(prepared.interactions):,} rows")
+    table = Table(title=f"{spec.name}: {spec.facts['rows']:,} rows")
     table.add_column("domain")
     for name in ("rows", "users", "items", "positive"):
         table.add_column(name, justify="right")
-    for domain in prepared.spec.facts["domains"]:
+    for domain in spec.facts["domains"]:
         counts = (f"{domain[name]:,}" for name in ("rows", "users", "items"))
         table.add_row(domain["domain_id"], *counts, f"{domain['positive']:.2%}")
     return table

@@ -118,8 +118,7 @@ class PreparedDataset:
             (folder / SPEC).unlink(missing_ok=True)
             for name, table in zip(TABLES, (self.interactions, self.users, self.items), strict=True):
                 table.write_parquet(folder / f"{name}.parquet")
-            text = json.dumps(self.spec.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False)
-            (folder / SPEC).write_text(text + "\n", encoding="utf-8")
+            _write_spec(folder, self.spec)
         except OSError as error:
             raise PreparedError(f"cannot write {folder}: {error.strerror}") from None
 
@@ -156,6 +155,32 @@ class PreparedDataset:
             raise PreparedError(f"interactions hold {SPLIT} {odd[0]!r}; it is one of {', '.join(PARTS)}")
         if not (parts == PARTS[0]).any():
             raise PreparedError(f"column {SPLIT} of the interactions leaves no row to train on")
+
+
+def install(tables: Path, spec: DatasetSpec, folder: Path) -> None:
+    """Make a prepared folder of tables that are too large to hold and were written elsewhere on the same disk.
+
+    Args:
+        tables: folder with interactions.parquet, users.parquet and items.parquet, which are moved.
+        spec: what they hold.
+        folder: the prepared folder; its spec goes last.
+
+    Raises:
+        PreparedError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / SPEC).unlink(missing_ok=True)
+        for name in TABLES:
+            (tables / f"{name}.parquet").replace(folder / f"{name}.parquet")
+        _write_spec(folder, spec)
+    except OSError as error:
+        raise PreparedError(f"cannot write {folder}: {error.strerror}") from None
+
+
+def _write_spec(folder: Path, spec: DatasetSpec) -> None:
+    text = json.dumps(spec.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False)
+    (folder / SPEC).write_text(text + "\n", encoding="utf-8")
 
 
 def _read_spec(path: Path) -> DatasetSpec:
@@ -199,10 +224,11 @@ def _check_entities(side: str, table: pl.DataFrame, interactions: pl.DataFrame) 
         raise PreparedError(f"interactions name {key} {unknown[key][0]!r}, which the {side} table does not hold")
 
 
-def domain_facts(interactions: pl.DataFrame) -> list[dict[str, Any]]:
+def domain_facts(interactions: pl.DataFrame | pl.LazyFrame) -> list[dict[str, Any]]:
     """Rows, users, items and share of positive labels of each natural domain, in the order of their ids."""
     return (
-        interactions.group_by("domain_id")
+        interactions.lazy()
+        .group_by("domain_id")
         .agg(
             rows=pl.len(),
             users=pl.col("user_id").n_unique(),
@@ -210,6 +236,7 @@ def domain_facts(interactions: pl.DataFrame) -> list[dict[str, Any]]:
             positive=pl.col("label").mean(),
         )
         .sort("domain_id")
+        .collect(engine="streaming")
         .to_dicts()
     )
 

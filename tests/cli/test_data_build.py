@@ -7,6 +7,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from cli.data import app
+from tests.training.sources import test_ali_ccp
 from training.dataset import split_of
 from training.prepared import PreparedDataset
 from training.sources.clicklog import ClickWorld, write_click_log
@@ -50,3 +51,24 @@ def test_a_missing_source_ends_with_one_line_and_no_folder(tmp_path: Path) -> No
         assert f"{file}: is missing" in result.stderr
         assert "Traceback" not in result.output
     assert not (tmp_path / "data").exists()
+
+
+def test_a_set_that_streams_is_prepared(tmp_path: Path) -> None:
+    """Law: Ali-CCP ends like the other sets: a folder that loads, its domains on the screen."""
+    test_ali_ccp.write(tmp_path)
+    command = ["prepare", "ali-ccp", "--source", str(tmp_path), "--out", str(tmp_path / "data")]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 1
+    assert "--any-size" in refused.stderr
+    result = CliRunner().invoke(app, [*command, "--any-size"])
+    assert result.exit_code == 0, result.output
+    assert "scenario-5" in result.output
+    assert PreparedDataset.load(tmp_path / "data").spec.natural.domains == ("scenario-5", "scenario-6")
+
+
+def test_a_set_that_must_be_got_by_hand_says_where(tmp_path: Path) -> None:
+    """Law: one line with the page and the reason, exit status 1, nothing fetched."""
+    result = CliRunner().invoke(app, ["fetch", "taobao-10", "--out", str(tmp_path / "files")])
+    assert result.exit_code == 1
+    assert "get it from https://tianchi.aliyun.com/dataset/9716" in result.stderr
+    assert not (tmp_path / "files").exists()

@@ -114,7 +114,10 @@ def _sum(name: str, own: Array, deltas: Mapping[str, Array]) -> Array:
 
 def _check_table(name: str, own: Array, delta: Array) -> None:
     """Hold every row of a table to be finite with its delta; the extremes tell, so that no table is allocated."""
+    lowest, highest = float(own.min()) + float(delta.min()), float(own.max()) + float(delta.max())
+    if max(-lowest, highest) <= _LARGEST:
+        return
     with np.errstate(over="ignore"):
-        lowest, highest = float(own.min()) + float(delta.min()), float(own.max()) + float(delta.max())
-    if max(-lowest, highest) > _LARGEST and not np.isfinite(own + delta).all():
+        whole = own + delta
+    if not np.isfinite(whole).all():
         raise BadValue(f"tensor '{DELTA}{name}': with the backbone's table a value is not finite in float32")

@@ -74,7 +74,7 @@ class AdapterFile:
 
     @cached_property
     def overlay(self) -> dict[str, dict[str, Array]]:
-        """Side to raw id, as a string, to this domain's embedding of it (E,)."""
+        """Side to raw id, as a string, to this domain's embedding of it (E,); a first-order weight comes last."""
         found = {}
         for side in ("user", "item"):
             t, name = self.tensors, f"overlay.{side}."
@@ -83,7 +83,8 @@ class AdapterFile:
             form = "bytes" if f"{name}offsets" in t else "values"
             index = {f"ids.{form}": t[f"{name}ids"], "ids.offsets": t.get(f"{name}offsets")}
             known = raw_values({key: value for key, value in index.items() if value is not None}, "ids")
-            found[side] = {raw: t[f"{name}rows"][i] for raw, i in known.items()}
+            rows = np.column_stack([t[part] for part in (f"{name}rows", f"{name}first_order") if part in t])
+            found[side] = {raw: rows[i] for raw, i in known.items()}
         return found
 
 
@@ -118,11 +119,18 @@ class Oracle:
         assert not deltas, f"deltas of nothing: {sorted(deltas)}"
         return whole
 
-    def columns(self, side: str) -> slice:
-        """Where the id field of a side stands in x."""
-        widths = [field["width"] for field in self.fields]
-        at = next(i for i, field in enumerate(self.fields) if field.get("id") and field["of"] == side)
-        return slice(sum(widths[:at]), sum(widths[: at + 1]))
+    def id_field(self, side: str) -> dict[str, Any]:
+        """The id field of a side."""
+        return next(field for field in self.fields if field.get("id") and field["of"] == side)
+
+    def replace(self, x: Array, row: int, side: str, embedding: Array, stood: Array) -> None:
+        """Put an overlay's embedding of an id over that which stood there; first-order weights, if any, come last."""
+        at = next(i for i, field in enumerate(self.fields) if field is self.id_field(side))
+        start = sum(field["width"] for field in self.fields[:at])
+        width = self.fields[at]["width"]
+        x[row, start : start + width] = embedding[:width]
+        if self.first_order:
+            x[row, -1] += embedding[width] - stood[width]
 
     def overlaid(self, x: Array, adapter: AdapterFile | None, user: str, items: Sequence[str]) -> Array:
         """x with the embeddings that the adapter's overlay has of these ids, one after the other."""
@@ -131,7 +139,7 @@ class Oracle:
             for row, item in enumerate(items):
                 raw = item if side == "item" else user
                 if raw in known:
-                    x[row, self.columns(side)] = known[raw]
+                    self.replace(x, row, side, known[raw], self.stored(self.id_field(side), side, raw)[0])
         return x
 
     # -- inputs ---------------------------------------------------------------------------------------------------
@@ -247,6 +255,8 @@ class Oracle:
         norm_prefix: str = "",
     ) -> Array:
         """Logits (n,) before calibration; `auxiliaries` are those present for these rows, in division order."""
+        if adapter is not None and adapter.manifest["kind"] == "delta":
+            return self.under(adapter).logits(x)
 
         def mapped(module: str, v: Array) -> Array:
             """W0 v + b0 and what the adapters add to it."""
@@ -351,12 +361,14 @@ class Oracle:
     ) -> Array:
         """Logits (32,) of the adapter's own golden rows."""
         inputs = {k.removeprefix("golden."): v for k, v in adapter.tensors.items() if k.startswith("golden.inputs.")}
-        x = self.under(adapter).golden_vectors(inputs)
+        whole = self.under(adapter)
+        x = whole.golden_vectors(inputs)
         for side, known in adapter.overlay.items():
-            embeddings = list(known.values())
+            embeddings, field = list(known.values()), self.id_field(side)
+            stood = whole.table(field)[inputs[f"inputs.{field['name']}"]]
             for row, position in enumerate(adapter.tensors[f"golden.overlay.{side}"].tolist()):
                 if position >= 0:
-                    x[row, self.columns(side)] = embeddings[position]
+                    self.replace(x, row, side, embeddings[position], stood[row])
         names = adapter.manifest.get("auxiliary") or []
         domains = adapter.manifest.get("golden_divisions") or {}
         columns = [
@@ -395,7 +407,8 @@ class Oracle:
         context: Mapping[str, Any] | None = None,
     ) -> Array:
         """Probabilities (n,) for one request; `auxiliaries` by domain: those that the adapter pins."""
-        x = self.overlaid(self.under(adapter).vectors(user, items, domain, context), adapter, user, items)
+        whole = self.under(adapter)
+        x = whole.overlaid(whole.vectors(user, items, domain, context), adapter, user, items)
         if adapter is None:
             return sigmoid(self.logits(x))
         names = adapter.manifest.get("auxiliary") or []

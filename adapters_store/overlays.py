@@ -24,6 +24,7 @@ def check_overlay(backbone: Backbone, adapter: Adapter) -> None:
         width = adapter.tensors[rows].shape[1]
         if width != field.width:
             raise DoesNotFit(f"tensor {rows!r} has width {width}; field {field.name!r} has {field.width}")
+        _check_first_order(f"{OVERLAY}{side}.first_order", field, backbone, adapter)
 
 
 def read_overlay(backbone: Backbone, adapter: Adapter) -> Overlay | None:
@@ -41,8 +42,20 @@ def read_overlay(backbone: Backbone, adapter: Adapter) -> Overlay | None:
             index = read_ids(adapter.tensors[name + "ids"], adapter.tensors.get(name + "offsets"), name + "ids")
         except MalformedTensors as error:
             raise MalformedArtifact(f"tensor {error}") from None
-        sides[side] = IdOverlay(_id_field(backbone, side).name, index, np.array(adapter.tensors[name + "rows"]))
+        rows, weights = (adapter.tensors.get(name + part) for part in ("rows", "first_order"))
+        sides[side] = IdOverlay(
+            _id_field(backbone, side).name, index, np.array(rows), None if weights is None else np.array(weights)
+        )
     return Overlay(sides) if sides else None
+
+
+def _check_first_order(name: str, field: Field, backbone: Backbone, adapter: Adapter) -> None:
+    """Hold an overlay to carry first-order weights where the backbone has some, and there alone."""
+    wanted = f"first_order.{field.name}" in backbone.weights
+    if wanted and name not in adapter.tensors:
+        raise DoesNotFit(f"tensor {name!r} is missing: the backbone has first-order weights of field {field.name!r}")
+    if name in adapter.tensors and not wanted:
+        raise DoesNotFit(f"tensor {name!r} has no place: the backbone has no first-order weights")
 
 
 def _id_field(backbone: Backbone, side: OverlaidSide) -> Field:

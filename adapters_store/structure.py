@@ -146,6 +146,10 @@ def _check_overlay(file: TensorFile) -> set[str]:
         if positions.max() < 0:
             raise MalformedArtifact(f"tensor {golden!r} names no row of {rows!r}: some golden row must be scored by it")
         expected |= {ids, rows, golden}
+        weights = f"{OVERLAY}{side}.first_order"
+        if weights in file.tensors:
+            _check_shape(weights, _tensor(file, weights, _LOW_RANK_TYPES, 1), (n,))
+            expected.add(weights)
     return expected
 
 

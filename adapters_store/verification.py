@@ -182,9 +182,12 @@ def _check_deltas(adapter: Adapter, backbone: Backbone) -> None:
             f"the backbone's bundle {backbone.revision} has no {DENSE_GRAPH}, by which kind 'delta' is scored: "
             "export and publish the bundle again"
         )
+    frozen = {f"{DELTA}embedding.{field.name}" for field in backbone.manifest.fields if field.frozen}
     for name, tensor in adapter.tensors.items():
         if not name.startswith(DELTA):
             continue
+        if name in frozen:
+            raise DoesNotFit(f"tensor {name!r} is the delta of given vectors, which no domain changes")
         own = backbone.weights.get(name.removeprefix(DELTA))
         if own is None:
             raise DoesNotFit(f"tensor {name!r} is the delta of no weight of the backbone")

@@ -46,6 +46,11 @@ class FirstOrder:
             total[:, 0] += self.of_field(field, rows, vectors)
         return total
 
+    def at(self, field: str, table_rows: NDArray[np.integer[Any]]) -> Floats:
+        """Weights of these rows of a trained field's table, float32 (n,); zero for a field without weights."""
+        weights = self._weights.get(field)
+        return np.zeros(len(table_rows), np.float32) if weights is None else np.asarray(weights[table_rows], np.float32)
+
     def of_field(self, field: Field, rows: EncodedRows, vectors: Mapping[str, Floats]) -> Floats:
         """What one of the fields adds to each row, float32 (n,)."""
         weights = self._weights[field.name]

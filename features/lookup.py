@@ -44,6 +44,10 @@ class EmbeddingLookup:
             vectors["first_order"] = self._first_order.sums(rows, vectors)
         return vectors
 
+    def own_vectors(self, deltas: Mapping[str, NDArray[Any]], overlay: Overlay | None = None) -> OwnVectors:
+        """What one domain changes of the vectors that this lookup gives."""
+        return OwnVectors(self._fields, deltas, overlay, self._first_order)
+
     def _vectors(self, field: Field, rows: EncodedRows) -> NDArray[np.float32]:
         if field.kind == "dense":
             return rows.arrays[field.name].astype(np.float32, copy=False).reshape(-1, 1)
@@ -58,25 +62,48 @@ class OwnVectors:
 
     Args:
         fields: the spec, in manifest order.
-        deltas: `embedding.<field>` -> (V, E), added to that table; a field that is not there keeps its own.
+        deltas: `embedding.<field>` -> (V, E), added to that table; a field that is not there keeps its own. Likewise
+            `first_order.<field>`.
         overlay: None for an adapter without one.
+        first_order: the backbone's, which an overlay's replaces; None where it has none.
     """
 
     def __init__(
-        self, fields: Iterable[Field], deltas: Mapping[str, NDArray[Any]], overlay: Overlay | None = None
+        self,
+        fields: Iterable[Field],
+        deltas: Mapping[str, NDArray[Any]],
+        overlay: Overlay | None = None,
+        first_order: FirstOrder | None = None,
     ) -> None:
+        fields = tuple(fields)
         named = [(field, f"embedding.{field.name}") for field in fields]
         self._deltas = [(field, deltas[name]) for field, name in named if name in deltas]
         self._overlay = overlay
+        self._first_order = first_order
+        self._more = FirstOrder(fields, deltas) if any(name.startswith(PREFIX) for name in deltas) else None
 
     def apply(self, vectors: Mapping[str, NDArray[np.float32]], rows: EncodedRows) -> None:
         """Change the vectors of these rows, as `EmbeddingLookup.vectors` gave them, in place."""
         for field, delta in self._deltas:
             vectors[f"x.{field.name}"][:] += _of_table(field, delta, rows)
+        if self._more is not None:
+            vectors["first_order"][:] += self._more.sums(rows, vectors)
         if self._overlay is not None and rows.overlaid is not None:
             for side, positions in rows.overlaid.items():
                 found = self._overlay.sides[side]
                 found.replace(vectors[f"x.{found.field}"], positions)
+                if found.first_order is not None:
+                    own = np.flatnonzero(positions >= 0)
+                    stood = self._weights(found.field, rows.arrays[found.field][own])
+                    vectors["first_order"][own, 0] += found.first_order[positions[own]] - stood
+
+    def _weights(self, field: str, table_rows: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """What these rows of a field's table weigh before an overlay comes, float32 (n,)."""
+        weights = np.zeros(len(table_rows), np.float32)
+        for part in (self._first_order, self._more):
+            if part is not None:
+                weights += part.at(field, table_rows)
+        return weights
 
 
 def _of_table(field: Field, table: NDArray[Any], rows: EncodedRows) -> NDArray[np.float32]:

@@ -27,16 +27,19 @@ class IdOverlay:
         field: the id field whose vectors they replace.
         index: the raw ids; position i has row i.
         rows: (n, E) float16 or float32, as stored.
+        first_order: (n,) likewise, where the backbone has first-order weights.
     """
 
     field: str
     index: RawIndex
     rows: NDArray[Any]
+    first_order: NDArray[Any] | None = None
 
     @property
     def nbytes(self) -> int:
-        """Memory of rows and index, bytes."""
-        return self.rows.nbytes + self.index.nbytes
+        """Memory of rows, weights and index, bytes."""
+        weights = 0 if self.first_order is None else self.first_order.nbytes
+        return self.rows.nbytes + weights + self.index.nbytes
 
     def replace(self, vectors: NDArray[np.float32], positions: Positions) -> None:
         """Write the rows at `positions` over the id field's `vectors` (n, E), in place; -1 leaves a vector as it is."""

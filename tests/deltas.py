@@ -46,6 +46,8 @@ def random_overlay(
         width = next(f["width"] for f in oracle.fields if f.get("id") and f["of"] == side)
         tensors |= id_tensors(RawIndex.from_values(list(ids)), f"overlay.{side}")
         tensors[f"overlay.{side}.rows"] = rng.normal(0, 1, (len(ids), width)).astype(dtype)
+        if oracle.first_order:
+            tensors[f"overlay.{side}.first_order"] = rng.normal(0, 0.3, len(ids)).astype(dtype)
         positions = rng.integers(-1, len(ids), 32).astype(np.int32)
         positions[:2] = (0, -1)
         tensors[f"golden.overlay.{side}"] = positions

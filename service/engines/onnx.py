@@ -62,7 +62,6 @@ class OnnxEngine:
     def __init__(self, backbone: Backbone, threads: int = 1, rows_per_run: int = 1024) -> None:
         self._session = _session(backbone, "scoring.onnx", threads)
         self._dense = _session(backbone, DENSE_GRAPH, threads) if DENSE_GRAPH in backbone.files else None
-        self._fields = tuple(backbone.manifest.fields)
         self._lookup = EmbeddingLookup(backbone.manifest.fields, backbone.weights)
         self._rows_per_run = rows_per_run
 
@@ -129,7 +128,7 @@ class OnnxEngine:
         deltas = {} if folded.delta is None else folded.delta.tables
         if not deltas and folded.overlay is None:
             return None
-        return OwnVectors(self._fields, deltas, folded.overlay)
+        return self._lookup.own_vectors(deltas, folded.overlay)
 
     def _run(self, vectors: Vectors, prepared: OnnxPrepared, n: int) -> NDArray[np.float64]:
         """One run for each `rows_per_run` rows; raw logits, float64 (n,)."""

@@ -8,7 +8,8 @@ TrainingError
 ├── SourceError        a source file that is missing, cut or broken: which file and line, and what to do
 ├── PreparedError      a prepared data folder that does not hold what its spec.json says
 ├── PredictionsError   a run folder without usable predictions
-└── FeedbackUnusable   feedback that no training row can be made of
+├── FeedbackUnusable   feedback that no training row can be made of
+└── CompressionRefused a delta that no LoRA stands in for within the bound on AUC
 """
 
 from __future__ import annotations
@@ -68,3 +69,7 @@ class PredictionsError(TrainingError):
 
 class FeedbackUnusable(TrainingError):
     """No training row can be made of the feedback; the message says why."""
+
+
+class CompressionRefused(TrainingError):
+    """No LoRA stands in for a delta within the bound on validation AUC; the message says what it costs and why."""

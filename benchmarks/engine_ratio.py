@@ -38,7 +38,7 @@ from features.fields import Field
 from features.lookup import EmbeddingLookup
 from features.rows import EncodedRows
 from service.engine import Segment
-from service.engines.native import NativeEngine
+from service.engines.native import EngineAbsent, NativeEngine
 
 WIDTH = 16
 PLAIN_ROWS = (256, 512, 1024, 3200)
@@ -279,9 +279,21 @@ def contenders(world: World, threads: int, clock: Callable[[], float]) -> list[C
         Contender("MultiLoRA", native(world, world.multi, threads), "multi"),
         Contender("MultiLoRA, nothing shared", native(world, world.multi, threads, share=False), "multi"),
         Contender("SingleLoRA", native(world, world.single, threads), "single"),
+        *_halves(world, threads),
         Contender("backbone alone", native(world, backbone_only, threads), "plain"),
         Contender("backbone alone, nothing shared", native(world, backbone_only, threads, share=False), "plain"),
     ]
+
+
+def _halves(world: World, threads: int) -> list[Contender]:
+    """The same in bfloat16, where the processor has it."""
+    try:
+        return [
+            Contender("MultiLoRA, bf16", native(world, world.multi, threads, precision="bf16"), "multi"),
+            Contender("SingleLoRA, bf16", native(world, world.single, threads, precision="bf16"), "single"),
+        ]
+    except EngineAbsent:
+        return []
 
 
 def errors(world: World, found: Sequence[Contender]) -> dict[str, float]:

@@ -42,22 +42,22 @@ struct Layout {
   std::size_t entry, entry_bias, key, key_shift, division_of, exit, scale, bias, end;
 };
 
-Layout lay_out(const AdapterLayer& layer, int inputs, int columns, std::size_t start) {
+Layout lay_out(const AdapterLayer& layer, int steps, int columns, std::size_t start) {
   const std::size_t others = layer.divisions - 1;
   Layout at{};
   at.entry = start;
-  at.entry_bias = at.entry + std::size_t(layer.entry_columns) * inputs;
+  at.entry_bias = at.entry + panel_floats(steps, layer.entry_columns);
   at.key = at.entry_bias + layer.entry_columns;
   at.key_shift = at.key + others * layer.rank_p * layer.query;
   at.division_of = at.key_shift + others * layer.query_p;
   at.exit = at.division_of + layer.rank_p;
-  at.scale = at.exit + panel_floats(layer.exit_inputs, columns);
+  at.scale = at.exit + panel_floats(layer.exit_steps, columns);
   at.bias = at.scale + columns;
   at.end = at.bias + columns;
   return at;
 }
 
-AdapterLayer sizes(const ModuleSpec& module, const Lean& left) {
+AdapterLayer sizes(const ModuleSpec& module, const Lean& left, Precision precision) {
   AdapterLayer layer{};
   layer.rank = int(left.kept.size());
   layer.rank_p = round_up(layer.rank);
@@ -66,29 +66,33 @@ AdapterLayer sizes(const ModuleSpec& module, const Lean& left) {
   layer.query_p = round_up(layer.query);
   layer.entry_columns = layer.rank_p + layer.query_p;
   layer.exit_inputs = layer.rank + layer.divisions - 1;
+  layer.exit_steps = steps_of(layer.exit_inputs, precision);
   return layer;
 }
 
 void fill_entry(float* memory, const Layout& at, const AdapterLayer& layer, const ModuleSpec& module, const Lean& left,
-                int inputs, const int* order) {
+                const Network& network, int level) {
+  const Panels panels{memory + at.entry, network.layers()[level].steps, network.precision()};
+  const int width = network.width(level), inputs = network.packed_inputs(level);
+  const int* order = network.order(level);
   for (int r = 0; r < layer.rank; ++r) {
-    pack_rows(memory + at.entry, inputs, r, module.down + std::size_t(left.kept[r]) * inputs, 1, order);
+    pack_rows(panels, r, module.down + std::size_t(left.kept[r]) * width, 1, width, order, inputs);
   }
   if (layer.query == 0) return;
-  pack_rows(memory + at.entry, inputs, layer.rank_p, module.query_weight, layer.query, order);
+  pack_rows(panels, layer.rank_p, module.query_weight, layer.query, width, order, inputs);
   std::copy_n(module.query_shift, layer.query, memory + at.entry_bias + layer.rank_p);
 }
 
 void fill_key(float* memory, const Layout& at, const AdapterLayer& layer, const ModuleSpec& module, const Lean& left) {
   const int last = layer.divisions - 1;
   for (int j = 0; j < last; ++j) {
-    float* key = memory + at.key + std::size_t(j) * layer.rank_p * layer.query;
+    const Panels key{memory + at.key + std::size_t(j) * layer.rank_p * layer.query, layer.query, Precision::single};
     float* shift = memory + at.key_shift + std::size_t(j) * layer.query_p;
     for (int f = 0; f < layer.query; ++f) {
       for (int r = 0; r < layer.rank; ++r) {
         const float value = module.key[std::size_t(f) * module.rank + left.kept[r]];
-        if (left.division[r] == j) espalier::at(key, layer.query, f, r) = value;
-        if (left.division[r] == last) espalier::at(key, layer.query, f, r) = -value;
+        if (left.division[r] == j) key.set(f, r, value);
+        if (left.division[r] == last) key.set(f, r, -value);
       }
       shift[f] = float(double(module.key_shift[j * module.query + f]) - module.key_shift[last * module.query + f]);
     }
@@ -99,20 +103,20 @@ void fill_key(float* memory, const Layout& at, const AdapterLayer& layer, const 
 }
 
 void fill_exit(float* memory, const Layout& at, const AdapterLayer& layer, const ModuleSpec& module, const Lean& left,
-               const std::vector<float>& bias) {
+               const std::vector<float>& bias, Precision precision) {
+  const Panels panels{memory + at.exit, layer.exit_steps, precision};
   const int columns = int(bias.size());
   const double weight = left.attended ? 1.0 : 1.0 / module.divisions;
   const auto shift = [&](int j, int c) { return double(module.shift[std::size_t(j) * columns + c]); };
   for (int c = 0; c < columns; ++c) {
     for (int r = 0; r < layer.rank; ++r) {
-      espalier::at(memory + at.exit, layer.exit_inputs, r, c) =
-          float(module.up[std::size_t(c) * module.rank + left.kept[r]] * weight);
+      panels.set(r, c, float(module.up[std::size_t(c) * module.rank + left.kept[r]] * weight));
     }
     double constant = 0.0;
     if (left.attended) {
       constant = shift(layer.divisions - 1, c);
       for (int j = 0; j < layer.divisions - 1; ++j) {
-        espalier::at(memory + at.exit, layer.exit_inputs, layer.rank + j, c) = float(shift(j, c) - constant);
+        panels.set(layer.rank + j, c, float(shift(j, c) - constant));
       }
     } else {
       for (int j = 0; j < module.divisions; ++j) constant += shift(j, c) * weight;
@@ -136,20 +140,20 @@ Adapter::Adapter(const Network& network, const std::vector<ModuleSpec>& modules,
     if (modules[level].divisions < 1 || modules[level].divisions > kMaxDivisions) {
       throw std::invalid_argument("a module must have 1 to " + std::to_string(kMaxDivisions) + " divisions");
     }
-    left.push_back(lean(modules[level], wide.inputs, network.outputs(level)));
-    layers_.push_back(sizes(modules[level], left.back()));
-    layouts.push_back(lay_out(layers_.back(), wide.inputs, wide.columns, floats));
+    left.push_back(lean(modules[level], network.width(level), network.outputs(level)));
+    layers_.push_back(sizes(modules[level], left.back(), network.precision()));
+    layouts.push_back(lay_out(layers_.back(), wide.steps, wide.columns, floats));
     floats = layouts.back().end;
-    low_columns_ = std::max({low_columns_, layers_.back().entry_columns, round_up(layers_.back().exit_inputs)});
+    low_columns_ = std::max({low_columns_, layers_.back().entry_columns, round_up(layers_.back().exit_inputs + 1)});
   }
   memory_ = Buffer(floats);
   for (int level = 0; level < network.depth(); ++level) {
     AdapterLayer& layer = layers_[level];
     const Layout& at = layouts[level];
     float* memory = memory_.data();
-    fill_entry(memory, at, layer, modules[level], left[level], network.layers()[level].inputs, network.order(level));
+    fill_entry(memory, at, layer, modules[level], left[level], network, level);
     if (left[level].attended) fill_key(memory, at, layer, modules[level], left[level]);
-    fill_exit(memory, at, layer, modules[level], left[level], network.bias(level));
+    fill_exit(memory, at, layer, modules[level], left[level], network.bias(level), network.precision());
     layer.entry = memory + at.entry;
     layer.entry_bias = memory + at.entry_bias;
     layer.key = memory + at.key;

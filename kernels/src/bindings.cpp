@@ -29,11 +29,16 @@ using OverlayGiven = std::tuple<std::string, std::string, Rows>;
 using FieldGiven = std::tuple<std::string, std::string, bool, int, std::optional<Matrix>>;
 using LayerGiven = std::tuple<Matrix, Vector>;
 
-const Isa* isa_of(const std::optional<std::string>& name) {
-  const Isa* isa = name ? find_isa(name->c_str()) : best_isa();
+const Isa* isa_of(const std::optional<std::string>& name, const std::string& precision) {
+  if (precision != "fp32" && precision != "bf16") throw std::invalid_argument("precision must be fp32 or bf16");
+  const Precision asked = precision == "fp32" ? Precision::single : Precision::half;
+  const Isa* isa = name ? find_isa(name->c_str()) : best_isa(asked);
+  if (isa == nullptr && name) throw std::runtime_error("this processor has no " + *name);
   if (isa == nullptr) {
-    throw std::runtime_error(name ? "this processor has no " + *name : "this processor has neither AVX-512 nor AVX2");
+    throw std::runtime_error(asked == Precision::single ? "this processor has neither AVX-512 nor AVX2"
+                                                        : "this processor has no bfloat16 products (AVX512_BF16)");
   }
+  if (isa->precision != asked) throw std::invalid_argument(*name + " does not have precision " + precision);
   return isa;
 }
 
@@ -67,8 +72,8 @@ class PyNetwork {
  public:
   PyNetwork(const std::vector<FieldGiven>& fields, const std::vector<LayerGiven>& layers, const Vector& output,
             float output_bias, const std::optional<std::string>& isa, int threads, const std::vector<int>& cpus,
-            int tile_rows, bool share)
-      : options_{isa_of(isa), tile_rows, share, true}, threads_(threads, cpus) {
+            int tile_rows, bool share, const std::string& precision)
+      : options_{isa_of(isa, precision), tile_rows, share, true}, threads_(threads, cpus) {
     std::vector<FieldSpec> field_specs;
     for (const FieldGiven& field : fields) {
       field_specs.push_back(field_of(field));
@@ -82,7 +87,7 @@ class PyNetwork {
       layer_specs.push_back({int(weight.shape(1)), int(weight.shape(0)), weight.data(), bias.data()});
     }
     const OutputSpec last{int(output.shape(0)), output.data(), output_bias};
-    network_ = std::make_shared<const Network>(field_specs, layer_specs, last);
+    network_ = std::make_shared<const Network>(field_specs, layer_specs, last, options_.isa->precision);
   }
 
   const char* isa() const { return options_.isa->name; }
@@ -95,7 +100,7 @@ class PyNetwork {
     std::vector<Vector> vectors;
     if (int(modules.size()) != network_->depth()) throw std::invalid_argument("an adapter needs a module for each layer");
     for (int level = 0; level < network_->depth(); ++level) {
-      specs.push_back(module_of(modules[level], network_->layers()[level].inputs, network_->outputs(level), matrices,
+      specs.push_back(module_of(modules[level], network_->width(level), network_->outputs(level), matrices,
                                 vectors));
     }
     std::vector<Overlaid> overlaid;
@@ -223,7 +228,7 @@ NB_MODULE(_native, module) {
 
   module.def("instruction_sets", [] {
     std::vector<std::string> found;
-    for (const char* name : {"avx512", "avx2"}) {
+    for (const char* name : {"avx512", "avx512_bf16", "avx2"}) {
       if (espalier::find_isa(name) != nullptr) found.emplace_back(name);
     }
     return found;
@@ -236,9 +241,9 @@ NB_MODULE(_native, module) {
   nb::class_<PyNetwork>(module, "Network")
       .def(nb::init<const std::vector<espalier::FieldGiven>&, const std::vector<espalier::LayerGiven>&,
                     const espalier::Vector&, float, const std::optional<std::string>&, int, const std::vector<int>&, int,
-                    bool>(),
+                    bool, const std::string&>(),
            "fields"_a, "layers"_a, "output"_a, "output_bias"_a, nb::kw_only(), "isa"_a = nb::none(), "threads"_a = 1,
-           "cpus"_a = std::vector<int>{}, "tile_rows"_a = 0, "share"_a = true)
+           "cpus"_a = std::vector<int>{}, "tile_rows"_a = 0, "share"_a = true, "precision"_a = "fp32")
       .def_prop_ro("isa", &PyNetwork::isa)
       .def_prop_ro("nbytes", &PyNetwork::nbytes)
       .def("prepare", &PyNetwork::prepare, "modules"_a, "slope"_a = 1.0, "intercept"_a = 0.0,

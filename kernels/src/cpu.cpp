@@ -6,12 +6,12 @@ namespace espalier {
 
 namespace {
 // Best first.
-const Isa* const kAll[] = {&kAvx512, &kAvx2};
+const Isa* const kAll[] = {&kAvx512, &kAvx512Bf16, &kAvx2};
 }  // namespace
 
-const Isa* best_isa() {
+const Isa* best_isa(Precision precision) {
   for (const Isa* isa : kAll) {
-    if (isa->available()) return isa;
+    if (isa->precision == precision && isa->available()) return isa;
   }
   return nullptr;
 }

@@ -132,6 +132,10 @@ void gather(const Network& network, const Column* columns, std::int64_t first, i
                    stride);
     }
   }
+  const int end = shared ? network.shared_inputs() : network.inputs();
+  for (int i = end - 1; i >= 0 && i >= end - 1 && network.order(0)[i] == Network::kPadding; --i) {
+    for (int row = 0; row < rows; ++row) out[std::int64_t(row) * stride + i] = 0.0f;
+  }
 }
 
 }  // namespace espalier

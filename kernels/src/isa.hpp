@@ -7,15 +7,17 @@ namespace espalier {
 
 struct Isa {
   const char* name;
+  Precision precision;
   bool (*available)();                // this processor and operating system have it
   void (*score_tile)(const Tile&);    // fills Part::logits
 };
 
 extern const Isa kAvx2;
 extern const Isa kAvx512;
+extern const Isa kAvx512Bf16;
 
-// The best one that this machine has, or nullptr.
-const Isa* best_isa();
+// The best one of a precision that this machine has, or nullptr.
+const Isa* best_isa(Precision precision);
 
 // By name, or nullptr where there is none of that name on this machine.
 const Isa* find_isa(const char* name);

@@ -8,9 +8,9 @@ namespace espalier {
 namespace {
 bool available() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
-void score_tile(const Tile& tile) { Tower<avx2::Vec, Shape<6, 1>>(tile).run(); }
+void score_tile(const Tile& tile) { Tower<Single<avx2::Vec>, Shape<6, 1>>(tile).run(); }
 }  // namespace
 
-const Isa kAvx2{"avx2", available, score_tile};
+const Isa kAvx2{"avx2", Precision::single, available, score_tile};
 
 }  // namespace espalier

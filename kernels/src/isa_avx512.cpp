@@ -11,9 +11,9 @@ bool available() {
          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
 }
 
-void score_tile(const Tile& tile) { Tower<avx512::Vec, Shape<14, 2>>(tile).run(); }
+void score_tile(const Tile& tile) { Tower<Single<avx512::Vec>, Shape<14, 2>>(tile).run(); }
 }  // namespace
 
-const Isa kAvx512{"avx512", available, score_tile};
+const Isa kAvx512{"avx512", Precision::single, available, score_tile};
 
 }  // namespace espalier

@@ -13,10 +13,11 @@ namespace espalier {
 enum class Finish {
   keep,      // c = sum
   add_bias,  // c = sum + bias
-  activate,  // c = relu(sum * scale + bias)
+  activate,  // c = relu(sum * scale + bias), in the form of an input
+  activate_last,  // the same in float32
 };
 
-// One block: c (rows, 16 vecs) from a (rows, k) b (k, 16 vecs) + a2 (rows, k2) b2 (k2, 16 vecs).
+// One block: c (rows, 16 vecs) from a (rows, k) b (k, 16 vecs) + a2 (rows, k2) b2 (k2, 16 vecs); k and k2 in steps.
 struct Product {
   const float* a;
   long a_stride;
@@ -50,7 +51,7 @@ template <int N, class F>
 }
 
 // Row addresses come from every third row and two offsets: one pointer a row would not fit the registers.
-template <class Vec, int Rows, int Vecs>
+template <class Form, class Vec, int Rows, int Vecs>
 [[gnu::always_inline]] inline void accumulate(Accumulators<Vec, Rows, Vecs>& sums, const float* a, long a_stride,
                                               const float* b, long b_stride, int k) {
   const float* bases[(Rows + 2) / 3];
@@ -62,46 +63,67 @@ template <class Vec, int Rows, int Vecs>
     each<Rows>([&]<int R>() __attribute__((always_inline)) {
       const Vec input = Vec::all(bases[R / 3][i + (R % 3) * a_stride]);
       each<Vecs>([&]<int V>() __attribute__((always_inline)) {
-        sums.at[R][V] = fma(input, weights[V], sums.at[R][V]);
+        sums.at[R][V] = Form::step(input, weights[V], sums.at[R][V]);
       });
     });
   }
 }
 
-template <class Vec, int Rows, int Vecs>
+// Form: how inputs are held. It has a Vec, step(inputs, weights, sum), and store(activations, where, vector).
+template <class Form, int Rows, int Vecs>
 void product(const Product& p) {
+  using Vec = typename Form::Vec;
   Accumulators<Vec, Rows, Vecs> sums;
   each<Vecs>([&]<int V>() __attribute__((always_inline)) {
     const Vec first = p.start == nullptr ? Vec::zero() : Vec::load(p.start + V * kLanes);
     each<Rows>([&]<int R>() __attribute__((always_inline)) { sums.at[R][V] = first; });
   });
-  accumulate(sums, p.a, p.a_stride, p.b, p.b_stride, p.k);
-  if (p.k2 > 0) accumulate(sums, p.a2, p.a2_stride, p.b2, p.b2_stride, p.k2);
+  accumulate<Form>(sums, p.a, p.a_stride, p.b, p.b_stride, p.k);
+  if (p.k2 > 0) accumulate<Form>(sums, p.a2, p.a2_stride, p.b2, p.b2_stride, p.k2);
   each<Vecs>([&]<int V>() __attribute__((always_inline)) {
     Vec scale = Vec::zero(), bias = Vec::zero();
-    if (p.finish == Finish::activate) scale = Vec::load(p.scale + V * kLanes);
+    const bool active = p.finish == Finish::activate || p.finish == Finish::activate_last;
+    if (active) scale = Vec::load(p.scale + V * kLanes);
     if (p.finish != Finish::keep) bias = Vec::load(p.bias + V * kLanes);
     each<Rows>([&]<int R>() __attribute__((always_inline)) {
       Vec sum = sums.at[R][V];
       if (p.finish == Finish::add_bias) sum = add(sum, bias);
-      if (p.finish == Finish::activate) sum = max(Vec::zero(), fma(sum, scale, bias));
-      sum.store(p.c + R * p.c_stride + V * kLanes);
+      if (active) sum = max(Vec::zero(), fma(sum, scale, bias));
+      float* const row = p.c + R * p.c_stride;
+      if (p.finish == Finish::activate) {
+        Form::store(sum, row, V);
+      } else {
+        sum.store(row + V * kLanes);
+      }
     });
   });
 }
 
+// Inputs in float32.
+template <class V>
+struct Single {
+  using Vec = V;
+  static constexpr Precision precision = Precision::single;
+  [[gnu::always_inline]] static Vec step(Vec inputs, Vec weights, Vec sum) { return fma(inputs, weights, sum); }
+  [[gnu::always_inline]] static void store(Vec activations, float* row, int vector) {
+    activations.store(row + vector * kLanes);
+  }
+  // Floats from `first` to `end` of a row to steps, in place.
+  static void narrow(float*, int, int) {}
+};
+
 using ProductFunction = void (*)(const Product&);
 
 // Functions for 1 to MaxRows rows.
-template <class Vec, int MaxRows, int Vecs>
+template <int MaxRows>
 struct ProductTable {
   ProductFunction of[MaxRows];
 };
 
-template <class Vec, int MaxRows, int Vecs>
-constexpr ProductTable<Vec, MaxRows, Vecs> product_table() {
+template <class Form, int MaxRows, int Vecs>
+constexpr ProductTable<MaxRows> product_table() {
   return []<int... R>(std::integer_sequence<int, R...>) {
-    return ProductTable<Vec, MaxRows, Vecs>{{&product<Vec, R + 1, Vecs>...}};
+    return ProductTable<MaxRows>{{&product<Form, R + 1, Vecs>...}};
   }(std::make_integer_sequence<int, MaxRows>{});
 }
 

@@ -6,32 +6,38 @@
 
 namespace espalier {
 
-Network::Network(const std::vector<FieldSpec>& fields, const std::vector<LayerSpec>& layers, const OutputSpec& output) {
+Network::Network(const std::vector<FieldSpec>& fields, const std::vector<LayerSpec>& layers, const OutputSpec& output,
+                 Precision precision)
+    : precision_(precision) {
   if (fields.empty() || layers.empty()) throw std::invalid_argument("a network needs a field and a layer");
-  place_fields(fields);
   std::size_t floats = 0;
-  int inputs = int(order_.size());
+  int inputs = place_fields(fields);
   for (const LayerSpec& layer : layers) {
     if (layer.inputs != inputs) throw std::invalid_argument("a layer's inputs are not the outputs of the one before");
     if (layer.columns < 1) throw std::invalid_argument("a layer has no outputs");
-    floats += panel_floats(layer.inputs, layer.columns);
+    const int packed = layers_.empty() ? int(order_.size()) : layer.inputs;
+    layers_.push_back({steps_of(packed, precision), round_up(layer.columns), nullptr});
+    widths_.push_back(layer.inputs);
+    outputs_.push_back(layer.columns);
+    biases_.emplace_back(layer.bias, layer.bias + layer.columns);
+    floats += panel_floats(layers_.back().steps, layer.columns);
     inputs = layer.columns;
   }
   if (output.inputs != inputs) throw std::invalid_argument("the output's inputs are not the last layer's outputs");
   weights_ = Buffer(floats + round_up(inputs));
   float* next = weights_.data();
-  for (const LayerSpec& layer : layers) {
-    pack_rows(next, layer.inputs, 0, layer.weight, layer.columns, layers_.empty() ? order_.data() : nullptr);
-    layers_.push_back({layer.inputs, round_up(layer.columns), next});
-    outputs_.push_back(layer.columns);
-    biases_.emplace_back(layer.bias, layer.bias + layer.columns);
-    next += panel_floats(layer.inputs, layer.columns);
+  for (int level = 0; level < depth(); ++level) {
+    Layer& layer = layers_[level];
+    const Panels panels{next, layer.steps, precision};
+    pack_rows(panels, 0, layers[level].weight, layers[level].columns, widths_[level], order(level), packed_inputs(level));
+    layer.weights = next;
+    next += panel_floats(layer.steps, layer.columns);
   }
   std::copy_n(output.weight, output.inputs, next);
   output_ = {next, output.bias};
 }
 
-void Network::place_fields(const std::vector<FieldSpec>& fields) {
+int Network::place_fields(const std::vector<FieldSpec>& fields) {
   std::vector<int> starts;
   int total = 0;
   for (const FieldSpec& field : fields) {
@@ -46,8 +52,10 @@ void Network::place_fields(const std::vector<FieldSpec>& fields) {
       fields_[i].offset = int(order_.size());
       for (int j = 0; j < fields[i].width; ++j) order_.push_back(starts[i] + j);
     }
+    while (order_.size() % per_step(precision_) != 0) order_.push_back(kPadding);
     if (shared) shared_inputs_ = int(order_.size());
   }
+  return total;
 }
 
 }  // namespace espalier

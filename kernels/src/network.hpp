@@ -44,28 +44,36 @@ struct Field {
 class Network {
  public:
   // Throws std::invalid_argument where shapes do not fit each other.
-  Network(const std::vector<FieldSpec>& fields, const std::vector<LayerSpec>& layers, const OutputSpec& output);
+  Network(const std::vector<FieldSpec>& fields, const std::vector<LayerSpec>& layers, const OutputSpec& output,
+          Precision precision = Precision::single);
 
   // Fields in the manifest's order; those that may be shared come first among the inputs.
   const std::vector<Field>& fields() const { return fields_; }
   const std::vector<Layer>& layers() const { return layers_; }
   int depth() const { return int(layers_.size()); }
+  Precision precision() const { return precision_; }
   int inputs() const { return int(order_.size()); }
   int shared_inputs() const { return shared_inputs_; }
   const Output& output() const { return output_; }
-  // Input i of the packed first layer is column order()[i] of the manifest's.
+  // Input i of the packed first layer is column order(0)[i] of the manifest's, or padding to a whole step: kPadding.
+  static constexpr int kPadding = -1;
   const int* order(int level) const { return level == 0 ? order_.data() : nullptr; }
+  // Columns of a layer's weights, and inputs that its panels have with padding.
+  int width(int level) const { return widths_[level]; }
+  int packed_inputs(int level) const { return layers_[level].steps * per_step(precision_); }
   int outputs(int level) const { return outputs_[level]; }
   const std::vector<float>& bias(int level) const { return biases_[level]; }
   std::size_t bytes() const { return weights_.size() * sizeof(float); }
 
  private:
-  void place_fields(const std::vector<FieldSpec>& fields);
+  int place_fields(const std::vector<FieldSpec>& fields);
 
+  Precision precision_;
   std::vector<Field> fields_;
   std::vector<int> order_;
   int shared_inputs_ = 0;
   std::vector<Layer> layers_;
+  std::vector<int> widths_;
   std::vector<int> outputs_;  // columns without padding
   std::vector<std::vector<float>> biases_;
   Output output_{};

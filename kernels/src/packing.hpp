@@ -7,16 +7,21 @@
 
 namespace espalier {
 
-// Floats that panels of this many inputs and columns take.
-std::size_t panel_floats(int inputs, int columns);
+// Panels [columns / 16][steps][16] to be filled; what is not set stays zero.
+struct Panels {
+  float* memory;
+  int steps;
+  Precision precision;
 
-// Panels [columns / 16][inputs][16] of the transpose of `matrix` (rows, inputs): its row r becomes column first + r.
-// Input i of the panels is column order[i] of the matrix, or i itself where `order` is null.
-void pack_rows(float* panels, int inputs, int first, const float* matrix, int rows, const int* order);
+  // The weight of one input for one column, rounded to the precision.
+  void set(int input, int column, float weight) const;
+};
 
-// One value of the panels.
-inline float& at(float* panels, int inputs, int input, int column) {
-  return panels[(std::size_t(column / kLanes) * inputs + input) * kLanes + column % kLanes];
-}
+// Floats that panels of this many steps and columns take.
+std::size_t panel_floats(int steps, int columns);
+
+// The transpose of `matrix` (rows, width): its row r becomes column first + r of the panels. Their input i, of `inputs`,
+// is column order[i] of the matrix, or i itself where `order` is null; past the width and below zero is padding.
+void pack_rows(const Panels& panels, int first, const float* matrix, int rows, int width, const int* order, int inputs);
 
 }  // namespace espalier

@@ -22,9 +22,21 @@ static constexpr int padded_stride(int n) {
   return (lines | 1) * kLanes;
 }
 
-// One layer of the backbone: y = x weights, panels [columns / 16][inputs][16].
+// How inputs and weights are held; sums are float32 in any case.
+enum class Precision {
+  single,  // float32
+  half,    // bfloat16, two inputs in the four bytes of a float: one step of a chain takes a pair
+};
+
+static constexpr int per_step(Precision precision) { return precision == Precision::single ? 1 : 2; }
+
+static constexpr int steps_of(int inputs, Precision precision) {
+  return (inputs + per_step(precision) - 1) / per_step(precision);
+}
+
+// One layer of the backbone: y = x weights, panels [columns / 16][steps][16], each of four bytes.
 struct Layer {
-  int inputs;
+  int steps;
   int columns;  // multiple of 16; the padding is zero
   const float* weights;
 };
@@ -37,17 +49,18 @@ struct AdapterLayer {
   int query_p;    // rounded up
   int divisions;  // 1 where the weights are constant
 
-  const float* entry;           // panels [(rank_p + query_p) / 16][inputs][16]: down and query
+  const float* entry;           // panels [(rank_p + query_p) / 16][steps][16]: down and query
   const float* entry_bias;      // [rank_p + query_p]
-  const float* key;             // [divisions - 1] panels [rank_p / 16][query][16]
+  const float* key;             // [divisions - 1] panels [rank_p / 16][query][16], float32
   const float* key_shift;       // [divisions - 1][query_p]
   const std::int32_t* division_of;  // [rank_p]
-  const float* exit;            // panels [columns / 16][rank + divisions - 1][16]: up, and differences of shifts
+  const float* exit;            // panels [columns / 16][exit_steps][16]: up, and differences of shifts
   const float* scale;           // [columns]
   const float* bias;            // [columns]
 
   int entry_columns;  // rank_p + query_p
   int exit_inputs;    // rank + divisions - 1
+  int exit_steps;
 };
 
 struct Output {
@@ -72,7 +85,8 @@ struct Tile {
   const Part* parts;
   int part_count;
   int rows;
-  int shared_inputs;
+  int inputs;         // of the first layer, with padding to whole steps
+  int shared_inputs;  // those that come first; whole steps
 
   // Scratch of one thread. Where a part is shared, the shared inputs stand in `shared_input` alone.
   float* input;      // [rows][input_stride]

@@ -76,6 +76,7 @@ class Workspace {
     tile_.layers = network.layers().data();
     tile_.depth = network.depth();
     tile_.output = network.output();
+    tile_.inputs = network.inputs();
     tile_.shared_inputs = network.shared_inputs();
     tile_.input_stride = padded_stride(network.inputs());
     tile_.shared_input_stride = padded_stride(network.shared_inputs());
@@ -146,10 +147,9 @@ class Workspace {
 }  // namespace
 
 int fitting_rows(const Network& network, std::int64_t cache_bytes) {
-  std::int64_t widest = 0, inputs = network.inputs();
+  std::int64_t widest = 0;
   for (const Layer& layer : network.layers()) {
-    widest = std::max(widest, inputs + layer.columns);
-    inputs = layer.columns;
+    widest = std::max<std::int64_t>(widest, layer.steps + steps_of(layer.columns, network.precision()));
   }
   const std::int64_t rows = cache_bytes / (widest * std::int64_t(sizeof(float)));
   return int(std::clamp<std::int64_t>(rows, kLeastRows, kMostRows));

@@ -12,13 +12,13 @@ struct Shape {
   static constexpr int vecs = Vecs;
 };
 
-
-template <class Vec, class Shape>
+template <class Form, class Shape>
 class Tower {
  public:
   explicit Tower(const Tile& tile) : tile_(tile) {}
 
   void run() const {
+    narrow_inputs();
     if (tile_.shared_inputs > 0) share();
     const float* input = tile_.input;
     long stride = tile_.input_stride;
@@ -33,8 +33,24 @@ class Tower {
   }
 
  private:
-  static constexpr auto kNarrow = product_table<Vec, Shape::rows, 1>();
-  static constexpr auto kWide = product_table<Vec, Shape::rows, Shape::vecs>();
+  using Vec = typename Form::Vec;
+  static constexpr int kPerStep = per_step(Form::precision);
+  static constexpr auto kNarrow = product_table<Form, Shape::rows, 1>();
+  static constexpr auto kWide = product_table<Form, Shape::rows, Shape::vecs>();
+
+  void narrow_inputs() const {
+    if (kPerStep == 1) return;
+    for (int number = 0; number < tile_.part_count; ++number) {
+      const Part& part = tile_.parts[number];
+      const int skip = part.shared ? tile_.shared_inputs : 0;
+      for (int r = 0; r < part.rows; ++r) {
+        Form::narrow(tile_.input + long(part.row + r) * tile_.input_stride, skip, tile_.inputs);
+      }
+      if (part.shared) {
+        Form::narrow(tile_.shared_input + long(number) * tile_.shared_input_stride, 0, tile_.shared_inputs);
+      }
+    }
+  }
 
   // Rows of a part in blocks of nearly the same size: a small rest would leave the processor waiting for weights.
   template <class F>
@@ -95,13 +111,16 @@ class Tower {
     p.a = tile_.shared_input + long(part) * tile_.shared_input_stride;
     p.a_stride = tile_.shared_input_stride;
     p.b = weights;
-    p.b_stride = long(tile_.layers[0].inputs) * kLanes;
-    p.k = tile_.shared_inputs;
+    p.b_stride = long(tile_.layers[0].steps) * kLanes;
+    p.k = tile_.shared_inputs / kPerStep;
     p.finish = Finish::keep;
     return p;
   }
 
-  int skipped(int level, const Part& part) const { return level == 0 && part.shared ? tile_.shared_inputs : 0; }
+  // Steps that the shared part of a chain has taken already.
+  int skipped(int level, const Part& part) const {
+    return level == 0 && part.shared ? tile_.shared_inputs / kPerStep : 0;
+  }
 
   // z and q of a part, and what follows from them.
   void low_rank(int level, const Part& part, int number, const float* input, long stride) const {
@@ -113,25 +132,33 @@ class Tower {
     p.a = input + part.row * stride + skip;
     p.a_stride = stride;
     p.b = adapter.entry + long(skip) * kLanes;
-    p.b_stride = long(tile_.layers[level].inputs) * kLanes;
-    p.k = tile_.layers[level].inputs - skip;
+    p.b_stride = long(tile_.layers[level].steps) * kLanes;
+    p.k = tile_.layers[level].steps - skip;
     p.start = skip > 0 ? tile_.shared_low + long(number) * tile_.low_stride : nullptr;
     p.bias = adapter.entry_bias;
     p.c = low;
     p.c_stride = tile_.low_stride;
     p.finish = Finish::add_bias;
     all_columns(p, part.rows, adapter.entry_columns);
-    if (adapter.divisions == 1) return;
-    float deltas[kMaxDivisions * kLanes];
-    for (int row = 0; row < part.rows; row += kLanes) {
-      const int rows = part.rows - row < kLanes ? part.rows - row : kLanes;
-      attend<Vec>(adapter, low + long(row) * tile_.low_stride, tile_.low_stride, rows, deltas);
+    if (adapter.divisions > 1) {
+      float deltas[kMaxDivisions * kLanes];
+      for (int row = 0; row < part.rows; row += kLanes) {
+        const int rows = part.rows - row < kLanes ? part.rows - row : kLanes;
+        attend<Vec>(adapter, low + long(row) * tile_.low_stride, tile_.low_stride, rows, deltas);
+      }
+    }
+    if (kPerStep == 1) return;
+    for (int row = 0; row < part.rows; ++row) {
+      float* const inputs = low + long(row) * tile_.low_stride;
+      if (adapter.exit_inputs % kPerStep != 0) inputs[adapter.exit_inputs] = 0.0f;
+      Form::narrow(inputs, 0, adapter.exit_steps * kPerStep);
     }
   }
 
   // The layer itself: a panel serves all rows of the tile before the next one is touched.
   void wide(int level, const float* input, long stride, float* output) const {
     const Layer& layer = tile_.layers[level];
+    const bool last = level == tile_.depth - 1;
     for (int column = 0; column < layer.columns;) {
       const bool full = layer.columns - column >= Shape::vecs * kLanes;
       const auto& table = full ? kWide.of : kNarrow.of;
@@ -141,22 +168,22 @@ class Tower {
         const int skip = skipped(level, part);
         Product p;
         p.a_stride = stride;
-        p.b = layer.weights + long(column) * layer.inputs + long(skip) * kLanes;
-        p.b_stride = long(layer.inputs) * kLanes;
-        p.k = layer.inputs - skip;
+        p.b = layer.weights + long(column) * layer.steps + long(skip) * kLanes;
+        p.b_stride = long(layer.steps) * kLanes;
+        p.k = layer.steps - skip;
         p.a2_stride = tile_.low_stride;
-        p.b2 = adapter.exit + long(column) * adapter.exit_inputs;
-        p.b2_stride = long(adapter.exit_inputs) * kLanes;
-        p.k2 = adapter.exit_inputs;
+        p.b2 = adapter.exit + long(column) * adapter.exit_steps;
+        p.b2_stride = long(adapter.exit_steps) * kLanes;
+        p.k2 = adapter.exit_steps;
         p.start = skip > 0 ? tile_.shared_wide + long(number) * tile_.shared_wide_stride + column : nullptr;
         p.scale = adapter.scale + column;
         p.bias = adapter.bias + column;
         p.c_stride = tile_.activation_stride;
-        p.finish = Finish::activate;
+        p.finish = last ? Finish::activate_last : Finish::activate;
         blocks(part.rows, [&](int row, int size) {
           p.a = input + (part.row + row) * stride + skip;
           p.a2 = tile_.low + long(part.row + row) * tile_.low_stride;
-          p.c = output + long(part.row + row) * tile_.activation_stride + column;
+          p.c = output + long(part.row + row) * tile_.activation_stride + (last ? column : column / kPerStep);
           table[size - 1](p);
         });
       }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from service.errors import EngineFailed
 
 EXTENSION = "espalier_kernels"
 _KIND = "mlp"
+_MOST, _MEAN = 2e-2, 2e-3  # of a probability: what bfloat16 may move
+
+Precision = Literal["fp32", "bf16"]
 
 
 class EngineAbsent(EngineFailed):
@@ -45,7 +48,7 @@ class _Network(Protocol):
         modules: list[dict[str, NDArray[np.float32]]],
         slope: float,
         intercept: float,
-        overlays: list[tuple[str, str, NDArray[Any]]],
+        overlays: Sequence[tuple[str, str, NDArray[Any]]],
     ) -> _Adapter: ...
 
     def score(self, segments: list[_Given], logits: NDArray[np.float64], *, calibrated: bool) -> None: ...
@@ -87,6 +90,7 @@ class NativeEngine:
         isa: instruction set to use; None takes the best one.
         tile_rows: rows that go through the tower together; 0 takes what the cache holds.
         share: whether what the rows of a request have in common is computed once; it changes no bit of a result.
+        precision: bf16 multiplies in bfloat16 (sums stay float32); verification looks at float32 first, then at both.
         dense: scores the folds that are whole networks (kind delta); without it they are refused.
 
     Raises:
@@ -105,11 +109,15 @@ class NativeEngine:
         isa: str | None = None,
         tile_rows: int = 0,
         share: bool = True,
+        precision: Precision = "fp32",
         dense: Engine | None = None,
     ) -> None:
         self._modules = _modules(backbone)
         options = {"threads": threads, "cpus": list(cpus), "isa": isa, "tile_rows": tile_rows, "share": share}
-        self._network = _network(backbone, self._modules, options)
+        self._network = _network(backbone, self._modules, {**options, "precision": precision})
+        self._precision = precision
+        exact = {"threads": 1, "cpus": [], "isa": None}
+        self._exact = self._network if precision == "fp32" else _network(backbone, self._modules, exact)
         self._dense = dense
 
     @property
@@ -123,19 +131,10 @@ class NativeEngine:
         Raises:
             EngineFailed: it does not fit the backbone, or is a delta and there is no engine for those.
         """
-        if folded.delta is not None:
-            if self._dense is None:
-                raise EngineFailed("the native engine scores no adapters of kind 'delta'")
+        if folded.delta is not None and self._dense is not None:
             prepared = self._dense.prepare(folded)
             return HandedOn(prepared, prepared.nbytes)
-        try:
-            modules = [folded.modules[module].arrays() for module in self._modules]
-            sides = {} if folded.overlay is None else folded.overlay.sides
-            overlays = [(side, own.field, np.ascontiguousarray(own.rows)) for side, own in sides.items()]
-            adapter = self._network.prepare(modules, folded.slope, folded.intercept, overlays)
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise EngineFailed(f"the native engine cannot prepare the adapter: {error}") from error
-        return NativePrepared(adapter, adapter.nbytes)
+        return self._pack(self._network, folded)
 
     def run(self, segments: Sequence[Segment]) -> list[NDArray[np.float64]]:
         """Score all segments in one call; those of deltas by the engine for them.
@@ -144,42 +143,66 @@ class NativeEngine:
             EngineFailed: rows are not of this backbone.
         """
         own = [segment for segment in segments if isinstance(segment.prepared, NativePrepared)]
-        scored = iter(self._score([(segment.rows, segment.prepared) for segment in own], calibrated=True))
+        scored = iter(_scored(self._network, [(segment.rows, segment.prepared) for segment in own], calibrated=True))
         if len(own) == len(segments):
             return list(scored)
         handed_on = iter(self._hand_on([segment for segment in segments if isinstance(segment.prepared, HandedOn)]))
         return [next(scored if isinstance(segment.prepared, NativePrepared) else handed_on) for segment in segments]
 
     def logits(self, rows: EncodedRows, folded: Folded) -> NDArray[np.float64]:
-        """Logits before calibration, float64 (n,).
+        """Logits before calibration in float32, as float64 (n,).
 
         Raises:
-            EngineFailed: rows or fold are not of this backbone.
+            EngineFailed: rows or fold are not of this backbone, or bfloat16 moves a probability too far.
         """
         if folded.delta is not None and self._dense is not None:
             return self._dense.logits(rows, folded)
-        prepared = self.prepare(folded)
-        assert isinstance(prepared, NativePrepared)
-        return self._score([(rows, prepared)], calibrated=False)[0]
+        exact = _scored(self._exact, [(rows, self._pack(self._exact, folded))], False)[0]
+        if self._precision == "bf16":
+            _check_distance(exact, _scored(self._network, [(rows, self._pack(self._network, folded))], False)[0])
+        return exact
+
+    def _pack(self, network: _Network, folded: Folded) -> NativePrepared:
+        if folded.delta is not None:
+            raise EngineFailed("the native engine scores no adapters of kind 'delta'")
+        try:
+            modules = [folded.modules[module].arrays() for module in self._modules]
+            sides = {} if folded.overlay is None else folded.overlay.sides
+            overlays = [(side, own.field, np.ascontiguousarray(own.rows)) for side, own in sides.items()]
+            adapter = network.prepare(modules, folded.slope, folded.intercept, overlays)
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise EngineFailed(f"the native engine cannot prepare the adapter: {error}") from error
+        return NativePrepared(adapter, adapter.nbytes)
 
     def _hand_on(self, segments: Sequence[Segment]) -> list[NDArray[np.float64]]:
         assert self._dense is not None
         return self._dense.run([Segment(each.rows, each.prepared.prepared, self._dense) for each in segments])
 
-    def _score(
-        self, given: Sequence[tuple[EncodedRows, NativePrepared]], *, calibrated: bool
-    ) -> list[NDArray[np.float64]]:
-        stops = np.cumsum([rows.n for rows, _ in given]).tolist()
-        logits = np.empty(stops[-1] if stops else 0)
-        segments: list[_Given] = [
-            (rows.arrays, rows.n, own.adapter, None if rows.overlaid is None else dict(rows.overlaid))
-            for rows, own in given
-        ]
-        try:
-            self._network.score(segments, logits, calibrated=calibrated)
-        except (ValueError, TypeError, IndexError, RuntimeError) as error:
-            raise EngineFailed(f"the native engine failed: {error}") from error
-        return [logits[stop - rows.n : stop] for (rows, _), stop in zip(given, stops, strict=True)]
+
+def _scored(
+    network: _Network, given: Sequence[tuple[EncodedRows, NativePrepared]], calibrated: bool
+) -> list[NDArray[np.float64]]:
+    stops = np.cumsum([rows.n for rows, _ in given]).tolist()
+    logits = np.empty(stops[-1] if stops else 0)
+    segments: list[_Given] = [
+        (rows.arrays, rows.n, own.adapter, None if rows.overlaid is None else {**rows.overlaid}) for rows, own in given
+    ]
+    try:
+        network.score(segments, logits, calibrated=calibrated)
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise EngineFailed(f"the native engine failed: {error}") from error
+    return [logits[stop - rows.n : stop] for (rows, _), stop in zip(given, stops, strict=True)]
+
+
+def _check_distance(exact: NDArray[np.float64], half: NDArray[np.float64]) -> None:
+    """Hold probabilities in bfloat16 to those in float32; what is not finite is verification's to refuse."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        off = np.abs(1.0 / (1.0 + np.exp(-exact)) - 1.0 / (1.0 + np.exp(-half)))
+    if off.size and (off.max() > _MOST or off.mean() > _MEAN):
+        raise EngineFailed(
+            f"in bfloat16 probabilities move by up to {off.max():.1e} and {off.mean():.1e} on average, more than "
+            f"{_MOST} and {_MEAN}; serve this adapter in fp32"
+        )
 
 
 def _modules(backbone: Backbone) -> list[str]:

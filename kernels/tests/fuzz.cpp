@@ -1,0 +1,321 @@
+// Random networks, adapters and batches: every row's logit is the oracle's, and the same bits whatever the tile, the
+// threads and the company, in float32 also whatever the instruction set. In bfloat16 it is the oracle's as far as eight
+// binary digits go. `fuzz [worlds] [first seed]`; built with sanitizers by sanitize.sh.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <string>
+
+#include "oracle.hpp"
+#include "schedule.hpp"
+
+namespace {
+
+using namespace espalier;
+
+// Arrays of exactly their own size, so that a sanitizer sees the first step outside.
+template <class T>
+class Pool {
+ public:
+  T* take(std::size_t n) {
+    held_.push_back(std::make_unique<T[]>(n));
+    return held_.back().get();
+  }
+
+ private:
+  std::vector<std::unique_ptr<T[]>> held_;
+};
+
+struct Request {
+  int adapter;
+  std::int64_t rows;
+  std::vector<Column> columns;
+  std::vector<double> expected;
+};
+
+class World {
+ public:
+  explicit World(unsigned seed) : random_(seed) {
+    draw_fields();
+    draw_layers();
+    for (const Precision precision : {Precision::single, Precision::half}) {
+      networks_.push_back(std::make_unique<Network>(fields_, layers_, output_, precision));
+    }
+    adapters_.resize(networks_.size());
+    for (int i = 0, n = between(1, 4); i < n; ++i) draw_adapter();
+    for (int i = 0, n = between(1, 8); i < n; ++i) draw_request();
+  }
+
+  // The logits of requests in this order, one after the other.
+  std::vector<double> score(const std::vector<int>& order, const Options& options, int threads) {
+    const std::size_t precision = options.isa->precision == Precision::half;
+    std::vector<Segment> segments;
+    std::int64_t total = 0;
+    for (const int i : order) total += requests_[i].rows;
+    std::vector<double> logits(total, -1e9);
+    double* next = logits.data();
+    for (const int i : order) {
+      const Adapter* adapter = adapters_[precision][requests_[i].adapter].get();
+      segments.push_back({adapter, requests_[i].rows, requests_[i].columns.data(), next});
+      next += requests_[i].rows;
+    }
+    Threads pool(threads, {});
+    Scratch scratch;
+    espalier::score(*networks_[precision], segments, options, pool, scratch);
+    return logits;
+  }
+
+  void check() {
+    std::vector<double> single;
+    std::vector<int> all;
+    for (int i = 0; i < int(requests_.size()); ++i) all.push_back(i);
+    for (const char* name : {"avx512", "avx2", "avx512_bf16"}) {
+      const Isa* isa = find_isa(name);
+      if (isa == nullptr) continue;
+      const std::vector<double> first = score(all, {isa, 0, true, true}, 1);
+      if (isa->precision == Precision::single) {
+        hold_to_oracle(first, name, 2e-5, 2e-5);
+        if (single.empty()) single = first;
+        hold_equal(single, first, "another instruction set");
+      } else {
+        hold_to_oracle(first, name, 0.15, 0.02);
+      }
+      hold_equal(first, score(all, {isa, between(1, 40), true, true}, 1), "another tile");
+      hold_equal(first, score(all, {isa, between(1, 40), false, true}, 3), "threads, nothing shared");
+      hold_company(all, first, isa);
+    }
+  }
+
+ private:
+  int between(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
+
+  float* normal(std::size_t n, double spread) {
+    std::normal_distribution<float> draw(0.0f, float(spread));
+    float* values = floats_.take(n);
+    for (std::size_t i = 0; i < n; ++i) values[i] = draw(random_);
+    return values;
+  }
+
+  float* zeros(std::size_t n) { return floats_.take(n); }
+
+  void draw_fields() {
+    for (int i = 0, n = between(1, 6); i < n; ++i) {
+      FieldSpec field{"f" + std::to_string(i), Kind(between(0, 2)), between(0, 1) == 1, 1, nullptr, 0};
+      if (field.kind != Kind::dense) {
+        field.width = between(0, 2) == 0 ? 16 : between(1, 9);
+        field.rows = between(1, 20);
+        field.table = normal(std::size_t(field.rows) * field.width, 1.0);
+      }
+      fields_.push_back(field);
+    }
+  }
+
+  void draw_layers() {
+    int inputs = 0;
+    for (const FieldSpec& field : fields_) inputs += field.width;
+    for (int i = 0, n = between(1, 4); i < n; ++i) {
+      const int columns = between(0, 1) == 0 ? 16 * between(1, 5) : between(1, 70);
+      const float* weight = normal(std::size_t(columns) * inputs, 1.0 / std::sqrt(inputs));
+      layers_.push_back({inputs, columns, weight, normal(columns, 0.3)});
+      inputs = columns;
+    }
+    output_ = {inputs, normal(inputs, 1.0 / std::sqrt(inputs)), 0.25f};
+  }
+
+  // Columns of zeros and constant weights stand among the others: the packing leaves them out.
+  ModuleSpec draw_module(const LayerSpec& layer) {
+    ModuleSpec module{};
+    module.divisions = between(1, 4);
+    module.rank = between(module.divisions, module.divisions + 20);
+    module.query = between(1, 18);
+    const std::size_t r = module.rank, m = module.divisions, q = module.query, k = layer.inputs, d = layer.columns;
+    const bool constant = between(0, 2) == 0;
+    float* down = normal(r * k, 1.0 / std::sqrt(k));
+    float* group = zeros(m * r);
+    if (between(0, 2) == 0) std::memset(down + (r - 1) * k, 0, k * sizeof(float));
+    for (std::size_t i = 0; i < r; ++i) group[(i * m / r) * r + i] = 1.0f;
+    module.down = down;
+    module.up = between(0, 5) == 0 ? zeros(d * r) : normal(d * r, 0.3);
+    module.shift = normal(m * d, 0.2);
+    module.query_weight = normal(q * k, 1.0 / std::sqrt(k));
+    module.query_shift = normal(q, 0.2);
+    module.key = constant ? zeros(q * r) : normal(q * r, 0.5 / double(q));
+    module.key_shift = constant ? zeros(m * q) : normal(m * q, 0.3);
+    module.group = group;
+    module.norm_scale = normal(d, 1.0);
+    module.norm_shift = normal(d, 0.3);
+    return module;
+  }
+
+  void draw_adapter() {
+    std::vector<ModuleSpec> modules;
+    for (const LayerSpec& layer : layers_) modules.push_back(draw_module(layer));
+    modules_.push_back(modules);
+    for (std::size_t i = 0; i < networks_.size(); ++i) {
+      adapters_[i].push_back(std::make_unique<Adapter>(*networks_[i], modules, 1.5, -0.5));
+    }
+    overlays_.emplace_back();
+    for (const FieldSpec& field : fields_) {
+      const int count = field.kind == Kind::sparse ? between(0, 3) : 0;
+      const float* rows = count > 0 ? normal(std::size_t(count) * field.width, 1.0) : nullptr;
+      overlays_.back().push_back({rows, count, false});
+    }
+  }
+
+  Column draw_column(const FieldSpec& field, const OverlayRows& overlay, std::int64_t rows, bool constant) {
+    Column column{};
+    if (field.kind == Kind::dense) {
+      float* values = normal(rows, 1.0);
+      for (std::int64_t i = 1; constant && i < rows; ++i) values[i] = values[0];
+      column.values = values;
+    } else if (field.kind == Kind::sparse) {
+      std::int32_t* values = integers_.take(rows);
+      std::int64_t* positions = longs_.take(rows);
+      for (std::int64_t i = 0; i < rows; ++i) {
+        values[i] = constant && i > 0 ? values[0] : between(0, int(field.rows) - 1);
+        positions[i] = constant && i > 0 ? positions[0] : between(-1, int(overlay.count) - 1);
+      }
+      column.values = values;
+      if (overlay.count > 0) {
+        column.overlay = &overlay;
+        column.positions = positions;
+      }
+    } else {
+      std::int64_t* offsets = longs_.take(rows + 1);
+      const int length = between(0, 3);
+      for (std::int64_t i = 0; i < rows; ++i) offsets[i + 1] = offsets[i] + (constant ? length : between(0, 3));
+      column.value_count = offsets[rows];
+      std::int32_t* values = integers_.take(column.value_count);
+      for (std::int64_t i = 0; i < column.value_count; ++i) {
+        values[i] = constant && i >= length ? values[i - length] : between(0, int(field.rows) - 1);
+      }
+      column.values = values;
+      column.offsets = offsets;
+    }
+    return column;
+  }
+
+  void draw_request() {
+    Request request{between(0, int(modules_.size()) - 1), between(0, 3) == 0 ? between(0, 2) : between(1, 60), {}, {}};
+    const bool one_user = between(0, 3) > 0;
+    for (std::size_t f = 0; f < fields_.size(); ++f) {
+      const OverlayRows& overlay = overlays_[request.adapter][f];
+      request.columns.push_back(draw_column(fields_[f], overlay, request.rows, one_user && fields_[f].shared));
+    }
+    for (std::int64_t row = 0; row < request.rows; ++row) {
+      const oracle::Row x = oracle::inputs(fields_, request.columns, row);
+      request.expected.push_back(1.5 * oracle::logit(x, layers_, output_, modules_[request.adapter]) - 0.5);
+    }
+    requests_.push_back(std::move(request));
+  }
+
+  // Every row within `most` of the oracle, and all of them within `mean` on average, relative to 1 + its size.
+  void hold_to_oracle(const std::vector<double>& found, const char* isa, double most, double mean) const {
+    std::size_t at = 0;
+    double total = 0;
+    for (const Request& request : requests_) {
+      for (const double expected : request.expected) {
+        const double got = found[at++];
+        const double off = std::abs(got - expected) / (1.0 + std::abs(expected));
+        total += off;
+        if (!(off <= most)) {
+          throw std::runtime_error(std::string(isa) + ": row " + std::to_string(at - 1) + " is " + std::to_string(got) +
+                                   ", the oracle says " + std::to_string(expected));
+        }
+      }
+    }
+    if (total > mean * double(found.size())) {
+      throw std::runtime_error(std::string(isa) + ": rows are off by " + std::to_string(total / double(found.size())));
+    }
+  }
+
+  static void hold_equal(const std::vector<double>& one, const std::vector<double>& other, const char* with) {
+    if (one.size() != other.size() || std::memcmp(one.data(), other.data(), one.size() * sizeof(double)) != 0) {
+      throw std::runtime_error(std::string("other bits with ") + with);
+    }
+  }
+
+  // Each request alone, and all of them the other way round, have the bits that they have together.
+  void hold_company(std::vector<int> order, const std::vector<double>& first, const Isa* isa) {
+    std::vector<double> alone;
+    for (const int i : order) {
+      const std::vector<double> own = score({i}, {isa, 0, true, true}, 1);
+      alone.insert(alone.end(), own.begin(), own.end());
+    }
+    hold_equal(first, alone, "nobody beside it");
+    const std::vector<int> reversed(order.rbegin(), order.rend());
+    const std::vector<double> turned = score(reversed, {isa, 0, true, true}, 2);
+    std::size_t from = turned.size(), at = 0;
+    for (const int i : order) {
+      from -= requests_[i].rows;
+      if (std::memcmp(first.data() + at, turned.data() + from, requests_[i].rows * sizeof(double)) != 0) {
+        throw std::runtime_error("other bits in another order");
+      }
+      at += requests_[i].rows;
+    }
+  }
+
+  std::mt19937 random_;
+  Pool<float> floats_;
+  Pool<std::int32_t> integers_;
+  Pool<std::int64_t> longs_;
+  std::vector<FieldSpec> fields_;
+  std::vector<LayerSpec> layers_;
+  OutputSpec output_{};
+  std::vector<std::unique_ptr<Network>> networks_;  // one a precision
+  std::vector<std::vector<ModuleSpec>> modules_;
+  std::vector<std::vector<OverlayRows>> overlays_;
+  std::vector<std::vector<std::unique_ptr<Adapter>>> adapters_;  // by precision
+  std::vector<Request> requests_;
+};
+
+// What leads outside a table is refused, and not read.
+void hold_refusals() {
+  const float table[2] = {1.0f, 2.0f}, weight[1] = {1.0f}, bias[1] = {0.0f};
+  const Network network({{"f", Kind::sparse, false, 1, table, 2}}, {{1, 1, weight, bias}}, {1, weight, 0.0f});
+  const float zero[1] = {0.0f}, one[1] = {1.0f};
+  const Adapter adapter(network, {{1, 1, 1, zero, zero, zero, zero, zero, zero, zero, one, one, zero}}, 1.0, 0.0);
+  Threads threads(1, {});
+  Scratch scratch;
+  for (const std::int32_t row : {2, -1, 1 << 30}) {
+    double logit = 0;
+    const Column column{&row, nullptr, 1, nullptr, nullptr};
+    try {
+      score(network, {{&adapter, 1, &column, &logit}}, {best_isa(Precision::single), 0, true, true}, threads, scratch);
+    } catch (const std::out_of_range&) {
+      continue;
+    }
+    throw std::runtime_error("row " + std::to_string(row) + " of a table of 2 was read");
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int worlds = argc > 1 ? std::atoi(argv[1]) : 100;
+  const int first = argc > 2 ? std::atoi(argv[2]) : 0;
+  if (best_isa(Precision::single) == nullptr) {
+    std::puts("skipped: this processor has neither AVX-512 nor AVX2");
+    return 0;
+  }
+  try {
+    hold_refusals();
+  } catch (const std::exception& error) {
+    std::printf("refusals: %s\n", error.what());
+    return 1;
+  }
+  for (int seed = first; seed < first + worlds; ++seed) {
+    try {
+      World(seed).check();
+    } catch (const std::exception& error) {
+      std::printf("seed %d: %s\n", seed, error.what());
+      return 1;
+    }
+  }
+  std::printf("%d worlds: every row is the oracle's, and the same bits in every company\n", worlds);
+  return 0;
+}

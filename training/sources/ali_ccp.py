@@ -135,13 +135,18 @@ def _own_columns() -> list[pl.Expr]:
 
 def _feature(field: str) -> pl.Expr:
     """The last value of a field in a list of <field>02<value>03<weight> (hexadecimal separators), joined by 01."""
-    pattern = rf"^(?:.*\x01)?{field}\x02([^\x01\x03]*)\x03"
-    return pl.col("features").str.extract(pattern).cast(pl.Int32, strict=False).alias(field)
+    return _behind(field).str.splitn("\x03", 2).struct.field("field_0").cast(pl.Int32, strict=False).alias(field)
 
 
 def _weight(field: str) -> pl.Expr:
-    pattern = rf"^(?:.*\x01)?{field}\x02[^\x01\x03]*\x03([^\x01]*)"
-    return pl.col("features").str.extract(pattern).cast(pl.Float32, strict=False).alias(f"D{field}")
+    entry = _behind(field).str.splitn("\x03", 2).struct.field("field_1")
+    return entry.str.splitn("\x01", 2).struct.field("field_0").cast(pl.Float32, strict=False).alias(f"D{field}")
+
+
+def _behind(field: str) -> pl.Expr:
+    """What stands behind the last mention of a field; cutting at a literal is faster than any pattern for it."""
+    cut = pl.concat_str(pl.lit("\x01"), pl.col("features")).str.split(f"\x01{field}\x02")
+    return pl.when(cut.list.len() > 1).then(cut.list.last())
 
 
 def _check_lines(rows: pl.LazyFrame, path: Path) -> None:

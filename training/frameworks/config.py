@@ -163,6 +163,7 @@ class MamdrConfig(Section):
             `frozen` keeps them out of theta_S's training too.
         specific: theta_i is a delta of every dense parameter, or a LoRA.
         lora: of `specific: lora`.
+        left_out: domains that nothing is learned from, to be added later by Domain Regularization alone.
         legacy_rules: PCGrad and MLDG as the released code has them.
         artifact_dtype: of what is large in the artifacts.
         bootstrap_draws: draws of the confidence intervals.
@@ -189,6 +190,7 @@ class MamdrConfig(Section):
     embeddings: Literal["shared", "deltas", "copies", "frozen"] = "shared"
     specific: Literal["delta", "lora"] = "delta"
     lora: LoraConfig = LoraConfig()
+    left_out: tuple[str, ...] = ()
     legacy_rules: bool = False
     artifact_dtype: Literal["float16", "float32"] = "float16"
     bootstrap_draws: Annotated[int, Field(ge=100)] = 1000
@@ -207,6 +209,10 @@ class MamdrConfig(Section):
     def _consistent(self) -> Self:
         if self.specific == "lora" and self.structure != "plain":
             raise ValueError("specific: lora adapts the plain network; set structure: plain")
+        if self.framework == "finetune" and self.finetune.epochs == 0:
+            raise ValueError("framework finetune needs finetune.epochs of 1 or more")
+        if self.specific == "lora" and self.embeddings in ("deltas", "copies"):
+            raise ValueError("a LoRA is published without rows of embeddings: set embeddings to shared or frozen")
         if self.specific == "lora" and self.regularization.start == "random":
             raise ValueError("a LoRA has its own start: set regularization.start to zeros with specific: lora")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from training.batches import RowTensors
 from training.dataset import Split
+from training.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,19 @@ class DomainRows:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def without(self, names: Collection[str]) -> DomainRows:
+        """Return the same with no training and no `stop` rows of these domains.
+
+        Raises:
+            ConfigError: there is no domain of such a name.
+        """
+        unknown = sorted(set(names) - set(self.names))
+        if unknown:
+            raise ConfigError(f"left_out names domains that the data does not have: {', '.join(unknown)}")
+        train = tuple(part[:0] if name in names else part for name, part in zip(self.names, self.train, strict=True))
+        stop = tuple(part[:0] if name in names else part for name, part in zip(self.names, self.stop, strict=True))
+        return DomainRows(self.names, train, stop, self.gate, self.test)
 
     def trained(self) -> tuple[int, ...]:
         """Positions of the domains that have training rows."""

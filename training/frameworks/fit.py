@@ -6,6 +6,7 @@ resumed ends with the tensors of one that was not, bit for bit.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -54,6 +55,7 @@ class Fit:
         patience: epochs without a better mean before it stops.
         memory: of its checkpoint.
         meter: where progress goes.
+        start_counts: whether the state before the first epoch is a candidate, as epoch 0.
         clock: seconds.
     """
 
@@ -65,6 +67,7 @@ class Fit:
         patience: int,
         memory: Memory,
         meter: Meter,
+        start_counts: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._framework = framework
@@ -72,6 +75,7 @@ class Fit:
         self._epochs = epochs
         self._memory = memory
         self._meter = meter
+        self._start_counts = start_counts
         self._clock = clock
         self._stopping = EarlyStopping(patience)
         self._history: list[Record] = []
@@ -88,13 +92,16 @@ class Fit:
         saved = self._memory.load()
         if saved is not None:
             self._restore(saved)
+        elif self._start_counts:
+            self._judged(None, 0.0)
         while not self._over():
             self._pass()
             self._keep()
         best = State({})
         best.load(self._best)
         best.optimizers = self._state.optimizers
-        return Fitted(best, tuple(self._history), self._stopping.best_epoch or 0)
+        kept = self._stopping.best_epoch
+        return Fitted(best, tuple(self._history), self._epoch if kept is None else kept)
 
     def _over(self) -> bool:
         return self._epoch >= self._epochs or (self._epoch > 0 and self._stopping.exhausted(self._epoch))
@@ -103,18 +110,21 @@ class Fit:
         self._epoch += 1
         began = self._clock()
         loss = self._framework.epoch(self._state, self._epoch)
-        seconds = self._clock() - began
+        self._judged(loss, self._clock() - began)
+
+    def _judged(self, loss: float | None, seconds: float) -> None:
+        """Judge the state as it is, and keep it where it is the best so far."""
         aucs = self._judge(self._state)
         mean = mean_auc(aucs)
-        entry = {"epoch": self._epoch, "loss": loss, "auc": mean, "aucs": aucs, "seconds": round(seconds, 3)}
+        shown_loss = None if loss is None or math.isnan(loss) else loss
+        entry = {"epoch": self._epoch, "loss": shown_loss, "auc": mean, "aucs": aucs, "seconds": round(seconds, 3)}
         self._history.append(entry)
         # without any AUC there is nothing to select by: the last epoch is kept
         if self._stopping.observe(self._epoch, mean) or self._stopping.best_epoch is None:
             self._best = self._state.learned()
         shown = "undefined (one class)" if mean is None else f"{mean:.5f}"
-        self._meter.say(
-            f"{self._memory.name} epoch {self._epoch}: loss {loss:.4f}, mean validation AUC {shown}, {seconds:.1f} s"
-        )
+        told = "" if shown_loss is None else f"loss {shown_loss:.4f}, "
+        self._meter.say(f"{self._memory.name} epoch {self._epoch}: {told}mean validation AUC {shown}, {seconds:.1f} s")
 
     def _keep(self) -> None:
         tensors = {_NOW + name: value for name, value in self._state.tensors().items()}

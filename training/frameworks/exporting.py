@@ -1,0 +1,123 @@
+"""From a finished training to files that the service reads: a bundle of theta_S, and an adapter for each theta_i."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters_store.backbone import read_bundle
+from adapters_store.durable import write_durably
+from network.backbone import Backbone
+from network.lora import DomainAdapter
+from training.artifacts_of import Choice, Notes, Source, lora_artifact
+from training.dataset import EncodedDataset
+from training.deltas.delta import delta_artifact
+from training.deltas.overlay import row_sparse
+from training.export import TrainedRun, export_bundle, write_files
+from training.frameworks.lora import LoraStructure
+from training.frameworks.setting import Setting
+from training.frameworks.state import State
+from training.frameworks.structure import PlainStructure
+from training.frameworks.trained import Trained, shared_backbone, trained
+from training.golden import exact_backbone
+from training.progress import Meter
+
+_BUNDLE, _ADAPTERS = "bundle", "adapters"
+
+
+def export(
+    setting: Setting,
+    dataset: EncodedDataset,
+    positions: NDArray[np.int64],
+    state: State,
+    out: Path,
+    meter: Meter,
+    only: int | None = None,
+) -> None:
+    """Write RUN/bundle and RUN/adapters/<domain>.safetensors, as far as the network can be served.
+
+    Args:
+        setting: what was trained on.
+        dataset: encoded with the run's own training rows.
+        positions: (n,) rows that golden rows may be taken from.
+        state: theta_S and the theta_i.
+        out: the run folder.
+        meter: where progress goes.
+        only: write this domain's adapter alone, beside what is there.
+
+    Raises:
+        ArtifactError: a value is not what an artifact may hold, such as one that is not finite.
+        StoreUnavailable: a file cannot be written.
+    """
+    structure = setting.structure
+    if not isinstance(structure, PlainStructure | LoraStructure):
+        meter.say("a multi-domain network is not served: its predictions and its report are what it leaves")
+        return
+    backbone = shared_backbone(setting, structure.backbone, state)
+    if only is None:
+        export_bundle(_as_run(setting, dataset, positions, backbone), out / _BUNDLE, dense=bool(state.specifics))
+    source = Source(
+        dataset=dataset,
+        rows=setting.rows,
+        positions=positions,
+        backbone=exact_backbone(backbone),
+        fingerprint=read_bundle(out / _BUNDLE).fingerprint,
+        dtype=setting.config.artifact_dtype,
+        created_at=None,
+    )
+    found = _adapters(setting, structure, source, backbone, state)
+    if only is None:
+        write_files(out / _ADAPTERS, {setting.domains.names[domain]: content for domain, content in found.items()})
+    else:
+        (out / _ADAPTERS).mkdir(parents=True, exist_ok=True)
+        write_durably(out / _ADAPTERS / f"{setting.domains.names[only]}.safetensors", found[only])
+    meter.say(f"bundle and {len(found)} adapters are in {out}")
+
+
+def _adapters(
+    setting: Setting, structure: PlainStructure | LoraStructure, source: Source, backbone: Backbone, state: State
+) -> dict[int, bytes]:
+    notes = Notes(training={"framework": setting.config.framework, "seed": setting.config.seed})
+    if isinstance(structure, LoraStructure):
+        return {
+            domain: lora_artifact(source, structure.adapter(backbone, state, domain), 0, domain, notes)
+            for domain in state.specifics
+        }
+    learned = trained(setting, backbone, state)
+    return {domain: delta_of(learned, domain, source, notes) for domain in learned.domains}
+
+
+def delta_of(learned: Trained, domain: int, source: Source, notes: Notes) -> bytes:
+    """Return one domain's delta as an artifact: dense, rows of id fields as an overlay.
+
+    Args:
+        learned: what was trained.
+        domain: its position.
+        source: of every artifact of the run.
+        notes: what the manifest records.
+    """
+    dataset = source.dataset
+    theta_i = learned.domains[domain].full(learned.shared)
+    overlays, rest = row_sparse(dataset.fields, dataset.vocabulary, learned.shared, theta_i)
+    return delta_artifact(source, domain, rest, notes, overlays)
+
+
+def _as_run(setting: Setting, dataset: EncodedDataset, positions: NDArray[np.int64], backbone: Backbone) -> TrainedRun:
+    """What the export of a bundle needs."""
+    none: Mapping[int, DomainAdapter] = {}
+    chosen: Mapping[str, Choice] = {}
+    return TrainedRun(
+        dataset=dataset,
+        rows=setting.rows,
+        positions=positions,
+        backbone=backbone,
+        adapters=tuple(none for _ in setting.rows.divisions),
+        modes={},
+        chosen=chosen,
+        notes={},
+        backbone_notes=Notes(training={"framework": setting.config.framework, "seed": setting.config.seed}),
+        dtype=setting.config.artifact_dtype,
+    )

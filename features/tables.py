@@ -81,8 +81,9 @@ class FeatureTable:
         if self._empty:
             return np.full(len(positions), fallback, column.dtype)
         # -1 reads the last row, which is then overwritten: cheaper than masking the positions
-        picked = column[positions]
-        picked[unknown] = fallback
+        picked = column.take(positions)
+        if bool(unknown.any()):
+            picked[unknown] = fallback
         return picked
 
     def tensors(self) -> dict[str, NDArray[Any]]:

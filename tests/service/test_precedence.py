@@ -84,3 +84,24 @@ async def test_the_last_of_several_requests_opens_the_way() -> None:
         assert precedence.is_answering
     await asyncio.sleep(0)
     assert not precedence.is_answering
+
+
+async def test_long_after_the_last_request_steps_follow_at_once() -> None:
+    """Law: no pause is made before the first request and 50 ms after the last; in between there is one a step."""
+    now, slept = [100.0], list[float]()
+    precedence = Precedence(now=lambda: now[0], sleep=slept.append)
+
+    def pauses() -> int:
+        before = len(slept)
+        precedence.give_way()
+        return len(slept) - before
+
+    assert pauses() == 0
+    with precedence.answering():
+        pass
+    await asyncio.sleep(0)
+    assert pauses() == 1
+    now[0] += 0.049
+    assert pauses() == 1
+    now[0] += 0.002
+    assert pauses() == 0

@@ -2,6 +2,7 @@
 # make test    the whole test suite
 # make lint    ruff and the type checker
 # make bench   what is in benchmarks/
+# make kernels the native CPU kernel, built and installed (a C++20 compiler and CMake)
 # make load    a small server under load: finds the knee; a report and a plot of each test in .load/
 # make claims-main    every promised number of the main path: figure, bound, verdict
 # make claims-store   those of the store and the life cycle
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 PORT ?= 8000
 DATA ?=
 
-.PHONY: help demo test lint bench load claims-main claims-store claims-operate test-ceph clean
+.PHONY: help demo test lint bench load kernels claims-main claims-store claims-operate test-ceph clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -27,7 +28,12 @@ $(VENV)/.demo-installed: pyproject.toml constraints.txt
 $(VENV)/.dev-installed: pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	$(MAKE) kernels || echo "espalier-kernels is not built here: the tests of the native engine are skipped"
 	touch $@
+
+kernels:
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet ./kernels
 
 $(VENV)/.load-installed: pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks.claims.line import Line, at_most, exactly, measured
+from benchmarks.claims.line import Line, at_least, at_most, exactly, measured
 from benchmarks.claims.served import last_epoch_run
 from benchmarks.claims.workplace import ROOT, ClaimError, Workplace
 
@@ -55,7 +55,7 @@ def lines(work: Workplace) -> Iterator[Line]:
         yield exactly(f"fuzzing the {target}: crashes and hangs", int(crashed), 0)
         if crashed:
             yield measured(f"fuzzing the {target}: the end of its log", told[-300:].replace("\n", " "))
-        yield measured(f"fuzzing the {target}: inputs", f"{seen[-1]}")
+        yield at_least(f"fuzzing the {target}: inputs", seen[-1], inputs, digits=0)
         yield at_most(
             f"fuzzing the {target}: growth of resident memory over the last 80%, per 100,000 inputs",
             100 * slope_per_100k(seen, resident),

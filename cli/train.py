@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from typer import Context
+from typer.core import TyperCommand
 
 from cli.stores import refused
 
@@ -47,7 +50,25 @@ def every(config: Config, out: Out, resume: Resume = False, seed: Seed = None, d
     _train("all", config, out, resume, seed, data)
 
 
-@app.command()
+class Mode(StrEnum):
+    """When the workers of a cluster wait for each other."""
+
+    SYNC = "sync"
+    ASYNC = "async"
+
+
+class _MayLackAddress(TyperCommand):
+    """Lets `--ray` stand without its value, which is then `local`."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:  # type: ignore[override]  # typer's base is private
+        """Fill in the address where the next word is an option, or nothing."""
+        filled = []
+        for word, following in zip(args, [*args[1:], "--"], strict=True):
+            filled += [word, "local"] if word == "--ray" and following.startswith("--") else [word]
+        return super().parse_args(ctx, filled)
+
+
+@app.command(cls=_MayLackAddress)
 def mamdr(
     config: Config,
     out: Out,
@@ -63,8 +84,17 @@ def mamdr(
     domain: Annotated[
         str | None, typer.Option("--domain", help="Add this domain alone to the finished run in --out.")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", help="Train on this Ray cluster; without an address, on one that is started here."),
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", help="Processes that own domains (--ray).", min=1)] = 2,
+    shards: Annotated[int, typer.Option("--shards", help="Processes that hold parameters (--ray).", min=1)] = 1,
+    mode: Annotated[Mode, typer.Option("--mode", help="When workers wait for each other (--ray).")] = Mode.SYNC,
 ) -> None:
     """Train MAMDR, or a framework that it is compared with; then evaluate, export and report."""
+    if ray is not None and domain is not None:
+        raise typer.BadParameter("a domain is added by one process: leave --ray out", param_hint="--domain")
 
     def work(console: Console) -> None:
         from training.config import read_config
@@ -73,7 +103,16 @@ def mamdr(
         from training.progress import RichMeter
 
         settings = read_config(config, MamdrConfig, seed=seed, data=data, framework=framework, specific=specific)
-        train_mamdr(settings, out, resume=resume, meter=RichMeter(console), domain=domain)
+        meter = RichMeter(console)
+        if ray is None:
+            train_mamdr(settings, out, resume=resume, meter=meter, domain=domain)
+            return
+        from training.cluster.config import ClusterConfig
+        from training.cluster.train import train_on_ray
+
+        cluster = ClusterConfig.model_validate({"workers": workers, "shards": shards, "mode": mode.value})
+        address = None if ray == "local" else ray
+        train_on_ray(settings, out, address=address, resume=resume, meter=meter, cluster=cluster)
 
     _run(out, work)
 

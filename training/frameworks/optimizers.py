@@ -7,6 +7,7 @@ Sources: Kingma & Ba (2015), algorithm 1; Duchi et al. (2011); rows as in torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Literal
@@ -41,13 +42,13 @@ class Rule:
         """What it remembers for each weight."""
         return _SLOTS[self.name]
 
-    def change(self, gradient: Tensor, slots: Mapping[str, Tensor], step: Tensor | int) -> Tensor:
+    def change(self, gradient: Tensor, slots: Mapping[str, Tensor], step: int) -> Tensor:
         """Return what is added to the weights, and move the slots in place.
 
         Args:
             gradient: of the weights.
             slots: what is remembered, each of the gradient's shape.
-            step: how many steps, this one included; a tensor that broadcasts for trainings side by side.
+            step: how many steps, this one included.
         """
         if self.name == "sgd":
             return gradient * -self.lr
@@ -55,10 +56,10 @@ class Rule:
             slots["sum"].addcmul_(gradient, gradient)
             return gradient / (slots["sum"].sqrt() + 1e-10) * -self.lr
         first, second = self.betas
-        slots["mean"].mul_(first).add_(gradient, alpha=1 - first)
+        slots["mean"].lerp_(gradient, 1 - first)
         slots["square"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        root = (slots["square"] / (1 - second**step)).sqrt() + 1e-8
-        return slots["mean"] / (1 - first**step) / root * -self.lr
+        root = slots["square"].sqrt().div_(math.sqrt(1 - second**step)).add_(1e-8)
+        return torch.div(slots["mean"], root, out=root).mul_(-self.lr / (1 - first**step))
 
 
 class Optimizer:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import training
@@ -197,6 +199,27 @@ def test_presets_are_the_released_codes_answers() -> None:
     assert (plain.inner.reset, plain.regularization.start, plain.finetune.epochs) == ("loop", "zeros", 0)
     assert plain.inner.rule.lr == 1e-3
     assert plain.outer.rule.name == "sgd"
+
+
+@pytest.mark.parametrize(
+    ("words", "ray", "rest"),
+    [
+        (["--ray"], "local", []),
+        (["--ray", "--workers", "3"], "local", ["--workers", "3"]),
+        (["--ray", "ray://head:10001", "--resume"], "ray://head:10001", ["--resume"]),
+        (["--resume"], None, ["--resume"]),
+    ],
+)
+def test_ray_may_lack_its_address(words: list[str], ray: str | None, rest: list[str]) -> None:
+    """Law: `--ray` alone, or before another option, asks for a Ray that is started here."""
+    command = get_command(app)
+    assert isinstance(command, TyperGroup)
+    mamdr = command.commands["mamdr"]
+    given = ["--config", "mamdr.yaml", "--out", "run", *words]
+    found = mamdr.make_context("mamdr", given).params
+    assert found["ray"] == ray
+    assert found["resume"] == ("--resume" in rest)
+    assert found["workers"] == (3 if "--workers" in rest else 2)
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("mamdr-*.yaml")), ids=lambda path: path.stem)

@@ -20,8 +20,8 @@ class ClusterConfig(Section):
         mode: `sync` takes the changes of all workers in at once after each round, in the order of their numbers;
             `async` takes each in when it comes, and holds back a worker that is too far ahead.
         staleness: (async) epochs by which a worker may be ahead of the slowest one.
-        combine: (sync) whether changes of several workers add up, or a parameter moves by the mean of those that moved
-            it. In async mode they add up by nature.
+        combine: (sync) whether changes of several workers add up, as they do in async mode by nature, or a parameter
+            moves by the mean of those that moved it, for outer steps so large that a sum would overshoot.
         restarts: how often in a row dead processes are replaced without one round completed in between.
         object_store_bytes: memory of a Ray that is started here for objects that travel.
         start_timeout_s: how long the processes may take to come up.
@@ -31,7 +31,7 @@ class ClusterConfig(Section):
     shards: Positive = 1
     mode: Literal["sync", "async"] = "sync"
     staleness: Annotated[int, Field(ge=0)] = 1
-    combine: Literal["sum", "mean"] = "mean"
+    combine: Literal["sum", "mean"] = "sum"
     restarts: Annotated[int, Field(ge=0)] = 3
     object_store_bytes: Annotated[int, Field(ge=80 * 2**20)] = 200 * 2**20
     start_timeout_s: Rate = 120.0

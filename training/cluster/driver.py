@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from training.cluster.progress import Plan, Round, Standing
 from training.cluster.traffic import Traffic
 from training.cluster.worker import Outcome
 from training.errors import StateMismatch
+from training.progress import Advance
 
 Start = tuple[NDArray[np.float32], Mapping[str, NDArray[np.float32]]]
 """A shard's first values: its rows, and its dense tensors by name."""
@@ -101,15 +103,29 @@ class Driver:
         cluster: shards, workers and when they wait.
         plan: the rounds.
         patience: epochs without a better mean AUC before it stops.
+        advance: told the rows that a round passed, once they are taken in.
+        clock: seconds.
     """
 
-    def __init__(self, crew: Crew, records: Records, cluster: ClusterConfig, plan: Plan, patience: int) -> None:
+    def __init__(
+        self,
+        crew: Crew,
+        records: Records,
+        cluster: ClusterConfig,
+        plan: Plan,
+        patience: int,
+        advance: Advance = lambda rows: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._crew = crew
         self._engine = crew.engine
         self._records = records
         self._cluster = cluster
         self._plan = plan
         self._patience = patience
+        self._advance = advance
+        self._clock = clock
+        self._epoch_began = clock()
         self._attempt = ""
         self._standing = Standing.fresh(cluster.workers)
 
@@ -240,18 +256,21 @@ class Driver:
             commits=standing.commits,
         )
         standing.done[worker] += 1
+        self._advance(outcome.rows)
 
     def _checkpoint(self) -> None:
         """Write parts that changed, then the manifest that names them; what is no longer named is deleted."""
         standing, before = self._standing, self._records.read(self._cluster.workers)
         if not before.shards or before.commits != standing.commits:
             standing.shards = self._engine.shards("save", [()] * self._cluster.shards)
-        while (entry := standing.select(self._patience, self._crew.names)) is not None:
+        seconds = self._clock() - self._epoch_began
+        while (entry := standing.select(self._patience, self._crew.names, seconds)) is not None:
+            self._epoch_began = self._clock()
             shown = "undefined (one class)" if entry["auc"] is None else f"{entry['auc']:.5f}"
             self._records.log.write(
                 "judged",
                 f"mamdr on {self._cluster.workers} workers, epoch {entry['epoch']}: loss {entry['loss']:.4f}, "
-                f"mean validation AUC {shown}",
+                f"mean validation AUC {shown}, {seconds:.1f} s",
                 epoch=entry["epoch"],
                 auc=entry["auc"],
             )
@@ -261,14 +280,13 @@ class Driver:
 
     def _told_again(self) -> None:
         """Say what had begun after the last checkpoint, by whatever run, and is therefore trained again."""
-        again = sorted(
-            {
-                (event["epoch"], event["phase"], domain)
-                for event in self._records.log.events()
-                if event["event"] == "begin" and event["round"] >= self._standing.done[event["worker"]]
-                for domain in event["domains"]
-            }
-        )
+        begun: set[tuple[int, str, str]] = set()
+        for event in self._records.log.events():
+            if event["event"] == "again":
+                begun.clear()  # said already
+            elif event["event"] == "begin" and event["round"] >= self._standing.done[event["worker"]]:
+                begun |= {(event["epoch"], event["phase"], domain) for domain in event["domains"]}
+        again = sorted(begun)
         if again:
             self._records.log.write(
                 "again",

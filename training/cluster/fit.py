@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.cluster.client import Link
 from training.cluster.config import ClusterConfig, refuse_unspreadable
 from training.cluster.driver import Crew, Driver, Records, selected_parts
 from training.cluster.engine import Engine
@@ -22,11 +23,12 @@ from training.cluster.parts import MANIFEST, PartFolder
 from training.cluster.placement import Placement
 from training.cluster.progress import Plan, Standing
 from training.cluster.scene import StructureOf
-from training.cluster.shards import ShardServer
+from training.cluster.shards import Combine, ShardServer
 from training.cluster.worker import Worker, WorkerPlace
-from training.dataset import EncodedDataset, Split
+from training.dataset import EncodedDataset
 from training.errors import ConfigError
-from training.frameworks.fit import Fitted
+from training.frameworks.config import MamdrConfig
+from training.frameworks.fit import Fitted, rows_of_epoch
 from training.frameworks.setting import Setting
 from training.frameworks.state import State
 from training.frameworks.structure import TABLE
@@ -41,14 +43,13 @@ class Task:
 
     Args:
         setting: network (its own weights are the start), rows and configuration, as one process would train it.
-        dataset, split: what `setting.rows` was made of.
+        dataset: what `setting.rows` was made of.
         structure_of: makes the same network of another shape; must be picklable.
         identity: every setting that the result depends on, as JSON values.
     """
 
     setting: Setting
     dataset: EncodedDataset
-    split: Split
     structure_of: StructureOf
     identity: Mapping[str, Any]
 
@@ -81,46 +82,65 @@ def fit_on_cluster(task: Task, cluster: ClusterConfig, engine: Engine, out: Path
         StateMismatch: the checkpoint in `out` is of other settings, or damaged.
         ClusterError: as `Driver.run`.
     """
-    config, structure = task.setting.config, task.setting.structure
+    setting, config = task.setting, task.setting.config
     refuse_unspreadable(config)
-    if structure.moments():
+    if setting.structure.moments():
         raise ConfigError("workers cannot measure the moments of shared norms: set network.norm to false")
-    owned = dealt([len(rows) for rows in task.setting.domains.train], cluster.workers)
-    shape, names = structure.embeddings.shape, task.setting.domains.names
-    partitions = PartitionFolder(out / "partitions", tuple((f.name, f.kind) for f in shape.fields), names)
-    partitions.write(task.dataset, task.split, task.identity)
+    owned = dealt([len(rows) for rows in setting.domains.train], cluster.workers)
     state = out / "state"
-    state.mkdir(parents=True, exist_ok=True)
     parts = PartFolder(state / "cluster")
-    theta = structure.theta()
+    theta = setting.structure.theta()
     placement = Placement(cluster.shards, {name: value.numel() for name, value in theta.items() if name != TABLE})
-    place = partial(
-        WorkerPlace,
-        names=names,
-        trained=task.setting.domains.trained(),
-        config=config,
-        shape=shape,
-        structure_of=task.structure_of,
-        stream=task.setting.stream,
-        partitions=partitions,
-        parts=parts,
-        placement=placement,
-    )
-    places = [place(index=index, owned=own) for index, own in enumerate(owned)]
+    places = _places(task, owned, _partitions(task, out), parts, placement)
+    names, trained = setting.domains.names, setting.domains.trained()
     crew = Crew(
         engine=engine,
-        shard_of=partial(_shard, placement, config, cluster, parts),
+        shard_of=partial(_shard, placement, config, cluster.combine, parts),
         worker_of=partial(_worker, places),
         start_of=lambda shard: _start(theta, placement, shard),
-        domains=[[names[domain] for domain in own if len(task.setting.domains.train[domain])] for own in owned],
+        domains=[[names[domain] for domain in own if domain in trained] for own in owned],
         names=names,
     )
     identity = {**task.identity, "cluster": cluster.model_dump(mode="json", include=_DECISIVE)}
     records = Records(state / MANIFEST, parts, identity, Log(out / LOG, meter.say))
-    standing = Driver(crew, records, cluster, Plan.of(config), config.patience).run()
-    selected = _selected(standing, parts, placement, theta)
-    fitted = Fitted(selected, tuple(standing.history), 0 if standing.best is None else int(standing.best["epoch"]))
+    with meter.watch("mamdr", config.epochs * rows_of_epoch(setting)) as advance:
+        standing = Driver(crew, records, cluster, Plan.of(config), config.patience, advance).run()
+    epoch = 0 if standing.best is None else int(standing.best["epoch"])
+    fitted = Fitted(_selected(standing, parts, placement, theta), tuple(standing.history), epoch)
     return ClusterFitted(fitted, standing)
+
+
+def _partitions(task: Task, out: Path) -> PartitionFolder:
+    fields = task.setting.structure.embeddings.shape.fields
+    folder = PartitionFolder(out / "partitions", tuple((f.name, f.kind) for f in fields), task.setting.domains.names)
+    folder.write(task.dataset, task.setting.domains, task.identity)
+    return folder
+
+
+def _places(
+    task: Task,
+    owned: Sequence[tuple[int, ...]],
+    partitions: PartitionFolder,
+    parts: PartFolder,
+    placement: Placement,
+) -> list[WorkerPlace]:
+    setting = task.setting
+    return [
+        WorkerPlace(
+            index=index,
+            owned=own,
+            names=setting.domains.names,
+            trained=setting.domains.trained(),
+            config=setting.config,
+            shape=setting.structure.embeddings.shape,
+            structure_of=task.structure_of,
+            stream=setting.stream,
+            partitions=partitions,
+            parts=parts,
+            placement=placement,
+        )
+        for index, own in enumerate(owned)
+    ]
 
 
 _DECISIVE = {"workers", "shards", "mode", "staleness", "combine"}
@@ -151,12 +171,12 @@ def dealt(sizes: Sequence[int], workers: int) -> list[tuple[int, ...]]:
     return [tuple(sorted(own)) for own in owned]
 
 
-def _shard(placement: Placement, config: Any, cluster: ClusterConfig, parts: PartFolder, index: int) -> ShardServer:
+def _shard(placement: Placement, config: MamdrConfig, combine: Combine, parts: PartFolder, index: int) -> ShardServer:
     torch.set_num_threads(config.threads)
-    return ShardServer(index, placement, config.outer.rule, cluster.combine, parts)
+    return ShardServer(index, placement, config.outer.rule, combine, parts)
 
 
-def _worker(places: Sequence[WorkerPlace], index: int, link: Any) -> Worker:
+def _worker(places: Sequence[WorkerPlace], index: int, link: Link) -> Worker:
     torch.set_num_threads(places[index].config.threads)
     return Worker(places[index], link)
 

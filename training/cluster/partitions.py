@@ -17,7 +17,8 @@ from torch import Tensor
 from adapters_store.durable import write_durably
 from network.inputs import Batch
 from training.cluster.errors import PartitionError
-from training.dataset import EncodedDataset, Split
+from training.dataset import EncodedDataset
+from training.frameworks.domains import DomainRows
 
 PARTS = ("train", "stop", "gate", "test")
 SUMMARY = "partitions.json"
@@ -67,12 +68,12 @@ class PartitionFolder:
     fields: tuple[tuple[str, str], ...]
     domains: tuple[str, ...]
 
-    def write(self, dataset: EncodedDataset, split: Split, identity: Mapping[str, Any]) -> None:
+    def write(self, dataset: EncodedDataset, domains: DomainRows, identity: Mapping[str, Any]) -> None:
         """Write every domain, unless the folder already holds the same.
 
         Args:
             dataset: all rows.
-            split: which part each row belongs to.
+            domains: whose they are and what they serve; rows of none are left out.
             identity: what the encoded rows depend on, as JSON values.
 
         Raises:
@@ -81,16 +82,14 @@ class PartitionFolder:
         summary = {"identity": dict(identity), "fields": [list(f) for f in self.fields], "domains": list(self.domains)}
         if self._summary() == json.loads(json.dumps(summary)):
             return
-        natural = next(division for division in dataset.divisions if division.natural)
-        part = _parts(split, len(dataset.label))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / SUMMARY).unlink(missing_ok=True)
             for position in range(len(self.domains)):
-                rows = np.flatnonzero(dataset.division[natural.name] == position)
+                rows, part = _rows_of(domains, position)
                 path = self._path(position)
                 path.parent.mkdir(exist_ok=True)
-                self._frame(dataset, rows, part[rows]).write_parquet(path)
+                self._frame(dataset, rows, part).write_parquet(path)
             write_durably(self.folder / SUMMARY, json.dumps(summary).encode())
         except OSError as error:
             raise PartitionError(f"cannot write partitions to {self.folder}: {error.strerror}") from None
@@ -157,8 +156,10 @@ class PartitionFolder:
         )
 
 
-def _parts(split: Split, n: int) -> NDArray[np.int8]:
-    part = np.full(n, -1, np.int8)
-    for position, name in enumerate(PARTS):
-        part[getattr(split, name)] = position
-    return part
+def _rows_of(domains: DomainRows, domain: int) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+    """A domain's rows in the order of the data set, and the part of the split that each belongs to."""
+    parts = [getattr(domains, name)[domain].numpy() for name in PARTS]
+    rows = np.concatenate(parts)
+    part = np.repeat(np.arange(len(PARTS), dtype=np.int8), [len(own) for own in parts])
+    order = np.argsort(rows)
+    return rows[order], part[order]

@@ -138,8 +138,13 @@ class Standing:
             stopping.observe(entry["epoch"], entry["auc"])
         return stopping
 
-    def select(self, patience: int, names: Sequence[str]) -> Record | None:
+    def select(self, patience: int, names: Sequence[str], seconds: float) -> Record | None:
         """Enter the oldest epoch that every domain is judged of into the history; it is selected if it is the best.
+
+        Args:
+            patience: epochs without a better mean before training stops.
+            names: of all domains.
+            seconds: since the epoch before was entered.
 
         Returns:
             Its record; None if no epoch is complete.
@@ -152,6 +157,7 @@ class Standing:
         aucs = [found[name] for name in names]
         loss, rows = self.losses.pop(epoch, [0.0, 0])
         entry: Record = {"epoch": epoch, "loss": loss / max(rows, 1), "auc": mean_auc(aucs), "aucs": aucs}
+        entry["seconds"] = round(seconds, 3)
         stopping = self.stopping(patience)
         self.history.append(entry)
         # without any AUC there is nothing to select by: the last epoch is kept

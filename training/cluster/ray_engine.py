@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -125,9 +126,9 @@ class RayEngine:
 
     def finished(self) -> tuple[int, Any]:
         """Wait for any worker."""
+        ready, _ = ray.wait(list(self._flying), num_returns=1)
+        worker = self._flying.pop(ready[0])
         try:
-            ready, _ = ray.wait(list(self._flying), num_returns=1)
-            worker = self._flying.pop(ready[0])
             return worker, ray.get(ready[0])
         except RayError as error:
             raise _own_error(f"worker {worker}", error) from None
@@ -145,7 +146,9 @@ class RayEngine:
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
         local: dict[str, Any] = {}
-        if self._address is None:
+        if self._address is not None:
+            _knock(self._address)
+        else:
             local = {
                 "num_cpus": self._cpus,
                 "object_store_memory": self._object_store_bytes,
@@ -167,6 +170,21 @@ class RayEngine:
         for actor in (*self._workers, *self._shards):
             ray.kill(actor)
         self._workers, self._shards, self._flying = [], [], {}
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens at host:port; Ray itself would try for minutes, and then end this program.
+
+    Raises:
+        ClusterUnreachable: nobody does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return  # such as `auto`, which Ray looks up by itself
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ClusterUnreachable(f"nobody answers at {address}: {error.strerror or error}") from None
 
 
 def _made(make: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:

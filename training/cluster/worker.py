@@ -91,7 +91,6 @@ class Worker:
 
     def __init__(self, place: WorkerPlace, link: Link) -> None:
         self._place = place
-        torch.set_num_threads(place.config.threads)
         own = {domain: place.partitions.read(domain) for domain in place.owned}
         self._own: Mapping[int, Partition] = own
         self._targets = tuple(domain for domain in place.owned if domain in place.trained)

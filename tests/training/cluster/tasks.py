@@ -67,7 +67,7 @@ def task_of(dataset: EncodedDataset, split: Split, **changes: Any) -> Task:
     with stream.of("start").ambient():
         structure = plain(shape)
     setting = Setting(structure, rows, DomainRows.of(rows, split), config, stream)
-    return Task(setting, dataset, split, plain, {"settings": config.model_dump(mode="json")})
+    return Task(setting, dataset, plain, {"settings": config.model_dump(mode="json")})
 
 
 def in_one_process(task: Task, out: Path) -> Fitted:

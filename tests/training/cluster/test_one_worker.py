@@ -24,7 +24,6 @@ Encoded = tuple[EncodedDataset, Split]
         ({"regularization": {"others": 2, "packed": 1, "include_target": True}}, 2),
         ({"embeddings": "deltas", "inner": {"steps": 3}}, 2),
         ({"embeddings": "frozen", "epochs": 1}, 1),
-        ({"outer": {"optimizer": "adagrad", "lr": 0.05}, "epochs": 1}, 2),
     ],
 )
 def test_one_worker_in_step_is_one_process_bit_for_bit(

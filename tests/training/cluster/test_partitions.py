@@ -31,7 +31,7 @@ def folder(rows: Encoded, task: Task, tmp_path: Path) -> PartitionFolder:
     """The small task's partitions."""
     shape = task.setting.structure.embeddings.shape
     made = PartitionFolder(tmp_path, tuple((f.name, f.kind) for f in shape.fields), task.setting.domains.names)
-    made.write(*rows, {"data": "a"})
+    made.write(rows[0], task.setting.domains, {"data": "a"})
     return made
 
 
@@ -57,13 +57,13 @@ def test_training_rows_alone_can_be_read(folder: PartitionFolder) -> None:
     assert torch.equal(train.row, everything.row[everything.of("train")])
 
 
-def test_partitions_are_written_again_only_for_other_data(rows: Encoded, folder: PartitionFolder) -> None:
+def test_partitions_are_written_again_only_for_other_data(rows: Encoded, task: Task, folder: PartitionFolder) -> None:
     """Law: the same data leaves the files alone; other data replaces them."""
     path = folder.folder / "domain=0" / "rows.parquet"
     before = path.stat().st_mtime_ns
-    folder.write(*rows, {"data": "a"})
+    folder.write(rows[0], task.setting.domains, {"data": "a"})
     assert path.stat().st_mtime_ns == before
-    folder.write(*rows, {"data": "b"})
+    folder.write(rows[0], task.setting.domains, {"data": "b"})
     assert path.stat().st_mtime_ns > before
 
 

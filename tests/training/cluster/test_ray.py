@@ -1,0 +1,93 @@
+"""Shards and workers as real actors of Ray, killed with SIGKILL. Slow: each test starts a Ray of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from benchmarks.killing import KillingEngine
+from tests.training.cluster.tasks import SETTINGS, ClusterFitted, Task, different, expected_entries, on_cluster, task_of
+from training.cluster.errors import ClusterUnreachable
+from training.cluster.ray_engine import RayEngine
+from training.dataset import EncodedDataset, Split
+
+ROOT = Path(__file__).resolve().parents[3]
+TINY: dict[str, Any] = {"inner": {"steps": 4}, "epochs": 2, "regularization": {"others": 1, "packed": 1}}
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def task(rows: tuple[EncodedDataset, Split]) -> Task:
+    """Four batches a visit, two epochs."""
+    return task_of(*rows, **TINY)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(task: Task, tmp_path_factory: pytest.TempPathFactory) -> ClusterFitted:
+    """The same in one process: two workers, two shards."""
+    return on_cluster(task, tmp_path_factory.mktemp("undisturbed"), workers=2, shards=2)
+
+
+def until(true: Callable[[], bool], seconds: float) -> None:
+    """Wait for something that other processes bring about."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)
+
+
+def events(folder: Path) -> Sequence[dict[str, Any]]:
+    """What the log holds so far, a line that is being written left out."""
+    path = folder / "cluster.log"
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def test_killed_worker_and_shard_change_nothing(task: Task, undisturbed: ClusterFitted, tmp_path: Path) -> None:
+    """Law: SIGKILL of a worker and of a shard in mid-epoch: the run ends with the bits of one that was left alone."""
+    engine = KillingEngine({3: 2, 12: 0}, cpus=2)  # worker 0 in regularization of epoch 1; shard 0 later
+    found = on_cluster(task, tmp_path, engine, workers=2, shards=2)
+    assert len(engine.killed) == 2
+    assert [event["event"] for event in events(tmp_path)].count("lost") == 2
+    assert different(undisturbed.fitted.state, found.fitted.state) == []
+    assert sorted(found.standing.ledger.entries) == expected_entries(task, 2)
+    assert any(event["event"] == "again" for event in events(tmp_path))
+
+
+def test_killed_driver_takes_its_cluster_along_and_is_resumed(
+    task: Task, undisturbed: ClusterFitted, small_world: Path, tmp_path: Path
+) -> None:
+    """Law: SIGKILL of the driver in mid-epoch ends its actors and its Ray, and a resumed run ends with the same bits."""
+    settings = json.dumps({**SETTINGS, **TINY})
+    command = [sys.executable, "-m", "tests.training.cluster.driven", str(small_world), str(tmp_path), settings]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as driver:
+        until(lambda: any(e["event"] == "begin" and e["round"] == 4 for e in events(tmp_path)), 200)
+        family = [p for p in psutil.Process(driver.pid).children(recursive=True) if "Agent" not in p.name()]
+        driver.send_signal(signal.SIGKILL)
+    assert family
+    psutil.wait_procs(family, timeout=60)
+    left = [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert left == []
+    found = on_cluster(task, tmp_path, workers=2, shards=2)
+    assert different(undisturbed.fitted.state, found.fitted.state) == []
+    assert sorted(found.standing.ledger.entries) == expected_entries(task, 2)
+    assert any(event["event"] == "again" for event in events(tmp_path))
+
+
+def test_no_cluster_at_an_address_is_an_error_of_ours(task: Task, tmp_path: Path) -> None:
+    """Law: an address where no Ray answers is refused with the address in the message, and nothing stays behind."""
+    with pytest.raises(ClusterUnreachable, match=r"127\.0\.0\.1:1"):
+        on_cluster(task, tmp_path, RayEngine("127.0.0.1:1", 1, 100 * 2**20, 5), workers=2)

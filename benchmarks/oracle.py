@@ -8,6 +8,7 @@ is a fault on one side.
 from __future__ import annotations
 
 import copy
+import hashlib
 import itertools
 import json
 import struct
@@ -52,6 +53,18 @@ def raw_values(tensors: Mapping[str, Array], prefix: str) -> dict[str, int]:
     if len(ends) and ends[0] != 0:
         ends = [0, *ends]
     return {text[a:b].decode(): i for i, (a, b) in enumerate(itertools.pairwise(ends))}
+
+
+class Buckets(dict[str, int]):
+    """A hashed vocabulary: every raw value has the position that blake2b of 8 bytes names."""
+
+    def __init__(self, buckets: Array) -> None:
+        super().__init__()
+        self.buckets = int(buckets[0])
+
+    def get(self, raw: str, default: Any = None) -> int:
+        hashed = hashlib.blake2b(raw.encode(), digest_size=8).digest()
+        return sum(byte << 8 * i for i, byte in enumerate(hashed)) % self.buckets
 
 
 def sigmoid(x: Array) -> Array:
@@ -146,7 +159,13 @@ class Oracle:
 
     @cached_property
     def words(self) -> dict[str, dict[str, int]]:
-        return {f["name"]: raw_values(self.vocabulary, f["name"]) for f in self.fields if f["kind"] != "dense"}
+        return {
+            f["name"]: Buckets(self.vocabulary[f"{f['name']}.buckets"])
+            if f"{f['name']}.buckets" in self.vocabulary
+            else raw_values(self.vocabulary, f["name"])
+            for f in self.fields
+            if f["kind"] != "dense"
+        }
 
     def field_vectors(
         self, field: Mapping[str, Any], user: str, items: Sequence[str], domain: str, context: Mapping[str, Any]
@@ -301,7 +320,7 @@ class Oracle:
     def pairs(self, x: Array) -> Array:
         """Sum over all pairs of fields of the product of their vectors (n, E), pair by pair."""
         products = [a * b for a, b in itertools.combinations(self.by_field(x), 2)]
-        return np.sum(products, axis=0)
+        return np.asarray(np.sum(products, axis=0))
 
     def crossed(self, x0: Array, mapped: Callable[[str, Array], Array]) -> Array:
         """The cross network (n, k): x' = x0 * (x . w) + b + x, or x0 * (W x + b) + x."""

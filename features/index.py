@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from features.buckets import BucketKeys
 from features.decimals import as_integers
 from features.errors import InvalidValue, MalformedTensors
 from features.hashed import HashedIntegers, HashedTexts
@@ -50,6 +51,11 @@ class RawIndex:
         return cls(TextKeys.from_texts(texts))
 
     @classmethod
+    def of_buckets(cls, buckets: int) -> RawIndex:
+        """An index that keeps no values: each has the position that its hash names."""
+        return cls(BucketKeys(buckets))
+
+    @classmethod
     def from_sorted_texts(cls, joined: NDArray[np.uint8], offsets: NDArray[np.int64]) -> RawIndex:
         """Index texts that are sorted already, without a Python object each; some is no integer.
 
@@ -83,6 +89,8 @@ class RawIndex:
         Raises:
             MalformedTensors: a tensor is missing, of a wrong type or shape, or not sorted.
         """
+        if f"{prefix}.buckets" in tensors:
+            return cls(BucketKeys.from_tensors(tensors, prefix))
         is_hashed = f"{prefix}.slots" in tensors
         if f"{prefix}.values" in tensors:
             return cls((HashedIntegers if is_hashed else IntegerKeys).from_tensors(tensors, prefix))
@@ -101,7 +109,7 @@ class RawIndex:
             hash_bits: how many bits of a hash count; fewer only to force collisions.
             mostly_unknown: made for questions whose ids are mostly elsewhere; two bytes a row more, in memory only.
         """
-        if isinstance(self._keys, (HashedIntegers, HashedTexts)) or len(self) < max(least, 1):
+        if isinstance(self._keys, (HashedIntegers, HashedTexts, BucketKeys)) or len(self) < max(least, 1):
             return self
         tensors = self.to_tensors("")
         if ".values" in tensors:

@@ -42,6 +42,11 @@ class Sizes:
     Args:
         by_item: add a second auxiliary division, `shelf`, of items (m = 3).
         dense: add the graph by which deltas are scored to the bundle.
+        kind: of the backbone.
+        norm: whether a norm follows each hidden layer.
+        interaction_rank: LoRA rank of each linear map of the interaction.
+        picture: add an item field with given vectors of another width.
+        hashed: hash the vocabularies of `hour` and `tags` instead of listing them.
     """
 
     users: int = 40
@@ -55,6 +60,8 @@ class Sizes:
     norm: bool = True
     interaction_rank: int = 2
     picture: bool = False
+    hashed: bool = False
+    dense: bool = False
 
     def shape(self, fields: Sequence[Field]) -> NetworkShape:
         """The backbone's shape; small widths, so that a graph is exported fast."""
@@ -69,8 +76,6 @@ class Sizes:
             heads=2,
             head_width=3,
         )
-
-    dense: bool = False
 
 
 def make_run(folder: Path, seed: int = 0, sizes: Sizes | None = None) -> Run:
@@ -138,8 +143,8 @@ def make_vocabulary(sizes: Sizes) -> Vocabulary:
             "user_id": RawIndex.from_values(range(1, sizes.users - 4)),
             "segment": RawIndex.from_values(["a", "b", "c"]),
             "item_id": items,
-            "tags": RawIndex.from_values([f"tag {i}" for i in range(7)]),
-            "hour": RawIndex.from_values(range(24)),
+            "tags": RawIndex.of_buckets(7) if sizes.hashed else RawIndex.from_values([f"tag {i}" for i in range(7)]),
+            "hour": RawIndex.of_buckets(24) if sizes.hashed else RawIndex.from_values(range(24)),
             "theme": RawIndex.from_values(THEMES),
         }
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.factory import Sizes
 
 KINDS: dict[str, Sizes] = {
-    "wide_deep": Sizes(kind="wide_deep", picture=True),
+    "wide_deep": Sizes(kind="wide_deep", picture=True, hashed=True),
     "deepfm": Sizes(kind="deepfm", picture=True, dense=True),
     "dcn": Sizes(kind="dcn", norm=False),
     "dcn_v2": Sizes(kind="dcn_v2", by_item=True),

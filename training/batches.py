@@ -35,6 +35,8 @@ class RowTensors:
             for name, (lists, entity) in dataset.multi_hot.items()
         }
         self.label = torch.from_numpy(dataset.label)
+        self.given = {name: torch.from_numpy(vectors) for name, vectors in dataset.given.items()}
+        """Frozen field to its vectors (V, width)."""
         ordered = sorted(dataset.divisions, key=lambda division: not division.natural)  # stable: natural first
         self.divisions = tuple(ordered)
         columns = [torch.from_numpy(dataset.division[division.name]) for division in ordered]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import field as default
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from features.tables import FeatureTable
 from features.vocabulary import Vocabulary
 from training.divisions import row_domains
 from training.encoding import Side, encode_dense, encode_lists, encode_sparse, unpadded, value_index
+from training.given import given_vectors
 from training.prepared import SPLIT, FieldSpec, PreparedDataset
 
 _SPLIT_STREAM, _HALVES_STREAM = 8_1_1, 5_5
@@ -102,6 +104,7 @@ class EncodedDataset:
         division: name -> position in its domains, int32 (n,); -1 is none.
         user: position in `users`, int32 (n,); what GAUC groups by.
         probability: true probability of label 1, float64 (n,), where the data is synthetic.
+        given: frozen field to its vectors (V, width), row 0 for what is unknown.
     """
 
     fields: tuple[Field, ...]
@@ -116,6 +119,7 @@ class EncodedDataset:
     division: Mapping[str, NDArray[np.int32]]
     user: NDArray[np.int32]
     probability: NDArray[np.float64] | None
+    given: Mapping[str, NDArray[np.float32]] = default(default_factory=dict)
 
     def rows(self, positions: NDArray[np.int64]) -> EncodedRows:
         """The rows at `positions`, as the service would encode them."""
@@ -161,6 +165,7 @@ class _Encoder:
         self._rows = Side.of_rows(prepared.interactions, train)
         self._columns: dict[str, NDArray[Any]] = {}
         self._indices: dict[str, RawIndex] = {}
+        self._given: dict[str, NDArray[np.float32]] = {}
 
     def encoded(self, width: int) -> EncodedDataset:
         fields = tuple(self._field(spec, width) for spec in self._spec.fields)
@@ -182,6 +187,7 @@ class _Encoder:
             division={division.name: self._domains(division) for division in self._spec.divisions},
             user=self._users.entity,
             probability=None if probability is None else probability.to_numpy().astype(np.float64),
+            given=self._given,
         )
 
     def _side(self, of: str) -> Side:
@@ -197,7 +203,10 @@ class _Encoder:
         index = self._indices[spec.name] = value_index(spec, side)
         encode_rows = encode_lists if spec.kind == "multi_hot" else encode_sparse
         self._columns[spec.name] = encode_rows(spec, side, index)
-        return Field(**common, vocabulary_size=len(index) + 1, width=width)
+        if spec.vectors is None:
+            return Field(**common, vocabulary_size=len(index) + 1, width=width)
+        given = self._given[spec.name] = given_vectors(spec, side, self._columns[spec.name], len(index) + 1)
+        return Field(**common, vocabulary_size=len(index) + 1, width=given.shape[1], frozen=True)
 
     def _table(self, of: str, fields: tuple[Field, ...]) -> FeatureTable:
         side = self._side(of)

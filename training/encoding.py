@@ -104,13 +104,17 @@ class Side:
 
 
 def value_index(spec: FieldSpec, side: Side) -> RawIndex:
-    """Index the values of a sparse or multi-hot column that occur in some row.
+    """Index the values of a sparse or multi-hot column that occur in some row; by buckets, where the spec says so.
 
     Raises:
         PreparedError: the column holds neither strings nor integers, or a value that no index can hold.
     """
     column = side.frame[spec.column].filter(pl.Series(side.rows > 0))
-    return _index(_elements(column, spec)[0] if spec.kind == "multi_hot" else column, spec)
+    values = _elements(column, spec)[0] if spec.kind == "multi_hot" else column
+    if spec.buckets is not None:
+        _check_type(values, spec.name)
+        return RawIndex.of_buckets(spec.buckets)
+    return _index(values, spec)
 
 
 def encode_sparse(spec: FieldSpec, side: Side, index: RawIndex) -> NDArray[np.int32]:
@@ -180,12 +184,16 @@ def _elements(column: pl.Series, spec: FieldSpec) -> tuple[pl.Series, NDArray[np
 
 def _index(column: pl.Series, spec: FieldSpec | None = None) -> RawIndex:
     name = column.name if spec is None else spec.name
-    if not (column.dtype.is_integer() or column.dtype == pl.String):
-        raise PreparedError(f"{name!r} holds {column.dtype}; ids and sparse values must be strings or integers")
+    _check_type(column, name)
     try:
         return RawIndex.from_values(_raw(column.drop_nulls().unique()))
     except InvalidValue as error:
         raise PreparedError(f"{name!r}: {error}") from None
+
+
+def _check_type(column: pl.Series, name: str) -> None:
+    if not (column.dtype.is_integer() or column.dtype == pl.String):
+        raise PreparedError(f"{name!r} holds {column.dtype}; ids and sparse values must be strings or integers")
 
 
 def _raw(values: pl.Series) -> NDArray[Any] | list[str]:

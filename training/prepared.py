@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic import Field as Key
 
 from adapters_store.validation import explain
@@ -29,6 +36,9 @@ class FieldSpec(BaseModel):
         name, kind, of, id: as in `features.fields.Field`.
         column: its column in users.parquet, items.parquet or, for context, interactions.parquet; domain_id for domain.
         normalization: how a dense field is to be scaled; the constants are fitted on training rows.
+        vectors: column of users.parquet or items.parquet with the given vectors of a sparse field, which are never
+            trained; null is a trained table.
+        buckets: rows of a hashed vocabulary: nothing is listed, values of one hash share a row; null lists every value.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +49,22 @@ class FieldSpec(BaseModel):
     column: str
     id: bool = False
     normalization: Literal["min_max", "standard"] | None = None
+    vectors: str | None = None
+    buckets: Annotated[int, Key(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.vectors is not None and (self.kind != "sparse" or self.of not in ("user", "item")):
+            raise ValueError(f"field {self.name!r}: given vectors belong to a sparse field of users or items")
+        if self.buckets is not None and (self.kind == "dense" or self.vectors is not None):
+            raise ValueError(f"field {self.name!r}: buckets belong to a sparse or multi-hot field with a trained table")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A field without given vectors or buckets is written as it was before there were any."""
+        content: dict[str, Any] = serialize(self)
+        return {key: value for key, value in content.items() if key not in ("vectors", "buckets") or value is not None}
 
 
 class DatasetSpec(BaseModel):
@@ -132,6 +158,8 @@ class PreparedDataset:
         for field in self.spec.fields:
             table = tables.get(field.of, self.interactions)
             _require(table, f"{field.of} table", field.column, nulls=field.column not in _KEYS)
+            if field.vectors is not None:
+                _require(table, f"{field.of} table", field.vectors)
         odd = self.interactions.filter(~pl.col("label").is_in([0, 1]))
         if len(odd):
             raise PreparedError(f"interactions hold label {odd['label'][0]}; a label is 0 or 1")

@@ -57,7 +57,7 @@ def pretrain(
         StateMismatch: the checkpoint is of other settings.
     """
     with stream.of("start").ambient():
-        backbone = Backbone(shape)
+        backbone = Backbone(shape, rows.given)
     counts = count_rows(backbone, rows, train)
 
     def loss(batch: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from training.sources.conflict import ConflictWorld, conflicting
 
 BASE: dict[str, Any] = {
     "network": {"width": 16, "tower": [64, 32], "dropout": 0.2, "norm": False, "embedding_std": 0.05},
-    "batch_rows": 512,
+    "batch_rows": 128,
     "epochs": 80,
     "patience": 8,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import time
@@ -95,6 +96,8 @@ class Contest:
 
     def lines(self, work: Workplace, data: Path) -> Iterator[Line]:
         """The lines of the table, then seed 0 again; the aims are the group's own."""
+        if not work.reuse:
+            shutil.rmtree(self._kept(work), ignore_errors=True)
         if work.quick:
             rows = self._run(work, data, SEEDS[:2], {"epochs": 1}, 1)
             yield from self.table(rows)
@@ -127,6 +130,9 @@ class Contest:
             figure = f"{statistics.mean(row.means):.4f} ± {spread:.4f}, pooled {pooled:.4f}, RANK {ranks[name]:.2f}"
             yield measured(f"{self.name}: {name}, mean per-domain test AUC, {len(row.means)} seeds", figure)
 
+    def _kept(self, work: Workplace) -> Path:
+        return work.folder / f"contest-{self.name}"
+
     @property
     def _record(self) -> Path:
         return RECORDS / f"{self.name}.json"
@@ -135,7 +141,7 @@ class Contest:
         self, work: Workplace, data: Path, seeds: Sequence[int], changes: Mapping[str, Any], most: int
     ) -> dict[str, Row]:
         """Tune every method on the first seed, then run the others with what it preferred."""
-        kept = work.folder / f"contest-{self.name}"
+        kept = self._kept(work)
         grids = {m.name: [{**self._base, **config, **changes} for config in m.grid[:most]] for m in self._methods}
         tuning = {name: [Trial.of(data, config, seeds[0]) for config in grid] for name, grid in grids.items()}
         found = run_all([trial for trials in tuning.values() for trial in trials], kept)
@@ -151,7 +157,7 @@ class Contest:
 
     def _again(self, work: Workplace, data: Path, rows: Mapping[str, Row]) -> Iterator[Line]:
         trials = {name: Trial.of(data, rows[name].config, SEEDS[0]) for name in self._chosen}
-        found = run_all(list(trials.values()), work.folder / f"contest-{self.name}")
+        found = run_all(list(trials.values()), self._kept(work))
         for name, trial in trials.items():
             low, high = rows[name].interval()
             claim = f"{self.name}: {name}, seed 0 again, in the recorded 95% interval of a seed"

@@ -16,27 +16,13 @@ from typing import Any
 
 import torch
 
-from network.backbone import Backbone
-from network.inputs import FieldShape, NetworkShape
-from training.baselines.baseline import Baseline
-from training.baselines.phases import fit_phases
-from training.baselines.table import build_baseline
-from training.batches import RowTensors
-from training.checkpoint import Memory, StateFolder
-from training.dataset import EncodedDataset, encode, split_of
 from training.frameworks.config import MamdrConfig
-from training.frameworks.domains import DomainRows
-from training.frameworks.finetune import finetune
-from training.frameworks.fit import fit
+from training.frameworks.run import MamdrRun
 from training.frameworks.scoring import all_logits, domain_aucs, mean_auc, positions_of
 from training.frameworks.setting import Setting
 from training.frameworks.state import State
-from training.frameworks.structure import PlainStructure, Structure
-from training.frameworks.table import FRAMEWORKS
 from training.metrics import auc
-from training.prepared import PreparedDataset
 from training.progress import SilentMeter
-from training.seeds import Stream
 
 Found = dict[str, Any]
 
@@ -47,7 +33,7 @@ class Trial:
 
     Args:
         data: the prepared folder.
-        config: keys of a MamdrConfig, JSON values.
+        config: keys of a MamdrConfig, as JSON.
         seed: of training, and of the split where the data has none.
     """
 
@@ -65,37 +51,10 @@ class Trial:
         """Names this trial's result."""
         return hashlib.sha256(json.dumps([self.data, self.config, self.seed]).encode()).hexdigest()[:24]
 
-    def setting(self) -> Setting:
-        """The network, untrained, over the encoded rows."""
-        config = MamdrConfig.model_validate({**json.loads(self.config), "seed": self.seed})
-        prepared = PreparedDataset.load(Path(self.data))
-        split = split_of(prepared, self.seed)
-        dataset = encode(prepared, split.train, config.network.width)
-        rows = RowTensors(dataset)
-        domains = DomainRows.of(rows, split)
-        stream = Stream(self.seed, ("contest",))
-        with stream.of("start").ambient():
-            structure = network(config, dataset, len(domains))
-        return Setting(structure, rows, domains, config, stream)
-
-
-def network(config: MamdrConfig, dataset: EncodedDataset, domains: int) -> Structure:
-    """The network that a configuration asks for: plain, or a baseline by name."""
-    own = config.network
-    shape = NetworkShape(
-        fields=tuple(FieldShape(field.name, field.kind, field.vocabulary_size) for field in dataset.fields),
-        width=own.width,
-        tower=own.tower,
-        dropout=own.dropout,
-        norm_eps=own.norm_eps,
-        norm_momentum=own.norm_momentum,
-        embedding_std=own.embedding_std,
-        kind=own.kind,
-        norm=own.norm,
-    )
-    if config.structure == "plain":
-        return PlainStructure(Backbone(shape))
-    return build_baseline(config.structure, shape, domains, config.settings)
+    def opened(self, folder: Path) -> MamdrRun:
+        """The run of `espalier train mamdr`, untrained, with its state in a folder."""
+        keys = {**json.loads(self.config), "data": self.data, "seed": self.seed}
+        return MamdrRun(MamdrConfig.model_validate(keys), folder, SilentMeter())
 
 
 def run(trial: Trial) -> Found:
@@ -106,17 +65,18 @@ def run(trial: Trial) -> Found:
     """
     torch.set_num_threads(1)
     began = time.monotonic()
-    setting = trial.setting()
     with tempfile.TemporaryDirectory(prefix="espalier-trial-") as folder:
-        state, epoch = _learned(setting, StateFolder(Path(folder)))
-    domains = setting.domains
-    test = domain_aucs(setting, state, domains.test)
+        opened = trial.opened(Path(folder))
+        fitted = opened.fitted()
+        tuned = opened.finetuned(fitted)
+    state, setting = (fitted.state if tuned is None else tuned.state), opened.setting
+    test = domain_aucs(setting, state, setting.domains.test)
     return {
-        "validation": mean_auc(domain_aucs(setting, state, domains.stop)),
+        "validation": mean_auc(domain_aucs(setting, state, setting.domains.stop)),
         "test": mean_auc(test),
-        "domains": dict(zip(domains.names, test, strict=True)),
+        "domains": dict(zip(setting.domains.names, test, strict=True)),
         "pooled": pooled_auc(setting, state),
-        "epoch": epoch,
+        "epoch": fitted.epoch,
         "seconds": round(time.monotonic() - began, 1),
     }
 
@@ -125,20 +85,6 @@ def pooled_auc(setting: Setting, state: State) -> float | None:
     """The AUC over the test rows of all domains."""
     rows = setting.domains.test
     return auc(setting.rows.label[positions_of(rows)].numpy(), all_logits(setting, state, rows))
-
-
-def _learned(setting: Setting, folder: StateFolder) -> tuple[State, int]:
-    """What the framework selected, finetuned where it is asked for."""
-    name, meter = setting.config.framework, SilentMeter()
-    if isinstance(setting.structure, Baseline):
-        memories = {phase: Memory(folder, phase, {}) for phase in setting.structure.phases}
-        fitted = fit_phases(setting, FRAMEWORKS[name], memories, meter)
-    else:
-        fitted = fit(setting, FRAMEWORKS[name], Memory(folder, name, {}), meter)
-    if name != "finetune":
-        return fitted.state, fitted.epoch
-    tuned = finetune(setting, fitted.state, lambda domain: Memory(folder, f"finetune/{domain}", {}), meter)
-    return tuned.state, fitted.epoch
 
 
 def run_all(trials: Sequence[Trial], kept: Path) -> dict[Trial, Found]:
@@ -160,8 +106,6 @@ def run_all(trials: Sequence[Trial], kept: Path) -> dict[Trial, Found]:
             draft = kept / f"{trial.key}.part"
             draft.write_text(json.dumps(done[trial]))
             draft.rename(kept / f"{trial.key}.json")
-            print(
-                f"# {trial.config} seed {trial.seed}: {done[trial]['test']:.4f}, {done[trial]['seconds']:.0f} s",
-                flush=True,
-            )
+            told = f"{done[trial]['test']:.4f} in {done[trial]['seconds']:.0f} s"
+            print(f"# {told}: seed {trial.seed}, {trial.config}", flush=True)
     return done

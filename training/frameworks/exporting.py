@@ -14,8 +14,12 @@ from network.backbone import Backbone
 from network.lora import DomainAdapter
 from training.artifacts_of import Choice, Notes, Source, lora_artifact
 from training.dataset import EncodedDataset
+from training.deltas.compressed import compressed_artifact
+from training.deltas.compression import compress
 from training.deltas.delta import delta_artifact
+from training.deltas.evaluation import ValidationAuc
 from training.deltas.overlay import row_sparse
+from training.errors import CompressionRefused
 from training.export import TrainedRun, export_bundle, write_files
 from training.frameworks.lora import LoraStructure
 from training.frameworks.setting import Setting
@@ -68,7 +72,7 @@ def export(
         dtype=setting.config.artifact_dtype,
         created_at=None,
     )
-    found = _adapters(setting, structure, source, backbone, state)
+    found = _adapters(setting, structure, source, backbone, state, meter)
     if only is None:
         write_files(out / _ADAPTERS, {setting.domains.names[domain]: content for domain, content in found.items()})
     else:
@@ -78,7 +82,12 @@ def export(
 
 
 def _adapters(
-    setting: Setting, structure: PlainStructure | LoraStructure, source: Source, backbone: Backbone, state: State
+    setting: Setting,
+    structure: PlainStructure | LoraStructure,
+    source: Source,
+    backbone: Backbone,
+    state: State,
+    meter: Meter,
 ) -> dict[int, bytes]:
     notes = Notes(training={"framework": setting.config.framework, "seed": setting.config.seed})
     if isinstance(structure, LoraStructure):
@@ -87,7 +96,22 @@ def _adapters(
             for domain in state.specifics
         }
     learned = trained(setting, backbone, state)
-    return {domain: delta_of(learned, domain, source, notes) for domain in learned.domains}
+    if setting.config.artifact == "delta":
+        return {domain: delta_of(learned, domain, source, notes) for domain in learned.domains}
+    return {domain: _compressed(setting, learned, domain, source, notes, meter) for domain in learned.domains}
+
+
+def _compressed(setting: Setting, learned: Trained, domain: int, source: Source, notes: Notes, meter: Meter) -> bytes:
+    """Return one domain's delta as a LoRA; as it is, and why is told, where the gate on AUC refuses that."""
+    dataset, own = source.dataset, learned.domains[domain]
+    evaluate = ValidationAuc(learned.backbone.shape, setting.rows, setting.domains.stop[domain])
+    theta_i = own.full(learned.shared)
+    try:
+        found = compress(learned.backbone, dataset.fields, dataset.vocabulary, theta_i, evaluate, dtype=source.dtype)
+    except CompressionRefused as error:
+        meter.say(f"{own.name} stays a delta: {error}")
+        return delta_of(learned, domain, source, notes)
+    return compressed_artifact(source, domain, found, notes)
 
 
 def delta_of(learned: Trained, domain: int, source: Source, notes: Notes) -> bytes:

@@ -39,7 +39,7 @@ from training.report import write_report
 from training.seeds import Stream
 from training.stages import folder_digest, refuse_existing
 
-_UNDECISIVE = {"data", "artifact_dtype", "bootstrap_draws", "finetune"}
+_UNDECISIVE = {"data", "artifact", "artifact_dtype", "bootstrap_draws", "finetune"}
 """Keys that theta_S and the theta_i do not depend on."""
 STATE = "mamdr"
 

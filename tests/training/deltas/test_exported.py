@@ -1,0 +1,50 @@
+"""`artifact: compressed` of a whole `train mamdr`: LoRAs within the gate, deltas beyond it, and the reasons told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from adapters_store.artifact import decode_adapter
+from adapters_store.backbone import read_bundle
+from adapters_store.verification import verify_adapter
+from service.engines.onnx import OnnxEngine
+from tests.training.frameworks.test_run import small
+from training.frameworks.run import train_mamdr
+from training.progress import SilentMeter
+
+
+class Told(SilentMeter):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+def test_each_domain_gets_a_lora_or_stays_a_delta_for_a_reason(small_world: Path, tmp_path: Path) -> None:
+    """Law: every adapter is accepted; a LoRA records a loss within the bound, a delta's reason is told."""
+    meter = Told()
+    run = train_mamdr(small(small_world, artifact="compressed", embeddings="deltas"), tmp_path / "run", meter=meter)
+    bundle = read_bundle(run / "bundle")
+    engine = OnnxEngine(bundle)
+    kinds = {}
+    for path in sorted((run / "adapters").glob("*.safetensors")):
+        adapter = decode_adapter(path.read_bytes())
+        verify_adapter(adapter, bundle, {}, None, engine.logits)
+        kinds[path.stem] = adapter.manifest.kind
+        if adapter.manifest.kind == "lora":
+            record = adapter.manifest.metrics["compression"]
+            assert record["auc_loss"] <= record["bound"] == 0.0005
+    assert len(kinds) == 3
+    refused = {line.split(" ")[0] for line in meter.said if "stays a delta" in line}
+    assert refused == {name for name, kind in kinds.items() if kind == "delta"}
+
+
+def test_the_artifact_is_no_part_of_what_is_trained(small_world: Path, tmp_path: Path) -> None:
+    """Law: another form of artifact goes on with the finished training; nothing is trained again."""
+    run = train_mamdr(small(small_world, epochs=1), tmp_path / "run")
+    before = (run / "bundle" / "manifest.json").read_bytes()
+    train_mamdr(small(small_world, epochs=1, artifact="compressed"), run, resume=True)
+    assert (run / "bundle" / "manifest.json").read_bytes() == before

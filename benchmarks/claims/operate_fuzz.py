@@ -36,7 +36,7 @@ def lines(work: Workplace) -> Iterator[Line]:
         command = [
             sys.executable,
             "-m",
-            "benchmarks.claims.operate_fuzz",
+            "benchmarks.claims.fuzzing",
             target,
             str(run.folder),
             str(inputs),

@@ -60,7 +60,16 @@ def test_the_seed_decides_the_world(world: PreparedDataset) -> None:
     assert not other.interactions.equals(world.interactions)
 
 
-@pytest.mark.parametrize("sizes", [{"directions": 1}, {"directions": 2}, {"domains": 7}, {"domains": 2}])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"directions": 1},
+        {"directions": 2},
+        {"directions": 8},
+        {"domains": 7, "directions": 6},
+        {"domains": 2, "directions": 1},
+    ],
+)
 def test_directions_have_unit_length_and_sum_to_zero(sizes: dict[str, int]) -> None:
     """Law: so their mean inner product over pairs is -1 / (domains - 1), for any arrangement."""
     own = directions(ConflictWorld(**sizes))  # type: ignore[arg-type]
@@ -128,8 +137,9 @@ def test_gradients_disagree_where_there_is_conflict(conflict: float, agree: bool
     [
         ({"domains": 1}, "contradict each other from 2 on, got 1"),
         ({"conflict": 1.5}, "share from 0 to 1, got 1.5"),
-        ({"directions": 3}, "two camps"),
-        ({"directions": 1, "domains": 5}, "even number, got 5"),
+        ({"directions": 3}, "got 3 for 10 domains"),
+        ({"directions": 10}, "below that of the domains, got 10 for 10"),
+        ({"directions": 1, "domains": 5}, "of an even number of domains"),
         ({"rows": 5_000}, "need at least 25,000 rows, got 5,000"),
         ({"scale": 0.0}, "must be positive"),
         ({"users": 3}, "at least 10 users"),

@@ -47,8 +47,9 @@ class ConflictWorld:
         users, items: how many there are.
         domains: `shelf-01`, ...; the last three tenths are sparse.
         conflict: share of the logit's variance that is the domain's own, from 0 (all agree) to 1.
-        directions: components of taste. The s_i stand evenly on a circle for 2, so that neighbours agree and opposites
-            contradict; 1 makes two camps of opposite sign.
+        directions: components of taste, 1 or an even number below `domains`. 1 makes two camps of opposite sign; with 2
+            the s_i stand evenly on a circle, so that neighbours agree and opposites contradict; the more there are, the
+            less any two agree, until each contradicts all others alike.
         scale: standard deviation of the logit within a domain.
     """
 
@@ -64,8 +65,13 @@ class ConflictWorld:
     def __post_init__(self) -> None:
         self._check(self.domains >= 2, f"domains contradict each other from 2 on, got {self.domains}")
         self._check(0 <= self.conflict <= 1, f"conflict is a share from 0 to 1, got {self.conflict}")
-        self._check(self.directions in (1, 2), f"directions are 1 (two camps) or 2 (a circle), got {self.directions}")
-        self._check(self.directions == 2 or self.domains % 2 == 0, f"two camps need an even number, got {self.domains}")
+        even = self.directions % 2 == 0 and 2 <= self.directions < max(self.domains, 3)
+        camps = self.directions == 1 and self.domains % 2 == 0
+        self._check(
+            even or camps,
+            f"directions are 1 (two camps, of an even number of domains) or an even number below that of the domains, "
+            f"got {self.directions} for {self.domains} domains",
+        )
         self._check(self.scale > 0, f"scale must be positive, got {self.scale}")
         needed = 10 * self.sparse * _SPARSE_ROWS[1] + 100 * self.domains
         self._check(self.rows >= needed, f"{self.domains} domains need at least {needed:,} rows, got {self.rows:,}")
@@ -85,13 +91,14 @@ class ConflictWorld:
 def directions(world: ConflictWorld) -> Floats:
     """Return s (domains, directions), each of unit length, their sum zero.
 
-    Neighbours on the circle are dealt out, so that big and sparse domains stand all around it.
+    s_i = sqrt(2 / directions) [cos(2 pi f i / n), sin(2 pi f i / n)] for f = 1 .. directions / 2, the harmonic frame of
+    n vectors. The domains take them in a random order, so that big and sparse ones stand all around.
     """
     if world.directions == 1:
         return np.where(np.arange(world.domains) % 2 == 0, 1.0, -1.0)[:, None]
     order = np.random.default_rng([world.seed, 1]).permutation(world.domains)
-    angle = 2 * math.pi * order / world.domains
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    angle = 2 * math.pi * np.outer(order, np.arange(1, world.directions // 2 + 1)) / world.domains
+    return math.sqrt(2 / world.directions) * np.hstack([np.cos(angle), np.sin(angle)])
 
 
 def conflicting(world: ConflictWorld) -> PreparedDataset:

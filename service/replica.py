@@ -23,6 +23,7 @@ from service.clock import Clock
 from service.domains import Domains
 from service.engine import Engine, Segment, run_each
 from service.engines.chosen import EngineName, Engines
+from service.engines.native import Precision
 from service.ladder import Ladder
 from service.loader import Loader
 from service.observer import Observer
@@ -51,6 +52,7 @@ class ReplicaConfig:
 
     Args:
         engine: which one; `service.engines.chosen` says what serves where it cannot run.
+        precision: of the native engine.
         engine_threads: threads inside one engine run.
         rows_per_run: rows that one engine run scores at most.
         batch_rows: rows of a batch at most (a larger single request runs alone).
@@ -76,6 +78,7 @@ class ReplicaConfig:
     """
 
     engine: EngineName = "onnx"
+    precision: Precision = "fp32"
     engine_threads: int = 1
     rows_per_run: int = 1024
     batch_rows: int = 4096
@@ -309,12 +312,12 @@ class Replica:
         clock: Clock,
         peers: Peers | None = None,
         make_engine: MakeEngine | None = None,
-        told: Callable[[str], None] = lambda reason: None,
+        told: Callable[[str, str], None] = lambda serving, reason: None,
     ) -> Replica:
         """Read and verify the default backbone, wire the rest, and read what holds for all domains.
 
         The other workers know of this one before anything else is read. Nothing runs in the background yet. `told` is
-        called once, with the reason, where the configured engine cannot run and the portable one serves.
+        called once, with what serves instead and the reason, where the configured engine cannot run.
 
         Raises:
             StartError: the store names no default backbone, or it is refused, or the engine does not reproduce it.
@@ -327,7 +330,11 @@ class Replica:
             if make_engine is not None:
                 return make_engine(backbone, config)
             return engines.make(
-                config.engine, backbone, threads=config.engine_threads, rows_per_run=config.rows_per_run
+                config.engine,
+                backbone,
+                threads=config.engine_threads,
+                rows_per_run=config.rows_per_run,
+                precision=config.precision,
             )
 
         serving = await open_default(reader or store, make, observer, cached=reader is not None)

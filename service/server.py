@@ -224,7 +224,7 @@ async def open_replica(
             observer=metrics,
             clock=LoopClock(),
             peers=peers,
-            told=lambda reason: log.warning("engine_fell_back", asked="native", serving="onnx", reason=reason),
+            told=lambda serving, reason: log.warning("engine_fell_back", serving=serving, reason=reason),
         )
     except StoreError as error:
         raise StartError(f"the store {settings.shown_store} cannot be read: {error}") from error

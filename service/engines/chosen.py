@@ -7,7 +7,7 @@ from typing import Literal
 
 from adapters_store.backbone import Backbone
 from service.engine import Engine
-from service.engines.native import EngineAbsent, NativeEngine
+from service.engines.native import FP32, EngineAbsent, NativeEngine, Precision
 from service.engines.onnx import OnnxEngine
 
 EngineName = Literal["onnx", "native"]
@@ -17,16 +17,22 @@ class Engines:
     """Makes the engine of each backbone.
 
     Args:
-        told: called once, with the reason, when the native engine is asked for and cannot run; the portable one, which
-            every machine has, serves then.
+        told: called once, with what serves instead and the reason, when the native engine is asked for and cannot run
+            as asked: in float32 where bfloat16 cannot, and the portable one, which every machine has, where neither.
     """
 
-    def __init__(self, told: Callable[[str], None]) -> None:
+    def __init__(self, told: Callable[[str, str], None]) -> None:
         self._told = told
         self._silent = False
 
     def make(
-        self, name: EngineName, backbone: Backbone, *, threads: int, rows_per_run: int, cpus: Sequence[int] = ()
+        self,
+        name: EngineName,
+        backbone: Backbone,
+        *,
+        threads: int,
+        rows_per_run: int,
+        precision: Precision = "fp32",
     ) -> Engine:
         """An engine for a bundle.
 
@@ -35,7 +41,7 @@ class Engines:
             backbone: the bundle.
             threads: inside one run.
             rows_per_run: of the portable engine.
-            cpus: cores that the native engine's threads beside the caller's are bound to.
+            precision: of the native engine.
 
         Raises:
             EngineFailed: the bundle's graph is refused.
@@ -43,10 +49,19 @@ class Engines:
         portable = OnnxEngine(backbone, threads, rows_per_run)
         if name == "onnx":
             return portable
-        try:
-            return NativeEngine(backbone, threads, cpus=cpus, dense=portable)
-        except EngineAbsent as absent:
-            if not self._silent:
-                self._silent = True
-                self._told(str(absent))
-            return portable
+        reasons = []
+        for form in dict.fromkeys((precision, FP32)):
+            try:
+                engine = NativeEngine(backbone, threads, precision=form, dense=portable)
+            except EngineAbsent as absent:
+                reasons.append(str(absent))
+            else:
+                self._tell(f"native {form}", reasons)
+                return engine
+        self._tell("onnx", reasons)
+        return portable
+
+    def _tell(self, serving: str, reasons: Sequence[str]) -> None:
+        if reasons and not self._silent:
+            self._silent = True
+            self._told(serving, reasons[0])

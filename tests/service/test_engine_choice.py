@@ -28,17 +28,17 @@ def made(engines: Engines, name: EngineName, backbone: Backbone) -> Engine:
 
 def test_the_portable_engine_serves_unless_another_is_asked_for(backbone: Backbone) -> None:
     """Law: without a setting nothing native is looked for, and nothing is told."""
-    told: list[str] = []
+    told: list[tuple[str, str]] = []
     assert load_settings({"store": "memory://"}, environ={}).replica.engine == "onnx"
-    assert made(Engines(told.append), "onnx", backbone).name == "onnx"
+    assert made(Engines(lambda *said: told.append(said)), "onnx", backbone).name == "onnx"
     assert told == []
 
 
 def test_the_native_engine_serves_where_it_can(backbone: Backbone) -> None:
     """Law: asked for and able to run, it is what is made."""
     pytest.importorskip(EXTENSION, reason="the extension espalier-kernels is not installed")
-    told: list[str] = []
-    assert made(Engines(told.append), "native", backbone).name == "native"
+    told: list[tuple[str, str]] = []
+    assert made(Engines(lambda *said: told.append(said)), "native", backbone).name == "native"
     assert told == []
 
 
@@ -47,11 +47,32 @@ def test_without_the_extension_the_portable_engine_serves_and_says_so_once(
 ) -> None:
     """Law: a missing extension costs a warning with its reason, once, and no start."""
     monkeypatch.setitem(sys.modules, EXTENSION, None)
-    told: list[str] = []
-    engines = Engines(told.append)
+    told: list[tuple[str, str]] = []
+    engines = Engines(lambda *said: told.append(said))
     assert [made(engines, "native", backbone).name for _ in range(2)] == ["onnx", "onnx"]
-    assert len(told) == 1
-    assert "espalier-kernels is not installed" in told[0]
+    ((serving, reason),) = told
+    assert serving == "onnx"
+    assert "espalier-kernels is not installed" in reason
+
+
+def test_the_native_engine_serves_in_float32_where_bfloat16_cannot(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: a processor without bfloat16 products costs speed and a warning, not the native engine."""
+    extension = pytest.importorskip(EXTENSION, reason="the extension espalier-kernels is not installed")
+    network = extension.Network
+
+    def without_half(*arguments: object, precision: str = "fp32", **options: object) -> object:
+        if precision == "bf16":
+            raise RuntimeError("this processor has no bfloat16 products")
+        return network(*arguments, **options)
+
+    monkeypatch.setattr(extension, "Network", without_half)
+    told: list[tuple[str, str]] = []
+    engines = Engines(lambda *said: told.append(said))
+    engine = engines.make("native", backbone, threads=1, rows_per_run=64, precision="bf16")
+    assert engine.name == "native"
+    assert [serving for serving, _ in told] == ["native fp32"]
 
 
 def test_a_missing_instruction_set_is_named(backbone: Backbone) -> None:

@@ -11,16 +11,19 @@ The files have 85 million lines; they are read in blocks and never held as a who
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 
 from features.fields import Division
 from training.errors import SourceError
 from training.prepared import PARTS, SPLIT, DatasetSpec, FieldSpec, domain_facts, install
+from training.sources.blocks import read_blocks
 
 _REMEDY = "download data set 408 from https://tianchi.aliyun.com again and unpack it"
 _USER, _ITEM, _SCENARIO, _GENDER = "101", "205", "301", "124"
@@ -79,48 +82,26 @@ def ali_ccp(source: Path, out: Path, *, seed: int = 0, any_size: bool = False) -
 def _write_part(source: Path, part: str, work: Path) -> pl.DataFrame:
     """Join the lines of one file with what is common to several; the users of the common lines come back."""
     common_path, path = source / f"common_features_{part}.csv", source / f"sample_skeleton_{part}.csv"
-    common = _collected(
-        _lines(common_path, ("common", "count", "features")).select("common", *_common_columns()), common_path
-    )
+    blocks = read_blocks(common_path, ("common", "count", "features"), _REMEDY)
+    common = pl.concat([block.select("common", *_common_columns()) for block in blocks])
     common = common.unique("common", keep="first", maintain_order=True).with_columns(found=True)
-    users = common.select("user_id", *_OF_USER)
-    lines = _lines(path, ("sample", "click", "purchase", "common", "count", "features"))
-    joined = (
-        lines.filter((pl.col("click") != "0") | (pl.col("purchase") != "1"))
-        .select("line", "click", "common", *_own_columns())
-        .join(common.drop(_OF_USER).lazy(), on="common", how="left", maintain_order="left")
-        .drop("common")
-    )
-    try:
-        joined.sink_parquet(work / f"{part}.part")
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise SourceError(path, None, f"cannot be read ({str(error).splitlines()[0]})", _REMEDY) from None
-    _check_lines(pl.scan_parquet(work / f"{part}.part"), path)
-    return users
-
-
-def _lines(path: Path, columns: Sequence[str]) -> pl.LazyFrame:
-    if not path.exists():
-        raise SourceError(path, None, "is missing", _REMEDY)
-    try:
-        return pl.scan_csv(
-            path,
-            has_header=False,
-            new_columns=list(columns),
-            infer_schema=False,
-            quote_char=None,
-            row_index_name="line",
-            row_index_offset=1,
-        )
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise SourceError(path, None, f"cannot be read ({str(error).splitlines()[0]})", _REMEDY) from None
-
-
-def _collected(lines: pl.LazyFrame, path: Path) -> pl.DataFrame:
-    try:
-        return lines.collect(engine="streaming")
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise SourceError(path, None, f"cannot be read ({str(error).splitlines()[0]})", _REMEDY) from None
+    shared = common.drop(_OF_USER)
+    with contextlib.ExitStack() as stack:
+        writer = None
+        for block in read_blocks(path, ("sample", "click", "purchase", "common", "count", "features"), _REMEDY):
+            bought_unclicked = (pl.col("click") == "0") & (pl.col("purchase") == "1")
+            rows = (
+                block.filter(~bought_unclicked.fill_null(False))
+                .select("line", "click", "common", *_own_columns())
+                .join(shared, on="common", how="left", maintain_order="left")
+            )
+            _check_lines(rows, path)
+            table = rows.select(
+                pl.col("click").cast(pl.Int8), pl.exclude("line", "click", "common", "found")
+            ).to_arrow()
+            writer = writer or stack.enter_context(pq.ParquetWriter(work / f"{part}.part", table.schema))
+            writer.write_table(table)
+    return common.select("user_id", *_OF_USER)
 
 
 def _common_columns() -> list[pl.Expr]:
@@ -149,18 +130,16 @@ def _behind(field: str) -> pl.Expr:
     return pl.when(cut.list.len() > 1).then(cut.list.last())
 
 
-def _check_lines(rows: pl.LazyFrame, path: Path) -> None:
+def _check_lines(rows: pl.DataFrame, path: Path) -> None:
     faults = {
         "click is neither 0 nor 1": ~pl.col("click").is_in(["0", "1"]),
         "its common features are not in the other file": pl.col("found").is_null(),
         f"has no scenario (field {_SCENARIO})": pl.col(_SCENARIO).is_null(),
     }
     for fault, wrong in faults.items():
-        found = rows.filter(wrong.fill_null(True)).select("line").head(1).collect(engine="streaming")
+        found = rows.filter(wrong.fill_null(True))
         if len(found):
             raise SourceError(path, int(found["line"][0]), fault, _REMEDY)
-    if not rows.select(pl.len()).collect().item():
-        raise SourceError(path, None, "is empty", _REMEDY)
 
 
 def _write_entities(users: pl.DataFrame, rows: pl.LazyFrame, train: pl.LazyFrame, work: Path) -> None:
@@ -194,7 +173,7 @@ def _write_interactions(work: Path, seed: int) -> None:
         pl.col("user_id"),
         pl.col("item_id"),
         pl.format("scenario-{}", _SCENARIO).alias("domain_id"),
-        pl.col("click").cast(pl.Int8).alias("label"),
+        pl.col("click").alias("label"),
         *kept,
         *(pl.col(f"D{name}") for name in sparse),
     )

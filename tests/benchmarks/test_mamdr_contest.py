@@ -10,10 +10,11 @@ import pytest
 
 from benchmarks.claims.mamdr_contest import MOST_CONFIGURATIONS, Method, Row, aim, rank
 from benchmarks.claims.mamdr_grids import FRAMEWORKS, NETWORKS, framework, network
-from benchmarks.claims.mamdr_trial import Trial
+from benchmarks.claims.mamdr_trial import Trial, run
 from training.baselines.table import BASELINES, settings_of
 from training.frameworks.config import MamdrConfig
 from training.frameworks.table import FRAMEWORKS as KNOWN
+from training.sources.conflict import ConflictWorld, conflicting
 
 
 def row(*seeds: dict[str, float | None]) -> Row:
@@ -78,3 +79,32 @@ def test_a_trial_is_named_by_all_that_its_result_depends_on() -> None:
         Trial.of(Path("data"), {"a": 1, "b": 2}, 1),
     ]
     assert len({one.key, *(other.key for other in others)}) == 4
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two domains of a few hundred rows."""
+    folder = tmp_path_factory.mktemp("tiny")
+    conflicting(ConflictWorld(rows=900, users=30, items=20, domains=2)).write(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"framework": "mix"},
+        {"framework": "finetune", "finetune": {"epochs": 1}},
+        {"framework": "mix", "structure": "plate", "settings": {"user_fields": ["user_id", "group"]}},
+    ],
+)
+def test_a_trial_gives_the_same_figures_again(tiny: Path, config: dict[str, Any]) -> None:
+    """Law: plain, finetuned or in two phases, a trial's figures are decided by data, configuration and seed."""
+    network = {"width": 3, "tower": [4], "dropout": 0.1, "embedding_std": 0.1}
+    trial = Trial.of(tiny, {**config, "network": network, "epochs": 1}, 3)
+    first, again = run(trial), run(trial)
+    del first["seconds"], again["seconds"]
+    assert first == again
+    assert list(first["domains"]) == ["shelf-01", "shelf-02"]
+    assert first["test"] == pytest.approx(sum(first["domains"].values()) / 2)
+    assert 0 < first["pooled"] < 1
+    assert run(Trial.of(tiny, {**config, "network": network, "epochs": 1}, 4))["domains"] != first["domains"]

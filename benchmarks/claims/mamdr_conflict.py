@@ -25,19 +25,6 @@ SETTINGS: dict[str, dict[str, Any]] = {"mmoe": {"experts": 4}, "plate": {"user_f
 
 LONG = ("pcgrad", "maml", "reptile", "mldg", "cgc", "ple")
 AGAIN = tuple(name for name in (*FRAMEWORKS, *NETWORKS) if name not in LONG)
-    "mix",
-    "alternate",
-    "finetune",
-    "weighted",
-    "dn",
-    "dr",
-    "mamdr",
-    "shared_bottom",
-    "mmoe",
-    "star",
-    "hamur",
-    "plate",
-)
 """Whose seed 0 is run again; the others take too long for a check."""
 
 

@@ -25,7 +25,7 @@ class Backbone(nn.Module):
 
     Args:
         shape: fields, widths and constants.
-        given: field to the vectors of a field that brings its own; zeros until `load_weights` where it is not there.
+        given: field to its vectors (V, width), for fields that bring their own; `load_weights` brings them too.
     """
 
     def __init__(self, shape: NetworkShape, given: Mapping[str, Tensor] | None = None) -> None:
@@ -90,6 +90,7 @@ class Backbone(nn.Module):
                 raise ShapeError(f"{name} has shape {tuple(value.shape)}, this backbone needs {tuple(own[name].shape)}")
         for name, value in weights.items():
             own[name].copy_(value)
+        self.embeddings.take_given({name: weights[f"embedding.{name}"] for name in self.embeddings.given_names()})
 
     def _live(self) -> dict[str, Tensor]:
         """The tensors themselves, detached but not copied, under a bundle's names."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from network.errors import ShapeError
-from network.inputs import Batch, FieldShape, NetworkShape
+from network.inputs import Batch, NetworkShape
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,13 @@ class FieldEmbeddings(nn.Module):
 
     Args:
         shape: fields, embedding width and the standard deviation of the start.
-        given: field to its vectors (V, width), row 0 out of vocabulary; zeros where it is not there.
+        given: field to its vectors (V, width), row 0 out of vocabulary; what is not there comes by `take_given` or with
+            a bundle's weights, and a lookup without is refused.
 
     `sparse_gradient` makes the table's gradient a sparse tensor of a batch's rows, for row-lazy optimizers.
 
     Raises:
-        ShapeError: given vectors are not of the shape that their field says.
+        ShapeError: as `take_given`.
     """
 
     sparse_starts: Tensor
@@ -68,16 +69,42 @@ class FieldEmbeddings(nn.Module):
         self._buffers_of = {f.name: f"given_{i}" for i, f in enumerate(sparse) if not f.trained}
         for f in sparse:
             if not f.trained:
-                self.register_buffer(self._buffers_of[f.name], _given(f, given or {}), persistent=False)
+                empty = torch.zeros(f.rows, f.given_width)
+                self.register_buffer(self._buffers_of[f.name], empty, persistent=False)
+        self._absent = set(self._buffers_of)
+        self.take_given(given or {})
         if shape.first_order:
             self.slope = nn.Parameter(torch.zeros(sum(shape.width_of(f) for f in shape.untrained)))
+
+    @torch.no_grad()
+    def take_given(self, given: Mapping[str, Tensor]) -> None:
+        """Take the vectors (V, width) of fields that bring their own.
+
+        Raises:
+            ShapeError: no such field, or vectors that are not of the shape that their field says.
+        """
+        for name, vectors in given.items():
+            if name not in self._buffers_of:
+                raise ShapeError(f"no field {name!r} brings its own vectors")
+            own = self.given(name)
+            if vectors.shape != own.shape:
+                shape = tuple(vectors.shape)
+                raise ShapeError(f"the given vectors of {name!r} have shape {shape}; its field says {tuple(own.shape)}")
+            own.copy_(vectors)
+            self._absent.discard(name)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return x (n, k): the fields' vectors side by side, in field order."""
         return self.look_up(batch).x
 
     def look_up(self, batch: Batch) -> LookedUp:
-        """Return everything that the network reads of these rows."""
+        """Return everything that the network reads of these rows.
+
+        Raises:
+            ShapeError: a field that brings its own vectors has not brought them yet.
+        """
+        if self._absent:
+            raise ShapeError(f"the vectors of {', '.join(sorted(self._absent))} were never given")
         flat, lists = self._positions(batch)
         rows = functional.embedding(flat, self.table, sparse=self.sparse_gradient)
         means = {name: _mean_of_present(rows[:, at], batch.multi_hot[name]) for name, at in lists.items()}
@@ -115,6 +142,10 @@ class FieldEmbeddings(nn.Module):
     def given(self, field: str) -> Tensor:
         """Return the given vectors (V, width) of a field that has them."""
         return self.get_buffer(self._buffers_of[field])
+
+    def given_names(self) -> tuple[str, ...]:
+        """The fields that bring their own vectors."""
+        return tuple(self._buffers_of)
 
     def live(self) -> dict[str, Tensor]:
         """Return the tensors themselves, as views, under their names in a bundle."""
@@ -171,18 +202,6 @@ class FieldEmbeddings(nn.Module):
                 lists[f.name] = slice(width, width + int(values.shape[1]))
                 width += int(values.shape[1])
         return torch.cat(parts, dim=1), lists
-
-
-def _given(field: FieldShape, given: Mapping[str, Tensor]) -> Tensor:
-    vectors = given.get(field.name)
-    if vectors is None:
-        return torch.zeros(field.rows, field.given_width)
-    if vectors.shape != (field.rows, field.given_width):
-        raise ShapeError(
-            f"the given vectors of {field.name!r} have shape {tuple(vectors.shape)}; "
-            f"its field says {(field.rows, field.given_width)}"
-        )
-    return vectors
 
 
 def _mean_of_present(vectors: Tensor, values: Tensor) -> Tensor:

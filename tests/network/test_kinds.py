@@ -283,5 +283,12 @@ def test_given_vectors_are_held_to_their_field() -> None:
     """Law: given vectors of another shape, and of a field that is not sparse, are refused by name."""
     with pytest.raises(ShapeError, match="given vectors of 'picture'"):
         Backbone(shape_of("mlp"), {"picture": torch.zeros(3, 5)})
+    with pytest.raises(ShapeError, match="no field 'user' brings its own"):
+        Backbone(shape_of("mlp"), {"user": torch.zeros(9, 3)})
+    bare = Backbone(shape_of("mlp"))
+    with pytest.raises(ShapeError, match="vectors of picture were never given"):
+        bare(rows_of(5))
+    bare.embeddings.take_given({"picture": torch.ones(11, 5)})
+    bare(rows_of(5))
     with pytest.raises(ShapeError, match="'tags' is multi_hot"):
         FieldShape("tags", "multi_hot", 6, given_width=5)

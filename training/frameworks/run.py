@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from network.backbone import Backbone
+from network.inputs import NetworkShape
 from training.baselines.baseline import Baseline
 from training.baselines.phases import fit_phases
 from training.baselines.table import build_baseline
@@ -122,6 +123,12 @@ def build(config: MamdrConfig, dataset: EncodedDataset, domains: int) -> Structu
         ShapeError: the network cannot be built, or the ranks do not fit it.
     """
     shape = shape_of(dataset.fields, config.network, config.network.dropout)
+    built = _untrained(config, shape, domains)
+    built.embeddings.take_given({name: torch.from_numpy(vectors) for name, vectors in dataset.given.items()})
+    return built
+
+
+def _untrained(config: MamdrConfig, shape: NetworkShape, domains: int) -> Structure:
     with Stream(config.seed, ("mamdr", "network")).ambient():
         if config.structure != "plain":
             return build_baseline(config.structure, shape, domains, config.settings)

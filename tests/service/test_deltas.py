@@ -17,7 +17,8 @@ from benchmarks.forge import Run, pins_of
 from benchmarks.oracle import AdapterFile
 from features.overlay import Overlay
 from features.rows import EncodedRows
-from service.engine import Segment
+from service.engine import Engine, Segment
+from service.engines.native import NativeEngine
 from service.engines.onnx import OnnxEngine
 from service.errors import EngineFailed
 from service.segments import scored_by, split
@@ -67,9 +68,9 @@ FORMS = (
 class World:
     """A backbone as it serves, its engine, and slots made as the loader makes them."""
 
-    def __init__(self, run: Run, backbone: Backbone) -> None:
+    def __init__(self, run: Run, backbone: Backbone, engine: Engine) -> None:
         self.run, self.oracle = run, run.oracle
-        self.engine = OnnxEngine(backbone, rows_per_run=64)
+        self.engine = engine
         tables = CurrentTables(FeatureTables(backbone))
         self.serving = Serving(backbone, self.engine, None, tables)  # type: ignore[arg-type] # nothing scores by it
         self.fused = {
@@ -100,9 +101,14 @@ class World:
         return np.asarray(scores)
 
 
-@pytest.fixture(scope="module")
-def world(dense_run: Run) -> World:
-    return World(dense_run, read_bundle(dense_run.folder / "bundle"))
+@pytest.fixture(scope="module", params=["onnx", "native"])
+def world(dense_run: Run, request: pytest.FixtureRequest) -> World:
+    backbone = read_bundle(dense_run.folder / "bundle")
+    portable = OnnxEngine(backbone, rows_per_run=64)
+    if request.param == "onnx":
+        return World(dense_run, backbone, portable)
+    pytest.importorskip("espalier_kernels", reason="the extension espalier-kernels is not installed")
+    return World(dense_run, backbone, NativeEngine(backbone, dense=portable))
 
 
 def probability(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -163,7 +169,7 @@ def test_an_adapter_without_overlay_asks_for_nothing(world: World, bodies: Mappi
     encoded = world.serving.tables.current.encode(1, ["item-1"], THEMES[0], {})
     assert scored_by(encoded, slot) is encoded
     assert encoded.rows.overlaid is None
-    assert all(prepared.own is None for prepared in slot.combinations.values())
+    assert all(getattr(prepared, "own", None) is None for prepared in slot.combinations.values())
 
 
 def test_memory_counts_deltas_and_the_overlay_once(world: World, bodies: Mapping[str, bytes]) -> None:

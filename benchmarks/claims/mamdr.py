@@ -6,7 +6,16 @@ import sys
 
 from benchmarks.claims.book import Book
 
-GROUPS = ("mamdr_builders", "mamdr_agreement", "mamdr_conflict", "mamdr_movielens", "mamdr_epinions")
+GROUPS = (
+    "mamdr_builders",
+    "mamdr_kinds",
+    "mamdr_cluster",
+    "mamdr_agreement",
+    "mamdr_conflict",
+    "mamdr_movielens",
+    "mamdr_epinions",
+    "mamdr_sweeps",
+)
 
 if __name__ == "__main__":
     sys.exit(Book("mamdr", GROUPS, __doc__).main())

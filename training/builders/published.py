@@ -18,6 +18,7 @@ from types import MappingProxyType
 
 from training.errors import SourceError
 from training.prepared import PreparedDataset
+from training.sources.counts import ANY_SIZE
 
 _OTHERS = 0.003
 
@@ -77,5 +78,5 @@ def check_counts(name: str, prepared: PreparedDataset, source: Path) -> None:
             source,
             None,
             f"gives {' and '.join(odd)} for {name}{allowed}",
-            "use the files named in docs/benchmark-sets.md, or pass --any-size for another set of this form",
+            f"use the files named in docs/benchmark-sets.md, or {ANY_SIZE}",
         )

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from features.fields import Division
 from training.errors import SourceError
 from training.prepared import PARTS, SPLIT, DatasetSpec, FieldSpec, domain_facts, install
 from training.sources.blocks import read_blocks
+from training.sources.counts import ANY_SIZE
 
 _REMEDY = "download data set 408 from https://tianchi.aliyun.com again and unpack it"
 _USER, _ITEM, _SCENARIO, _GENDER = "101", "205", "301", "124"
@@ -169,15 +169,14 @@ def _write_interactions(work: Path, seed: int) -> None:
     kept = [
         _frequent(train.group_by(name).agg(pl.len().alias("rows")).collect(engine="streaming"), name) for name in sparse
     ]
-    columns: Iterable[pl.Expr] = (
+    columns = [
         pl.col("user_id"),
         pl.col("item_id"),
         pl.format("scenario-{}", _SCENARIO).alias("domain_id"),
         pl.col("click").alias("label"),
         *kept,
         *(pl.col(f"D{name}") for name in sparse),
-    )
-    columns = list(columns)
+    ]
     count = test.select(pl.len()).collect().item()
     validates = np.random.default_rng([seed, _HALVES_STREAM]).permutation(count) < count // 2
     half = pl.Series(SPLIT, np.where(validates, 1, 2).astype(np.int8))
@@ -224,6 +223,7 @@ def _spec(work: Path) -> DatasetSpec:
 def _check_counts(spec: DatasetSpec, source: Path) -> None:
     found = tuple(sorted(domain["rows"] for domain in spec.facts["domains"]))
     if found != _PUBLIC:
-        remedy = f"{_REMEDY}, or pass --any-size for another set of this form"
         shown, known = (", ".join(f"{count:,}" for count in counts) for counts in (found, _PUBLIC))
-        raise SourceError(source, None, f"gives scenarios of {shown} rows instead of {known}", remedy)
+        raise SourceError(
+            source, None, f"gives scenarios of {shown} rows instead of {known}", f"{_REMEDY}, or {ANY_SIZE}"
+        )

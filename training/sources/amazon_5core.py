@@ -12,8 +12,8 @@ from typing import Literal
 import polars as pl
 
 from features.fields import Division
-from training.errors import SourceError
 from training.prepared import SPLIT, DatasetSpec, FieldSpec, PreparedDataset, dataset_facts
+from training.sources.counts import check_counts
 from training.sources.reviews import read_reviews, review_file
 
 _REMEDY = "download the 5-core files of 2014 from https://jmcauley.ucsd.edu/data/amazon/ again"
@@ -23,11 +23,10 @@ _FILES = {
     "health": "reviews_Health_and_Personal_Care_5",
 }
 _PUBLIC = {
-    "clothing": (278_677, 39_387, 23_033),
-    "beauty": (198_502, 22_363, 12_101),
-    "health": (346_355, 38_609, 18_534),
+    "clothing": {"rows": 278_677, "users": 39_387, "items": 23_033},
+    "beauty": {"rows": 198_502, "users": 22_363, "items": 12_101},
+    "health": {"rows": 346_355, "users": 38_609, "items": 18_534},
 }
-_COUNTS = ("rows", "users", "items")
 _LIKED = 3
 _VALIDATION, _TEST = datetime(2014, 3, 1, tzinfo=UTC), datetime(2014, 4, 30, tzinfo=UTC)
 
@@ -71,7 +70,7 @@ def amazon_5core(
         path = review_file(source, stem, _REMEDY)
         reviews = read_reviews(path, _REMEDY, timed=True)
         if not any_size:
-            _check_counts(reviews, domain, path)
+            check_counts(path, _counts(reviews), _PUBLIC[domain], _REMEDY)
         frames.append(reviews.with_columns(domain_id=pl.lit(domain)))
     reviews = pl.concat(frames).sort("domain_id", "user_id", "item_id", "time", "stars")
     label = (pl.col("stars") > _LIKED).cast(pl.Int8).alias("label")
@@ -99,13 +98,6 @@ def _part() -> pl.Expr:
     )
 
 
-def _check_counts(reviews: pl.DataFrame, domain: str, path: Path) -> None:
-    found = (len(reviews), reviews["user_id"].n_unique(), reviews["item_id"].n_unique())
-    odd = [
-        f"{have:,} {what} instead of {known:,}"
-        for what, have, known in zip(_COUNTS, found, _PUBLIC[domain], strict=True)
-        if have != known
-    ]
-    if odd:
-        remedy = f"{_REMEDY}, or pass --any-size for another set of this form"
-        raise SourceError(path, None, f"has {' and '.join(odd)}", remedy)
+def _counts(reviews: pl.DataFrame) -> dict[str, int]:
+    users, items = reviews["user_id"].n_unique(), reviews["item_id"].n_unique()
+    return {"rows": len(reviews), "users": users, "items": items}

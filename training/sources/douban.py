@@ -13,12 +13,16 @@ import polars as pl
 from features.fields import Division
 from training.errors import SourceError
 from training.prepared import DatasetSpec, FieldSpec, PreparedDataset, dataset_facts
+from training.sources.counts import check_counts
 
 _REMEDY = "download the Douban data of Zhu et al. again and unpack its text information"
 _USERS = "users_cleaned.txt"
 _DOMAINS = ("book", "music", "movie")
-_PUBLIC = {"book": (227_251, 2_212, 95_872), "music": (179_847, 1_820, 79_878), "movie": (1_278_401, 2_712, 34_893)}
-_COUNTS = ("rows", "users", "items")
+_PUBLIC = {
+    "book": {"rows": 227_251, "users": 2_212, "items": 95_872},
+    "music": {"rows": 179_847, "users": 1_820, "items": 79_878},
+    "movie": {"rows": 1_278_401, "users": 2_712, "items": 34_893},
+}
 _LIKED = 3
 
 _FIELDS = (
@@ -60,7 +64,7 @@ def douban(source: Path, *, any_size: bool = False) -> PreparedDataset:
         reviews = _table(path, ("user_id", f"{domain}_id", "rating"))
         reviews = _integers(reviews, path).rename({f"{domain}_id": "number"})
         if not any_size:
-            _check_counts(reviews, domain, path)
+            check_counts(path, _counts(reviews), _PUBLIC[domain], _REMEDY)
         item_id = pl.format("{}-{}", pl.lit(domain), pl.col("number")).alias("item_id")
         label = (pl.col("rating") > _LIKED).cast(pl.Int8).alias("label")
         frames.append(reviews.select("user_id", item_id, pl.lit(domain).alias("domain_id"), label))
@@ -102,13 +106,6 @@ def _integers(reviews: pl.DataFrame, path: Path) -> pl.DataFrame:
     return numbers
 
 
-def _check_counts(reviews: pl.DataFrame, domain: str, path: Path) -> None:
-    found = (len(reviews), reviews["user_id"].n_unique(), reviews["number"].n_unique())
-    odd = [
-        f"{have:,} {what} instead of {known:,}"
-        for what, have, known in zip(_COUNTS, found, _PUBLIC[domain], strict=True)
-        if have != known
-    ]
-    if odd:
-        remedy = f"{_REMEDY}, or pass --any-size for another set of this form"
-        raise SourceError(path, None, f"has {' and '.join(odd)}", remedy)
+def _counts(reviews: pl.DataFrame) -> dict[str, int]:
+    users, items = reviews["user_id"].n_unique(), reviews["number"].n_unique()
+    return {"rows": len(reviews), "users": users, "items": items}

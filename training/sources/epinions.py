@@ -13,6 +13,7 @@ import polars as pl
 from features.fields import Division
 from training.errors import SourceError
 from training.prepared import DatasetSpec, FieldSpec, PreparedDataset, dataset_facts
+from training.sources.counts import check_counts
 
 FILE = "epinions.parquet"
 _REMEDY = f"name a folder with {FILE}: one row a review, its columns integers"
@@ -116,6 +117,4 @@ def _check_counts(reviews: pl.DataFrame, path: Path) -> None:
         "items": reviews["item_id"].n_unique(),
         "categories": reviews["category"].n_unique(),
     }
-    odd = [f"{found[what]:,} {what} instead of {known:,}" for what, known in _PUBLIC.items() if found[what] != known]
-    if odd:
-        raise SourceError(path, None, f"has {' and '.join(odd)}", "pass --any-size for another set of this form")
+    check_counts(path, found, _PUBLIC, "name the public file")

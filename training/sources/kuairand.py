@@ -14,12 +14,19 @@ import polars as pl
 from features.fields import Division
 from training.errors import SourceError
 from training.prepared import DatasetSpec, FieldSpec, PreparedDataset, dataset_facts
+from training.sources.counts import check_counts
 
 _REMEDY = "download KuaiRand-1K from https://kuairand.com again and unpack it"
 _LOGS = ("log_standard_4_08_to_4_21_1k.csv", "log_standard_4_22_to_5_08_1k.csv")
 _USERS, _VIDEOS = "user_features_1k.csv", "video_features_basic_1k.csv"
 _TABS = (0, 1, 2, 4, 6)
-_PUBLIC = {0: 2_407_352, 1: 7_760_237, 2: 895_385, 4: 402_366, 6: 183_403}
+_PUBLIC = {
+    "rows of tab 0": 2_407_352,
+    "rows of tab 1": 7_760_237,
+    "rows of tab 2": 895_385,
+    "rows of tab 4": 402_366,
+    "rows of tab 6": 183_403,
+}
 _OF_LOG = ("user_id", "video_id", "is_click", "tab")
 _USER_COUNTS = ("follow_user_num", "fans_user_num", "friend_user_num", "register_days")
 _OF_USER = (
@@ -82,7 +89,8 @@ def kuairand_1k(source: Path, *, any_size: bool = False) -> PreparedDataset:
     rows = rows.join(users, on="user_id", how="semi", maintain_order="left")
     rows = rows.join(videos, on="video_id", how="semi", maintain_order="left")
     if not any_size:
-        _check_counts(rows, source)
+        found = {f"rows of tab {tab}": count for tab, count in rows.group_by("tab").len().iter_rows()}
+        check_counts(source, found, _PUBLIC, _REMEDY)
     interactions = rows.select(
         "user_id",
         pl.col("video_id").alias("item_id"),
@@ -108,15 +116,3 @@ def _columns(path: Path, needed: Sequence[str], types: dict[str, type[pl.DataTyp
         return table.collect(engine="streaming")
     except (OSError, pl.exceptions.PolarsError) as error:
         raise SourceError(path, None, f"cannot be read ({str(error).splitlines()[0]})", _REMEDY) from None
-
-
-def _check_counts(rows: pl.DataFrame, source: Path) -> None:
-    found = dict(rows.group_by("tab").len().iter_rows())
-    odd = [
-        f"{found.get(tab, 0):,} rows of tab {tab} instead of {known:,}"
-        for tab, known in _PUBLIC.items()
-        if found.get(tab, 0) != known
-    ]
-    if odd:
-        remedy = f"{_REMEDY}, or pass --any-size for another set of this form"
-        raise SourceError(source, None, f"gives {' and '.join(odd)}", remedy)

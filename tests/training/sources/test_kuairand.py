@@ -56,7 +56,7 @@ def test_logs_become_rows(tmp_path: Path) -> None:
 
 def test_other_counts_than_the_public_ones_are_refused(tmp_path: Path) -> None:
     """Law: the message says which tabs have other rows than the public files."""
-    with pytest.raises(SourceError, match=r"gives 1 rows of tab 0 instead of 2,407,352 and 1 rows of tab 1 "):
+    with pytest.raises(SourceError, match=r"has 1 rows of tab 0 instead of 2,407,352 and 1 rows of tab 1 "):
         kuairand_1k(write(tmp_path))
 
 

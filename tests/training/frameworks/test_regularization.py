@@ -9,6 +9,8 @@ import torch
 
 from tests.training.frameworks.oracle import loss_at, module_with
 from tests.training.frameworks.settings import SmallData, differing
+from training.batches import RowTensors
+from training.dataset import encode, split_of
 from training.frameworks.mamdr import mamdr
 from training.frameworks.negotiation import Negotiation
 from training.frameworks.packed import packable
@@ -16,6 +18,7 @@ from training.frameworks.regularization import Regularizer
 from training.frameworks.setting import Setting
 from training.frameworks.state import Specific, State
 from training.frameworks.structure import TABLE
+from training.sources.conflict import ConflictWorld, conflicting
 
 Tensors = dict[str, torch.Tensor]
 CLOSE = 2e-6
@@ -90,6 +93,37 @@ def test_side_by_side_is_one_after_another(small_data: SmallData, inner: dict[st
         scale = max(float(value.abs().max()) for value in own.dense.values())
         assert scale > 1e-4
         assert not differing(own.dense, ends[1].specifics[domain].dense, 2e-3 * scale)
+
+
+@pytest.fixture(scope="session")
+def without_lists() -> SmallData:
+    """Domains that contradict each other, without a multi-hot field."""
+    prepared = conflicting(ConflictWorld(rows=8_400, users=60, items=40, domains=4))
+    split = split_of(prepared, 0)
+    dataset = encode(prepared, split.train, 3)
+    return SmallData(dataset, RowTensors(dataset), split)
+
+
+@pytest.mark.parametrize("embeddings", ["deltas", "copies"])
+@pytest.mark.parametrize("inner", [{"optimizer": "sgd", "lr": 0.5}, {"optimizer": "adagrad", "lr": 0.05}])
+def test_rows_side_by_side_are_rows_one_after_another(
+    without_lists: SmallData, inner: dict[str, Any], embeddings: str
+) -> None:
+    """Law: row-sparse deltas packed end where they end sequentially: the same rows, the same values."""
+    ends = []
+    for packed in (1, 3):
+        setting = without_lists.setting(
+            inner=inner, embeddings=embeddings, regularization={"packed": packed, "gamma": 0.5, "others": 2}
+        )
+        assert packed == 1 or packable(setting)
+        ends.append(regularized(setting))
+    for domain, own in ends[0].specifics.items():
+        other = ends[1].specifics[domain]
+        assert own.ids.tolist() == other.ids.tolist()
+        scale = float(own.rows.abs().max())
+        assert scale > 1e-3
+        torch.testing.assert_close(own.rows, other.rows, atol=1e-3 * scale, rtol=0)
+        assert not differing(own.dense, other.dense, 2e-3 * max(float(v.abs().max()) for v in own.dense.values()))
 
 
 def test_side_by_side_takes_dropout(small_data: SmallData) -> None:

@@ -28,8 +28,18 @@ class SharedBottomSettings(Settings):
     tower: Widths | None = None
 
 
-class MmoeSettings(SharedBottomSettings):
-    """MMoE; `bottom` are the hidden layers of each expert.
+class ExpertSettings(SharedBottomSettings):
+    """What networks of experts have in common; `bottom` are the hidden layers of each expert, at least one."""
+
+    @model_validator(mode="after")
+    def _some_layer(self) -> Self:
+        if self.bottom == ():
+            raise ValueError("bottom has no layer: experts without one would all be the same")
+        return self
+
+
+class MmoeSettings(ExpertSettings):
+    """MMoE.
 
     Args:
         experts: how many, shared by all domains.
@@ -38,8 +48,8 @@ class MmoeSettings(SharedBottomSettings):
     experts: Positive = 8
 
 
-class CgcSettings(SharedBottomSettings):
-    """CGC; `bottom` are the hidden layers of each expert.
+class CgcSettings(ExpertSettings):
+    """CGC.
 
     Args:
         own_experts: of each domain.

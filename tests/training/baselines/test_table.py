@@ -71,6 +71,7 @@ def test_every_baseline_takes_its_defaults() -> None:
         ("hamur", {"cells": []}, "names no layer"),
         ("hamur", {"hyper": []}, "hyper"),
         ("ple", {"levels": 0}, "levels"),
+        ("mmoe", {"bottom": []}, "experts without one would all be the same"),
         ("moe", {}, "'moe' is no baseline; there are shared_bottom, mmoe"),
     ],
 )
@@ -78,6 +79,12 @@ def test_a_wrong_setting_is_named(name: str, values: dict[str, Any], message: st
     """Law: the error names the key and what it may be."""
     with pytest.raises(ConfigError, match=message):
         settings_of(name, values)
+
+
+def test_domains_may_share_nothing_but_embeddings() -> None:
+    """Law: Shared-Bottom without a bottom is a tower of each domain's own over shared embeddings."""
+    baseline = build_baseline("shared_bottom", MOVIELENS, 3, {"bottom": [], "tower": [5]})
+    assert parameter_counts(baseline)["dense"] == 3 * (hidden(113, 5) + linear(5, 1))
 
 
 def test_settings_do_not_change() -> None:

@@ -16,5 +16,4 @@ if __name__ == "__main__":
         Path(out),
         RayEngine(None, cpus=2, object_store_bytes=100 * 2**20, start_timeout_s=120),
         workers=2,
-        shards=2,
     )

@@ -34,8 +34,8 @@ def task(rows: tuple[EncodedDataset, Split]) -> Task:
 
 @pytest.fixture(scope="module")
 def undisturbed(task: Task, tmp_path_factory: pytest.TempPathFactory) -> ClusterFitted:
-    """The same in one process: two workers, two shards."""
-    return on_cluster(task, tmp_path_factory.mktemp("undisturbed"), workers=2, shards=2)
+    """The same in one process, two workers and one shard."""
+    return on_cluster(task, tmp_path_factory.mktemp("undisturbed"), workers=2)
 
 
 def until(true: Callable[[], bool], seconds: float) -> None:
@@ -55,8 +55,8 @@ def events(folder: Path) -> Sequence[dict[str, Any]]:
 
 def test_killed_worker_and_shard_change_nothing(task: Task, undisturbed: ClusterFitted, tmp_path: Path) -> None:
     """Law: SIGKILL of a worker and of a shard in mid-epoch: the run ends with the bits of one that was left alone."""
-    engine = KillingEngine({3: 2, 12: 0}, cpus=2)  # worker 0 in regularization of epoch 1; shard 0 later
-    found = on_cluster(task, tmp_path, engine, workers=2, shards=2)
+    engine = KillingEngine({3: 1, 12: 0}, cpus=2)  # worker 0 in regularization of epoch 1; shard 0 later
+    found = on_cluster(task, tmp_path, engine, workers=2)
     assert len(engine.killed) == 2
     assert [event["event"] for event in events(tmp_path)].count("lost") == 2
     assert different(undisturbed.fitted.state, found.fitted.state) == []
@@ -67,7 +67,7 @@ def test_killed_worker_and_shard_change_nothing(task: Task, undisturbed: Cluster
 def test_killed_driver_takes_its_cluster_along_and_is_resumed(
     task: Task, undisturbed: ClusterFitted, small_world: Path, tmp_path: Path
 ) -> None:
-    """Law: SIGKILL of the driver in mid-epoch ends its actors and its Ray, and a resumed run ends with the same bits."""
+    """Law: SIGKILL of the driver in mid-epoch ends its actors and its Ray; resumed, it ends with the same bits."""
     settings = json.dumps({**SETTINGS, **TINY})
     command = [sys.executable, "-m", "tests.training.cluster.driven", str(small_world), str(tmp_path), settings]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -81,7 +81,7 @@ def test_killed_driver_takes_its_cluster_along_and_is_resumed(
     psutil.wait_procs(family, timeout=60)
     left = [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert left == []
-    found = on_cluster(task, tmp_path, workers=2, shards=2)
+    found = on_cluster(task, tmp_path, workers=2)
     assert different(undisturbed.fitted.state, found.fitted.state) == []
     assert sorted(found.standing.ledger.entries) == expected_entries(task, 2)
     assert any(event["event"] == "again" for event in events(tmp_path))

@@ -38,7 +38,7 @@ def test_mamdr_trains_every_kind(small_data: SmallData, kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", ["deepfm", "neurfm", "wide_deep"])
 def test_first_order_weights_are_touched_with_their_rows(small_data: SmallData, kind: Kind) -> None:
-    """Law: a gradient reaches the rows of the one table that its batch touches and no other, first-order weights too."""
+    """Law: a gradient reaches the rows of the table that its batch touches, first-order weights too, and no other."""
     structure = small_data.structure(kind=kind)
     rows = torch.arange(0, 400, 9)
     batch = small_data.rows.batch(rows)

@@ -32,18 +32,30 @@ Field = tuple[int, int, int | memoryview]
 """Number, wire type, and the value: a number, or the bytes of what is length-delimited."""
 
 
-def check_graph(content: bytes) -> None:
+class _Fault(Exception):
+    """What is wrong, without the file's name."""
+
+
+def check_graph(content: bytes, name: str = "scoring.onnx") -> None:
     """Hold a graph to what a bundle's may be.
 
     Args:
-        content: of `scoring.onnx`.
+        content: of the file.
+        name: of the file, for the error.
 
     Raises:
         EngineFailed: it is too large or no ONNX file, has an operator outside OPERATORS or of another domain,
             functions, graphs inside nodes, or data outside the file.
     """
+    try:
+        _check_model(content)
+    except _Fault as fault:
+        raise EngineFailed(f"{name} {fault}") from None
+
+
+def _check_model(content: bytes) -> None:
     if len(content) > MAX_BYTES:
-        raise EngineFailed(f"scoring.onnx has {len(content)} bytes, more than {MAX_BYTES}")
+        raise _Fault(f"has {len(content)} bytes, more than {MAX_BYTES}")
     for number, _, value in _fields(memoryview(content)):
         if number == _MODEL_GRAPH:
             _check_graph(_message(value))
@@ -52,7 +64,7 @@ def check_graph(content: bytes) -> None:
                 if part == _OPSET_DOMAIN:
                     _check_domain(_text(domain))
         elif number in (_MODEL_TRAINING, _MODEL_FUNCTIONS):
-            raise EngineFailed("scoring.onnx defines functions of its own; a bundle's graph has none")
+            raise _Fault("defines functions of its own; a bundle's graph has none")
 
 
 def _check_graph(graph: memoryview) -> None:
@@ -62,7 +74,7 @@ def _check_graph(graph: memoryview) -> None:
         elif number == _GRAPH_INITIALIZER:
             _check_tensor(_message(value))
         elif number == _GRAPH_SPARSE:
-            raise EngineFailed("scoring.onnx has a sparse initializer; a bundle's graph has none")
+            raise _Fault("has a sparse initializer; a bundle's graph has none")
 
 
 def _check_node(node: memoryview) -> None:
@@ -72,16 +84,15 @@ def _check_node(node: memoryview) -> None:
             named = True
             operator = _text(value)
             if operator not in OPERATORS:
-                raise EngineFailed(
-                    f"scoring.onnx uses the operator {operator[:40]!r}; a bundle's graph may use "
-                    f"{', '.join(sorted(OPERATORS))}"
+                raise _Fault(
+                    f"uses the operator {operator[:40]!r}; a bundle's graph may use {', '.join(sorted(OPERATORS))}"
                 )
         elif number == _NODE_DOMAIN:
             _check_domain(_text(value))
         elif number == _NODE_ATTRIBUTE:
             _check_attribute(_message(value))
     if not named:
-        raise EngineFailed("scoring.onnx has a node without an operator")
+        raise _Fault("has a node without an operator")
 
 
 def _check_attribute(attribute: memoryview) -> None:
@@ -89,18 +100,18 @@ def _check_attribute(attribute: memoryview) -> None:
         if number in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
             _check_tensor(_message(value))
         elif number in _ATTRIBUTE_NESTED:
-            raise EngineFailed(f"scoring.onnx has a {_ATTRIBUTE_NESTED[number]} inside a node; a bundle's has none")
+            raise _Fault(f"has a {_ATTRIBUTE_NESTED[number]} inside a node; a bundle's has none")
 
 
 def _check_tensor(tensor: memoryview) -> None:
     for number, _, value in _fields(tensor):
         if number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and value != 0):
-            raise EngineFailed("scoring.onnx keeps a tensor in another file; a bundle's graph is one file")
+            raise _Fault("keeps a tensor in another file; a bundle's graph is one file")
 
 
 def _check_domain(domain: str) -> None:
     if domain not in _DOMAINS:
-        raise EngineFailed(f"scoring.onnx uses operators of {domain[:40]!r}; a bundle's graph uses those of ONNX only")
+        raise _Fault(f"uses operators of {domain[:40]!r}; a bundle's graph uses those of ONNX only")
 
 
 def _fields(message: memoryview) -> Iterator[Field]:
@@ -119,7 +130,7 @@ def _fields(message: memoryview) -> Iterator[Field]:
             size = {_FIXED64: 8, _FIXED32: 4}.get(wire, -1)
         # wire types 3 and 4 are groups, which onnx.proto has none of
         if size < 0 or at + size > len(message) or number == 0:
-            raise EngineFailed("scoring.onnx is no ONNX file: its encoding is damaged")
+            raise _Fault("is no ONNX file: its encoding is damaged")
         yield number, wire, message[at : at + size]
         at += size
 
@@ -134,12 +145,12 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value & (2**64 - 1), at
-    raise EngineFailed("scoring.onnx is no ONNX file: its encoding is damaged")
+    raise _Fault("is no ONNX file: its encoding is damaged")
 
 
 def _message(value: int | memoryview) -> memoryview:
     if isinstance(value, int):
-        raise EngineFailed("scoring.onnx is no ONNX file: a number stands where a message is expected")
+        raise _Fault("is no ONNX file: a number stands where a message is expected")
     return value
 
 

@@ -155,7 +155,7 @@ def _session(backbone: Backbone, name: str, threads: int) -> onnxruntime.Inferen
     # a spinning worker would take the other core from the event loop
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     graph = backbone.file(name)
-    check_graph(graph)
+    check_graph(graph, name)
     try:
         return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's own exceptions share no base below this

@@ -214,5 +214,5 @@ def test_a_dense_graph_that_is_none_is_refused(dense_run: Run) -> None:
     """Law: the second graph is looked at as the first one is."""
     backbone = read_bundle(dense_run.folder / "bundle")
     backbone.files["scoring_dense.onnx"] = b"no graph"
-    with pytest.raises(EngineFailed, match="is no ONNX file"):
+    with pytest.raises(EngineFailed, match=r"scoring_dense\.onnx is no ONNX file"):
         OnnxEngine(backbone)

@@ -87,7 +87,9 @@ class PyNetwork {
       layer_specs.push_back({int(weight.shape(1)), int(weight.shape(0)), weight.data(), bias.data()});
     }
     const OutputSpec last{int(output.shape(0)), output.data(), output_bias};
-    network_ = std::make_shared<const Network>(field_specs, layer_specs, last, options_.isa->precision);
+    const nb::gil_scoped_release release;
+    const Isa& isa_used = *options_.isa;
+    network_ = std::make_shared<const Network>(field_specs, layer_specs, last, isa_used.precision, isa_used.group);
   }
 
   const char* isa() const { return options_.isa->name; }
@@ -228,7 +230,7 @@ NB_MODULE(_native, module) {
 
   module.def("instruction_sets", [] {
     std::vector<std::string> found;
-    for (const char* name : {"avx512", "avx512_bf16", "avx2"}) {
+    for (const char* name : {"avx512", "avx512_bf16", "avx2", "amx_bf16"}) {
       if (espalier::find_isa(name) != nullptr) found.emplace_back(name);
     }
     return found;

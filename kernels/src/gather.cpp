@@ -133,7 +133,7 @@ void gather(const Network& network, const Column* columns, std::int64_t first, i
     }
   }
   const int end = shared ? network.shared_inputs() : network.inputs();
-  for (int i = end - 1; i >= 0 && i >= end - 1 && network.order(0)[i] == Network::kPadding; --i) {
+  for (int i = end - 1; i >= 0 && network.order(0)[i] == Network::kPadding; --i) {
     for (int row = 0; row < rows; ++row) out[std::int64_t(row) * stride + i] = 0.0f;
   }
 }

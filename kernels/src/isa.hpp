@@ -8,6 +8,7 @@ namespace espalier {
 struct Isa {
   const char* name;
   Precision precision;
+  int group;                          // inputs whose products are added together before they join a chain
   bool (*available)();                // this processor and operating system have it
   void (*score_tile)(const Tile&);    // fills Part::logits
 };
@@ -15,8 +16,10 @@ struct Isa {
 extern const Isa kAvx2;
 extern const Isa kAvx512;
 extern const Isa kAvx512Bf16;
+extern const Isa kAmx;
 
-// The best one of a precision that this machine has, or nullptr.
+// The best one of a precision that this machine has, or nullptr. AMX, which never ran on a processor yet, is found by its
+// name alone.
 const Isa* best_isa(Precision precision);
 
 // By name, or nullptr where there is none of that name on this machine.

@@ -11,6 +11,6 @@ bool available() { return __builtin_cpu_supports("avx2") && __builtin_cpu_suppor
 void score_tile(const Tile& tile) { Tower<Single<avx2::Vec>, Shape<6, 1>>(tile).run(); }
 }  // namespace
 
-const Isa kAvx2{"avx2", Precision::single, available, score_tile};
+const Isa kAvx2{"avx2", Precision::single, 1, available, score_tile};
 
 }  // namespace espalier

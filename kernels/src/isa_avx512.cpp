@@ -14,6 +14,6 @@ bool available() {
 void score_tile(const Tile& tile) { Tower<Single<avx512::Vec>, Shape<14, 2>>(tile).run(); }
 }  // namespace
 
-const Isa kAvx512{"avx512", Precision::single, available, score_tile};
+const Isa kAvx512{"avx512", Precision::single, 1, available, score_tile};
 
 }  // namespace espalier

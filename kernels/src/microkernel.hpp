@@ -69,7 +69,8 @@ template <class Form, class Vec, int Rows, int Vecs>
   }
 }
 
-// Form: how inputs are held. It has a Vec, step(inputs, weights, sum), and store(activations, where, vector).
+// Form: how inputs are held. It has a Vec, step(inputs, weights, sum), and store(activations, where, vector); and its
+// own `product`, which is this one unless its processor has better.
 template <class Form, int Rows, int Vecs>
 void product(const Product& p) {
   using Vec = typename Form::Vec;
@@ -110,6 +111,10 @@ struct Single {
   }
   // Floats from `first` to `end` of a row to steps, in place.
   static void narrow(float*, int, int) {}
+  template <int Rows, int Vecs>
+  static void product(const Product& p) {
+    espalier::product<Single, Rows, Vecs>(p);
+  }
 };
 
 using ProductFunction = void (*)(const Product&);
@@ -123,7 +128,7 @@ struct ProductTable {
 template <class Form, int MaxRows, int Vecs>
 constexpr ProductTable<MaxRows> product_table() {
   return []<int... R>(std::integer_sequence<int, R...>) {
-    return ProductTable<MaxRows>{{&product<Form, R + 1, Vecs>...}};
+    return ProductTable<MaxRows>{{&Form::template product<R + 1, Vecs>...}};
   }(std::make_integer_sequence<int, MaxRows>{});
 }
 

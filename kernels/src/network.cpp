@@ -7,11 +7,11 @@
 namespace espalier {
 
 Network::Network(const std::vector<FieldSpec>& fields, const std::vector<LayerSpec>& layers, const OutputSpec& output,
-                 Precision precision)
+                 Precision precision, int group)
     : precision_(precision) {
   if (fields.empty() || layers.empty()) throw std::invalid_argument("a network needs a field and a layer");
   std::size_t floats = 0;
-  int inputs = place_fields(fields);
+  int inputs = place_fields(fields, group);
   for (const LayerSpec& layer : layers) {
     if (layer.inputs != inputs) throw std::invalid_argument("a layer's inputs are not the outputs of the one before");
     if (layer.columns < 1) throw std::invalid_argument("a layer has no outputs");
@@ -37,7 +37,7 @@ Network::Network(const std::vector<FieldSpec>& fields, const std::vector<LayerSp
   output_ = {next, output.bias};
 }
 
-int Network::place_fields(const std::vector<FieldSpec>& fields) {
+int Network::place_fields(const std::vector<FieldSpec>& fields, int group) {
   std::vector<int> starts;
   int total = 0;
   for (const FieldSpec& field : fields) {
@@ -52,7 +52,7 @@ int Network::place_fields(const std::vector<FieldSpec>& fields) {
       fields_[i].offset = int(order_.size());
       for (int j = 0; j < fields[i].width; ++j) order_.push_back(starts[i] + j);
     }
-    while (order_.size() % per_step(precision_) != 0) order_.push_back(kPadding);
+    while (order_.size() % group != 0) order_.push_back(kPadding);
     if (shared) shared_inputs_ = int(order_.size());
   }
   return total;

@@ -43,9 +43,10 @@ struct Field {
 
 class Network {
  public:
-  // Throws std::invalid_argument where shapes do not fit each other.
+  // Inputs that may be shared are padded to whole groups. Throws std::invalid_argument where shapes do not fit each
+  // other.
   Network(const std::vector<FieldSpec>& fields, const std::vector<LayerSpec>& layers, const OutputSpec& output,
-          Precision precision = Precision::single);
+          Precision precision = Precision::single, int group = 1);
 
   // Fields in the manifest's order; those that may be shared come first among the inputs.
   const std::vector<Field>& fields() const { return fields_; }
@@ -66,7 +67,7 @@ class Network {
   std::size_t bytes() const { return weights_.size() * sizeof(float); }
 
  private:
-  int place_fields(const std::vector<FieldSpec>& fields);
+  int place_fields(const std::vector<FieldSpec>& fields, int group);
 
   Precision precision_;
   std::vector<Field> fields_;

@@ -13,6 +13,10 @@
 #include "oracle.hpp"
 #include "schedule.hpp"
 
+namespace espalier {
+extern const Isa kEmulated;  // tests/isa_emulated.cpp
+}
+
 namespace {
 
 using namespace espalier;
@@ -42,8 +46,9 @@ class World {
   explicit World(unsigned seed) : random_(seed) {
     draw_fields();
     draw_layers();
-    for (const Precision precision : {Precision::single, Precision::half}) {
-      networks_.push_back(std::make_unique<Network>(fields_, layers_, output_, precision));
+    networks_.push_back(std::make_unique<Network>(fields_, layers_, output_));
+    for (const int group : {2, 32}) {
+      networks_.push_back(std::make_unique<Network>(fields_, layers_, output_, Precision::half, group));
     }
     adapters_.resize(networks_.size());
     for (int i = 0, n = between(1, 4); i < n; ++i) draw_adapter();
@@ -52,20 +57,20 @@ class World {
 
   // The logits of requests in this order, one after the other.
   std::vector<double> score(const std::vector<int>& order, const Options& options, int threads) {
-    const std::size_t precision = options.isa->precision == Precision::half;
+    const std::size_t form = options.isa->precision == Precision::single ? 0 : options.isa->group == 2 ? 1 : 2;
     std::vector<Segment> segments;
     std::int64_t total = 0;
     for (const int i : order) total += requests_[i].rows;
     std::vector<double> logits(total, -1e9);
     double* next = logits.data();
     for (const int i : order) {
-      const Adapter* adapter = adapters_[precision][requests_[i].adapter].get();
+      const Adapter* adapter = adapters_[form][requests_[i].adapter].get();
       segments.push_back({adapter, requests_[i].rows, requests_[i].columns.data(), next});
       next += requests_[i].rows;
     }
     Threads pool(threads, {});
     Scratch scratch;
-    espalier::score(*networks_[precision], segments, options, pool, scratch);
+    espalier::score(*networks_[form], segments, options, pool, scratch);
     return logits;
   }
 
@@ -73,16 +78,16 @@ class World {
     std::vector<double> single;
     std::vector<int> all;
     for (int i = 0; i < int(requests_.size()); ++i) all.push_back(i);
-    for (const char* name : {"avx512", "avx2", "avx512_bf16"}) {
-      const Isa* isa = find_isa(name);
+    const Isa* emulated = kEmulated.available() ? &kEmulated : nullptr;
+    for (const Isa* isa : {find_isa("avx512"), find_isa("avx2"), find_isa("avx512_bf16"), find_isa("amx_bf16"), emulated}) {
       if (isa == nullptr) continue;
       const std::vector<double> first = score(all, {isa, 0, true, true}, 1);
       if (isa->precision == Precision::single) {
-        hold_to_oracle(first, name, 2e-5, 2e-5);
+        hold_to_oracle(first, isa->name, 2e-5, 2e-5);
         if (single.empty()) single = first;
         hold_equal(single, first, "another instruction set");
       } else {
-        hold_to_oracle(first, name, 0.15, 0.02);
+        hold_to_oracle(first, isa->name, 0.15, 0.02);
       }
       hold_equal(first, score(all, {isa, between(1, 40), true, true}, 1), "another tile");
       hold_equal(first, score(all, {isa, between(1, 40), false, true}, 3), "threads, nothing shared");
@@ -266,10 +271,10 @@ class World {
   std::vector<FieldSpec> fields_;
   std::vector<LayerSpec> layers_;
   OutputSpec output_{};
-  std::vector<std::unique_ptr<Network>> networks_;  // one a precision
+  std::vector<std::unique_ptr<Network>> networks_;  // float32, bfloat16 in pairs, bfloat16 in groups of tiles
   std::vector<std::vector<ModuleSpec>> modules_;
   std::vector<std::vector<OverlayRows>> overlays_;
-  std::vector<std::vector<std::unique_ptr<Adapter>>> adapters_;  // by precision
+  std::vector<std::vector<std::unique_ptr<Adapter>>> adapters_;  // by network
   std::vector<Request> requests_;
 };
 

@@ -155,6 +155,8 @@ class MamdrConfig(Section):
         network: widths and constants.
         batch_rows: rows of a batch, at most.
         min_batches: a domain with few rows gets smaller batches, until it has this many a pass.
+        joint_steps: steps of an epoch of the joint frameworks: as many as the `largest` domain has batches, or as the
+            rows of `all` domains have.
         epochs: at most.
         patience: epochs without a better mean of the domains' validation AUC before it stops.
         auc: `exact`, or by 500 thresholds as the released code does; for selection alone.
@@ -181,6 +183,7 @@ class MamdrConfig(Section):
     network: NetworkConfig = NetworkConfig()
     batch_rows: Positive = 1024
     min_batches: Positive = 1
+    joint_steps: Literal["largest", "all"] = "largest"
     epochs: Positive = 30
     patience: Positive = 3
     auc: Literal["exact", "thresholds"] = "exact"

@@ -21,14 +21,16 @@ LOG_VARIANCE = "log_variance"
 def joint_steps(setting: Setting, stream: Stream) -> Iterator[dict[int, Tensor]]:
     """Cut one pass over all rows into steps, each with a part of every domain.
 
-    There are as many steps as the largest domain has batches; a smaller domain's rows are spread over them, and a step
-    may have none of it.
+    There are as many steps as the largest domain has batches, or as all rows have (`joint_steps`); a smaller domain's
+    rows are spread over them, and a step may have none of it.
 
     Yields:
         domain -> positions of its rows, in order of the domains.
     """
     train = setting.domains.train
-    steps = max(math.ceil(len(rows) / setting.config.batch_rows) for rows in train)
+    sizes = [len(rows) for rows in train]
+    passed = max(sizes) if setting.config.joint_steps == "largest" else sum(sizes)
+    steps = math.ceil(passed / setting.config.batch_rows)
     parts: dict[int, tuple[Tensor, ...]] = {}
     for domain in setting.domains.trained():
         rows = train[domain]

@@ -33,11 +33,12 @@ def dense(gradients: Tensors) -> Tensors:
     return {name: value.to_dense() if value.is_sparse else value for name, value in gradients.items()}
 
 
-def test_joint_steps_pass_every_row_once(small_data: SmallData) -> None:
-    """Law: the parts of all steps are the training rows of each domain, in as many steps as the largest needs."""
-    setting = small_data.setting()
+@pytest.mark.parametrize(("keys", "count"), [({}, 3), ({"joint_steps": "all"}, 5)])
+def test_joint_steps_pass_every_row_once(small_data: SmallData, keys: dict[str, str], count: int) -> None:
+    """Law: the parts of all steps are the training rows of each domain, in as many steps as one or all need."""
+    setting = small_data.setting(**keys)
     steps = list(joint_steps(setting, Stream(0)))
-    assert len(steps) == 3  # 150 rows in batches of 64
+    assert len(steps) == count  # 150 rows, or 150 + 75 + 50, in batches of 64
     for domain, rows in enumerate(setting.domains.train):
         parts = [step[domain] for step in steps if domain in step]
         assert sorted(torch.cat(parts).tolist()) == rows.tolist()
@@ -246,7 +247,7 @@ def test_mldg_parts_the_domains(small_data: SmallData) -> None:
 @pytest.mark.parametrize("name", list(FRAMEWORKS))
 def test_training_lowers_the_loss(small_data: SmallData, name: FrameworkName) -> None:
     """Law: every framework learns: theta_S and the theta_i lower the loss of the training rows."""
-    setting = small_data.setting(inner={"lr": 0.02}, outer={"lr": 0.5}, framework=name)
+    setting = small_data.setting(inner={"lr": 0.02}, outer={"lr": 0.5}, framework=name, finetune={"epochs": 1})
     trained = FRAMEWORKS[name](setting)
     state = trained.start()
     before = training_loss(setting, state)
@@ -259,7 +260,7 @@ def test_training_lowers_the_loss(small_data: SmallData, name: FrameworkName) ->
 @pytest.mark.parametrize("name", list(FRAMEWORKS))
 def test_the_networks_own_parameters_stay(small_data: SmallData, name: FrameworkName) -> None:
     """Law: what is learned lies in the state alone; the network keeps the weights that it was made with."""
-    setting = small_data.setting(framework=name)
+    setting = small_data.setting(framework=name, finetune={"epochs": 1})
     before = setting.structure.theta()
     trained = FRAMEWORKS[name](setting)
     trained.epoch(trained.start(), 1)

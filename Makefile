@@ -7,6 +7,7 @@
 # make claims-main    every promised number of the main path: figure, bound, verdict
 # make claims-store   those of the store and the life cycle
 # make claims-operate those of running it (installs Prometheus, HAProxy and image tools from Debian)
+# make claims-mamdr   those of MAMDR and its baselines (FULL=1: everything, over hours)
 # make test-ceph      the store's contract on Ceph RGW (installs it from Debian)
 .DEFAULT_GOAL := help
 PYTHON ?= python3.11
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 PORT ?= 8000
 DATA ?=
 
-.PHONY: help demo test lint bench load kernels claims-main claims-store claims-operate test-ceph clean
+.PHONY: help demo test lint bench load kernels claims-main claims-store claims-operate claims-mamdr test-ceph clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -67,6 +68,9 @@ claims-operate: $(VENV)/.dev-installed
 	SUDO=$$( [ "$$(id -u)" = 0 ] || echo sudo ); $$SUDO apt-get update -qq && $$SUDO env DEBIAN_FRONTEND=noninteractive \
 		apt-get install -y --no-install-recommends prometheus haproxy buildah podman crun debootstrap
 	$(BIN)/python -m benchmarks.claims.operate
+
+claims-mamdr: $(VENV)/.dev-installed
+	$(BIN)/python -m benchmarks.claims.mamdr
 
 test-ceph: $(VENV)/.dev-installed
 	SUDO=$$( [ "$$(id -u)" = 0 ] || echo sudo ); $$SUDO apt-get update -qq && \

@@ -247,6 +247,8 @@ def lines(work: Workplace) -> Iterator[Line]:
     yield exactly("requests not answered 200 in all windows", rounds.failed, 0)
     if len(rounds.calm) > count:
         yield measured(f"p99 in the storm over that without, the first {count} windows alone (noisy)", f"{first:.3f}")
+    each = [" ".join(f"{tail:.2f}" for tail in tails) for tails in (rounds.calm, rounds.stormy)]
+    yield measured("p99 of each window, ms: calm; in the storm", "; ".join(each))
     told = f"{statistics.median(rounds.stormy):.2f} ms against {statistics.median(rounds.calm):.2f} ms"
     yield at_most(
         f"median p99 of {len(rounds.calm)} windows of {seconds:g} s in the storm over that without ({told})",

@@ -79,7 +79,7 @@ def test_an_overlay_equals_the_oracle(world: World) -> None:
     body = with_overlay(run, rng, world.path_of("attention", THEMES[0]), random_overlay(run.oracle, rng))
     names = set(AdapterFile(body).tensors)
     assert ("overlay.user.first_order" in names) == run.oracle.first_order
-    assert_as_expected(DeltaWorld(run, world.backbone), body, THEMES[0], rng)
+    assert_as_expected(DeltaWorld(run, world.backbone, world.engine), body, THEMES[0], rng)
 
 
 @pytest.mark.parametrize("world", ["deepfm"], indirect=True)
@@ -91,7 +91,7 @@ def test_a_delta_of_a_kind_equals_the_oracle(world: World) -> None:
     sizes = KINDS["deepfm"]
     said = common_manifest(run.oracle, sizes, THEMES[1], run.natural_division) | {"kind": "delta", "ranks": {}}
     body = with_golden(run.oracle, rng, said, deltas | random_overlay(run.oracle, rng), {}, None)
-    assert_as_expected(DeltaWorld(run, world.backbone), body, THEMES[1], rng)
+    assert_as_expected(DeltaWorld(run, world.backbone, world.engine), body, THEMES[1], rng)
 
 
 def assert_as_expected(served: DeltaWorld, body: bytes, domain: str, rng: np.random.Generator) -> None:

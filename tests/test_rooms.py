@@ -66,6 +66,19 @@ def test_gevent_stays_where_locust_runs() -> None:
     assert found == {"dispatcher.py", "locustfile.py", "users.py"}
 
 
+@pytest.mark.parametrize(
+    ("library", "files"),
+    [
+        ("ray", {"training/cluster/ray_engine.py"}),
+        ("espalier_kernels", {"service/engines/native.py", "service/engines/chosen.py"}),
+    ],
+)
+def test_an_optional_library_is_imported_where_it_is_wrapped(library: str, files: set[str]) -> None:
+    """Law: what may be absent is imported in its own files alone."""
+    found = {str(path.relative_to(ROOT)) for room in ROOMS for path in sources(room) if library in imports_of(path)}
+    assert found <= files
+
+
 def test_every_room_has_sources() -> None:
     """Law: the two tests above look at real files."""
     for room in ROOMS:

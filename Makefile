@@ -3,6 +3,7 @@
 # make lint    ruff and the type checker
 # make bench   what is in benchmarks/
 # make kernels the native CPU kernel, built and installed (a C++20 compiler and CMake)
+# make test-kernels   its C++ fuzz under ASan and UBSan
 # make load    a small server under load: finds the knee; a report and a plot of each test in .load/
 # make claims-main    every promised number of the main path: figure, bound, verdict
 # make claims-store   those of the store and the life cycle
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 PORT ?= 8000
 DATA ?=
 
-.PHONY: help demo test lint bench load kernels claims-main claims-store claims-operate claims-mamdr test-ceph clean
+.PHONY: help demo test lint bench load kernels test-kernels claims-main claims-store claims-operate claims-mamdr test-ceph clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -35,6 +36,9 @@ $(VENV)/.dev-installed: pyproject.toml constraints.txt
 kernels:
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet ./kernels
+
+test-kernels:
+	kernels/sanitize.sh 60
 
 $(VENV)/.load-installed: pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)

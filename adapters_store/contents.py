@@ -15,7 +15,7 @@ class Contents:
     """What a blob says of itself.
 
     Args:
-        kind: `lora`, `fused`, `delta`, `fusion`, `features`, `release`, `bundle`, or `unknown` for whatever cannot be read.
+        kind: `lora`, `fused`, `delta`, `fusion`, `features`, `release`, `bundle`, or `unknown` for what cannot be read.
         domain: Whose adapter it is; empty for others.
         names: Blobs that it needs: pins, the fusion, a bundle's files, a layer's parent.
         size_bytes: Of the blob.

@@ -62,9 +62,7 @@ def test_a_sparse_category_is_kept(tmp_path: Path) -> None:
 def test_another_file_than_the_public_one_needs_any_size(tmp_path: Path) -> None:
     """Law: the message says what the file has, what the public one has, and what to pass."""
     write(tmp_path)
-    with pytest.raises(
-        SourceError, match=r"401 rows instead of 922,267 .* 4 categories instead of 27; .*--any-size"
-    ):
+    with pytest.raises(SourceError, match=r"401 rows instead of 922,267 .* 4 categories instead of 27; .*--any-size"):
         epinions_mdr(tmp_path, BuildOptions(), SilentMeter())
 
 

@@ -122,6 +122,8 @@ class DomainCounts:
         named = rows >= 0
         # one domain may stand in it twice, by name and as unsure
         np.add.at(self._table, rows[named], added[named])
+        if bool(named.all()):
+            return
         for name, own, has_row in zip(counts, added, named, strict=True):
             if not has_row and name.startswith(_UNSURE):
                 self._keep_aside(name.removeprefix(_UNSURE), own)

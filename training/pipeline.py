@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,6 +26,7 @@ from training.progress import Meter, SilentMeter
 from training.report import write_report
 from training.selection import Selection, choose
 from training.stages import Run, by_division, refuse_existing
+from training.threads import threads
 
 Floats = NDArray[np.float64]
 Score = Callable[[Tensor], Floats]
@@ -60,7 +59,7 @@ def train(stage: str, config: TrainingConfig, out: Path, *, resume: bool = False
         StateMismatch: what is in `out` was trained with other settings.
     """
     refuse_existing(out, stage, resume)
-    with _threads(config.threads):
+    with threads(config.threads):
         run = Run(config, out, meter or SilentMeter())
         with run.state.locked():
             return _train(stage, run)
@@ -159,14 +158,3 @@ def _trained_run(
         fusion_notes=fusion_notes(config, fusions),
         dtype=config.artifact_dtype,
     )
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let torch use this many cores inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

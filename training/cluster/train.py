@@ -14,10 +14,11 @@ from training.cluster.fit import ClusterFitted, Task, fit_on_cluster
 from training.cluster.ray_engine import RayEngine
 from training.frameworks.config import MamdrConfig
 from training.frameworks.lora import LoraStructure
-from training.frameworks.run import STATE, MamdrRun, finish, threads
+from training.frameworks.run import STATE, MamdrRun, finish
 from training.frameworks.structure import PlainStructure, Structure
 from training.progress import Meter, SilentMeter
 from training.stages import refuse_existing
+from training.threads import threads
 
 
 def train_on_ray(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from training.progress import Meter, SilentMeter
 from training.report import write_report
 from training.seeds import Stream
 from training.stages import folder_digest, refuse_existing
+from training.threads import threads
 
 _UNDECISIVE = {"data", "artifact", "artifact_dtype", "bootstrap_draws", "finetune"}
 """Keys that theta_S and the theta_i do not depend on."""
@@ -241,14 +241,3 @@ def _add(run: MamdrRun, name: str) -> Path:
     # the bundle is the run's own: its row 0 was counted without the new domain
     export(run.setting, run.dataset, run.split.test, fitted.state, run.out, run.meter, only=domain)
     return run.out
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Let torch use this many cores inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

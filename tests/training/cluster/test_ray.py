@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +37,6 @@ def undisturbed(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Cluster
     return on_cluster(task, tmp_path_factory.mktemp("undisturbed"), workers=2)
 
 
-def until(true: Callable[[], bool], seconds: float) -> None:
-    """Wait for something that other processes bring about."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.05)
-
-
 def events(folder: Path) -> Sequence[dict[str, Any]]:
     """What the log holds so far, a line that is being written left out."""
     path = folder / "cluster.log"
@@ -69,12 +60,14 @@ def test_killed_driver_takes_its_cluster_along_and_is_resumed(
 ) -> None:
     """Law: SIGKILL of the driver in mid-epoch ends its actors and its Ray; resumed, it ends with the same bits."""
     settings = json.dumps({**SETTINGS, **TINY})
-    command = [sys.executable, "-m", "tests.training.cluster.driven", str(small_world), str(tmp_path), settings]
+    calls = str(2 * 5)  # both workers: dn, dr and judge of epoch 1, then dn and, in its midst, dr of epoch 2
+    command = [sys.executable, "-m", "tests.training.cluster.driven", str(small_world), str(tmp_path), settings, calls]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as driver:
-        until(lambda: any(e["event"] == "begin" and e["round"] == 4 for e in events(tmp_path)), 200)
+        assert driver.stdout is not None
+        assert any(line == b"held\n" for line in driver.stdout)
         family = [p for p in psutil.Process(driver.pid).children(recursive=True) if "Agent" not in p.name()]
         driver.send_signal(signal.SIGKILL)
     assert family

@@ -105,3 +105,20 @@ async def test_long_after_the_last_request_steps_follow_at_once() -> None:
     assert pauses() == 1
     now[0] += 0.002
     assert pauses() == 0
+
+
+async def test_no_pause_is_made_for_whoever_waits_for_the_load() -> None:
+    """Law: within `waiting` there is none, unless another request is being answered; behind it there is one again."""
+    slept = list[float]()
+    precedence = Precedence(longest_s=0.0, now=lambda: 100.0, sleep=slept.append)
+    with precedence.answering():
+        with precedence.waiting():
+            precedence.give_way()
+            assert slept == []
+            with precedence.answering():
+                precedence.give_way()
+            await asyncio.sleep(0)
+            assert len(slept) == 1
+        precedence.give_way()
+        assert len(slept) == 2
+    await asyncio.sleep(0)

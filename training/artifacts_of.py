@@ -46,11 +46,13 @@ class Notes:
         metrics: what evaluation found.
         training: how it was trained.
         gate: what the publish gate found.
+        calibration: slope and intercept on the logit; None is the identity.
     """
 
     metrics: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     gate: Mapping[str, Any] | None = None
+    calibration: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Source:
             "metrics": dict(notes.metrics),
             "training": dict(notes.training),
             "gate": None if notes.gate is None else dict(notes.gate),
+            "calibration": {} if notes.calibration is None else dict(notes.calibration),
             "created_at": self.created_at,
         }
 

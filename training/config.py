@@ -118,6 +118,42 @@ class Schedule(Section):
     dropout: Share = 0.2
 
 
+class CalibrationConfig(Section):
+    """How a natural domain's logits are calibrated (docs/gate.md).
+
+    Args:
+        method: `platt` fits a line on the logit where a domain has the rows for it; `none` fits nothing.
+        min_rows: rows of the domain in the `stop` half that a fit needs.
+        min_of_class: positives, and negatives, that a fit needs.
+        negatives_kept: share of the negatives that the data kept, where they were down-sampled; what is served is
+            shifted back to all of them.
+    """
+
+    method: Literal["platt", "none"] = "platt"
+    min_rows: Positive = 200
+    min_of_class: Positive = 20
+    negatives_kept: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class GateConfig(Section):
+    """When a natural domain's adapter is good enough to be published (docs/gate.md).
+
+    Args:
+        policy: of a domain that does not pass: `withhold` exports no adapter of it, `record` exports it all the same,
+            with the verdict in its manifest; `none` judges nothing.
+        q: share of false passes among all passes that Benjamini-Hochberg keeps to.
+        auc_margin: how much AUC may fall, at the lower bound of its difference to the backbone's.
+        confidence: of that bound, one-sided, and of what ECE may be by chance.
+        min_positives: positives of the domain in the `gate` half.
+    """
+
+    policy: Literal["withhold", "record", "none"] = "record"
+    q: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    auc_margin: NonNegative = 0.001
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    min_positives: Positive = 20
+
+
 class TrainingConfig(Section):
     """Everything that decides what a run learns.
 
@@ -129,6 +165,8 @@ class TrainingConfig(Section):
         pretrain, adapters, fuse: the three stages.
         select: `best` takes what validation prefers, the untrained adapter included; `last_epoch` never stops early.
             Pre-training keeps its best epoch either way.
+        calibration: of natural domains' adapters.
+        gate: which of them are published.
         export_ablations: also write adapters of every mode to RUN/ablations.
         artifact_dtype: of down, up, query and key in the artifacts.
         bootstrap_draws: draws of the confidence intervals.
@@ -144,6 +182,8 @@ class TrainingConfig(Section):
     adapters: Schedule = Schedule(lr=3e-4, weight_decay=1e-3, batch_rows=2048, epochs=8, dropout=0.5)
     fuse: Schedule = Schedule(lr=3e-4, weight_decay=1e-3, epochs=5, dropout=0.5)
     select: Select = "best"
+    calibration: CalibrationConfig = CalibrationConfig()
+    gate: GateConfig = GateConfig()
     export_ablations: bool = False
     artifact_dtype: Literal["float16", "float32"] = "float16"
     bootstrap_draws: Annotated[int, Field(ge=100)] = 1000

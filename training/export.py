@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class TrainedRun:
         ablation_notes: mode to natural domain to what its ablation's manifest records; empty where it is not there.
         backbone_notes: what the bundle's manifest records.
         fusion_notes: what the fusion's manifest records.
+        withheld: natural domains that the publish gate did not let pass: RUN/adapters gets no file of them.
         dtype: of down, up, query and key in artifacts.
         created_at: RFC 3339 time, or None.
     """
@@ -71,6 +72,7 @@ class TrainedRun:
     ablation_notes: Mapping[Mode, Mapping[str, Notes]] = field(default_factory=dict)
     backbone_notes: Notes = field(default_factory=Notes)
     fusion_notes: Notes = field(default_factory=Notes)
+    withheld: Collection[str] = frozenset()
     dtype: Dtype = "float16"
     created_at: str | None = None
 
@@ -79,7 +81,8 @@ def export_run(run: TrainedRun, out: Path, ablations: bool = False) -> str:
     """Write RUN/bundle, RUN/fusion.safetensors, RUN/adapters/<domain>.safetensors.
 
     Auxiliary domains get kind lora, natural ones what `chosen` says; a domain that chose the backbone gets an adapter
-    whose LoRA is empty. The same run gives the same bytes.
+    whose LoRA is empty, one that is withheld none, and what an earlier export wrote of it is removed. Auxiliaries are
+    pins and never withheld; ablations are for comparison and hold every domain. The same run gives the same bytes.
 
     Args:
         run: the trained stages.
@@ -103,7 +106,8 @@ def export_run(run: TrainedRun, out: Path, ablations: bool = False) -> str:
         write_durably(out / "fusion.safetensors", fusion)
     auxiliaries = export.auxiliaries()
     pins = {name: digest(content) for name, content in auxiliaries.items()}
-    naturals = export.naturals(run.chosen, run.notes, pins, fusion_revision)
+    published = {name: choice for name, choice in run.chosen.items() if name not in run.withheld}
+    naturals = export.naturals(published, run.notes, pins, fusion_revision)
     write_files(out / "adapters", {**auxiliaries, **naturals})
     if ablations:
         for mode in ABLATIONS:
@@ -218,16 +222,19 @@ class _Export:
         pins: Mapping[str, str],
         fusion: str | None,
     ) -> dict[str, bytes]:
-        """Return the files of all natural domains.
+        """Return the files of natural domains.
 
         Args:
-            chosen: natural domain to how it is served; fused modes become `single` where nothing is there to fuse.
+            chosen: natural domain to how it is served; one that is not there gets no file. Fused modes become `single`
+                where nothing is there to fuse.
             notes: natural domain to what its manifest records; a domain that is not there has empty notes.
             pins: auxiliary domain to revision.
             fusion: revision of the fusion.
         """
         by_choice: dict[Choice, list[int]] = {}
         for domain in self._run.adapters[0]:
+            if self._name(0, domain) not in chosen:
+                continue
             choice = chosen[self._name(0, domain)]
             by_choice.setdefault(choice if choice == "backbone" or pins else "single", []).append(domain)
         files: dict[int, bytes] = {}

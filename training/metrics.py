@@ -128,3 +128,64 @@ def ece(label: Array, probability: Array, bins: int = _ECE_BINS) -> float:
 def rela_impr(area: float, base: float) -> float | None:
     """Relative improvement of an AUC, (AUC - 0.5) / (base - 0.5) - 1; None where the base is no better than chance."""
     return (area - 0.5) / (base - 0.5) - 1.0 if base > 0.5 else None
+
+
+def copc(label: Array, probability: Array) -> float | None:
+    """Observed clicks over predicted ones (COPC); None where none is predicted."""
+    predicted = float(np.sum(probability))
+    return float(np.sum(label)) / predicted if predicted else None
+
+
+def ece_by_chance(probability: Array, bins: int = _ECE_BINS, level: float = 0.95) -> float:
+    """The ECE that perfectly calibrated predictions stay below with this probability.
+
+    Were each label drawn with its predicted probability, a bin's excess of clicks would be nearly normal with variance
+    v = sum p (1 - p), and its size half-normal with mean sqrt(2 v / pi) and variance (1 - 2 / pi) v. The bins are
+    independent, so the ECE's mean and variance are sums over them.
+
+    Args:
+        probability: (n,), n > 0.
+        bins: the same as `ece` takes.
+        level: one-sided.
+    """
+    parts = np.array_split(np.sort(probability), min(bins, len(probability)))
+    variances = np.array([np.sum(part * (1.0 - part)) for part in parts])
+    mean = np.sum(np.sqrt(2.0 / np.pi * variances))
+    deviation = np.sqrt((1.0 - 2.0 / np.pi) * variances.sum())
+    return float((mean + NormalDist().inv_cdf(level) * deviation) / len(probability))
+
+
+def auc_difference(label: Array, score: Array, base: Array) -> tuple[float, float] | None:
+    """AUC of `score` minus that of `base` on the same rows, and its standard error by DeLong.
+
+    Args:
+        label: (n,).
+        score: (n,).
+        base: (n,).
+
+    Returns:
+        (difference, standard error); None where a class has fewer than two rows.
+
+    Source: DeLong, DeLong & Clarke-Pearson (1988); placements by binary search instead of over all pairs.
+    """
+    positive = label > 0.5
+    counts = (int(positive.sum()), int((~positive).sum()))
+    if min(counts) < 2:
+        return None
+    sides = zip(_placements(positive, score), _placements(positive, base), strict=True)
+    of_positive, of_negative = (mine - its for mine, its in sides)
+    variance = np.var(of_positive, ddof=1) / counts[0] + np.var(of_negative, ddof=1) / counts[1]
+    return float(of_positive.mean()), float(np.sqrt(variance))
+
+
+def _placements(positive: NDArray[np.bool_], score: Array) -> tuple[Floats, Floats]:
+    """Of each positive the share of negatives below it, of each negative the share of positives above; ties half."""
+    above, below = score[positive], score[~positive]
+    return _share_below(above, below), 1.0 - _share_below(below, above)
+
+
+def _share_below(score: Array, others: Array) -> Floats:
+    ordered = np.sort(others)
+    counts = np.searchsorted(ordered, score, side="left") + np.searchsorted(ordered, score, side="right")
+    share: Floats = 0.5 * counts / len(ordered)
+    return share

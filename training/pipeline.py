@@ -1,4 +1,4 @@
-"""A whole training run, top to bottom: stages, selection, predictions, evaluation, export, report."""
+"""A whole training run, top to bottom: stages, selection, calibration and gate, predictions, evaluation, export."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from network.fused import FusedTower
 from training.adapters import TrainedAdapter
 from training.artifacts_of import Choice, FusedMode
 from training.batches import logits_of
+from training.calibration import before_and_after
+from training.checkpoint import Record
 from training.config import TrainingConfig
 from training.evaluation import evaluate
 from training.export import TrainedRun, export_run
-from training.figures import METHOD_OF, Evaluation
+from training.figures import METHOD_OF, SERVED, Evaluation
 from training.fusion import FusionTrainer, TrainedFusion
+from training.judged import Judged, NaturalRows, calibrate, gate
 from training.notes import adapter_notes, backbone_notes, count_lines, fusion_notes, training_record
 from training.predictions import Predictions, write_predictions
 from training.pretrain import Pretrained
@@ -85,16 +88,20 @@ def _finish(run: Run, pretrained: Pretrained, adapters: Sequence[TrainedAdapter]
     """Stage 3, and everything that follows from the three stages."""
     trainer, fusions = run.fusions(pretrained, adapters)
     candidates = _candidates(trainer, fusions)
-    aucs = {name: run.rows.auc(run.positions.stop, score(run.positions.stop)) for name, score in candidates.items()}
+    stop = {name: score(run.positions.stop) for name, score in candidates.items()}
+    aucs = {name: run.rows.auc(run.positions.stop, logits) for name, logits in stop.items()}
     selection = choose(run.config.fusion.mode, run.config.select, aucs)
     run.meter.say(f"natural domains are served by: {selection.chosen}")
+    judged = _judged(run, candidates, stop, selection)
+    run.meter.say(judged.line())
     predictions = _predictions(run, {name: score(run.positions.test) for name, score in candidates.items()}, selection)
     write_predictions(run.out, predictions)
     evaluation = evaluate(predictions, run.config.seed, run.config.bootstrap_draws)
-    trained = _trained_run(run, pretrained, adapters, fusions, selection, evaluation)
+    trained = _trained_run(run, pretrained, adapters, fusions, selection, evaluation, judged)
     revision = export_run(trained, run.out, ablations=run.config.export_ablations)
-    run.meter.say(f"bundle {revision[:12]} and {len(adapters)} adapters are in {run.out}")
-    write_report(run.out, evaluation, training_record(run.config, pretrained, adapters, fusions, selection))
+    run.meter.say(f"bundle {revision[:12]} and {len(adapters) - len(trained.withheld)} adapters are in {run.out}")
+    record = training_record(run.config, pretrained, adapters, fusions, selection)
+    write_report(run.out, evaluation, record | _judged_record(judged, selection, predictions))
     run.meter.say(f"report: {run.out / 'report.md'}")
     return run.out
 
@@ -108,6 +115,36 @@ def _candidates(trainer: FusionTrainer, fusions: Sequence[TrainedFusion]) -> dic
         "backbone": lambda positions: logits_of(positions, lambda part: backbone(rows.batch(part)))
     }
     return scores | {name: partial(trainer.logits, tower) for name, tower in towers.items()}
+
+
+def _judged(
+    run: Run, candidates: Mapping[Choice, Score], stop: Mapping[Choice, Floats], selection: Selection
+) -> Judged:
+    """Calibrate natural domains on the `stop` half, and judge what will serve them on the `gate` half."""
+    config = run.config
+    calibrations = calibrate(_natural_rows(run, run.split.stop), stop, config.calibration)
+    served = candidates[selection.chosen](run.positions.gate)
+    backbone = candidates["backbone"](run.positions.gate)
+    own = tuple(calibrations[selection.chosen].values())
+    verdicts = gate(_natural_rows(run, run.split.gate), served, backbone, own, config.gate)
+    return Judged(calibrations, verdicts, config.gate)
+
+
+def _natural_rows(run: Run, positions: NDArray[np.int64]) -> NaturalRows:
+    natural = run.rows.divisions[0]
+    return NaturalRows(run.dataset.label[positions], run.dataset.division[natural.name][positions], natural.domains)
+
+
+def _judged_record(judged: Judged, selection: Selection, predictions: Predictions) -> Record:
+    """What the report shows of calibration (on the test rows) and of the gate."""
+    calibration = before_and_after(
+        predictions.label,
+        predictions.logits[SERVED],
+        predictions.domain,
+        predictions.domains,
+        tuple(judged.calibrations[selection.chosen].values()),
+    )
+    return {"calibration": calibration} | ({"gate": judged.gate_record()} if judged.verdicts else {})
 
 
 def _predictions(run: Run, logits: Mapping[Choice, Floats], selection: Selection) -> Predictions:
@@ -134,9 +171,12 @@ def _trained_run(
     fusions: Sequence[TrainedFusion],
     selection: Selection,
     evaluation: Evaluation,
+    judged: Judged,
 ) -> TrainedRun:
     """What the export needs."""
     config, natural = run.config, run.rows.divisions[0]
+    notes = {a.place.name: adapter_notes(config, a, selection, evaluation) for a in adapters}
+    notes |= {name: judged.gated_notes(name, selection.chosen, notes[name]) for name in natural.domains}
     return TrainedRun(
         dataset=run.dataset,
         rows=run.rows,
@@ -145,10 +185,10 @@ def _trained_run(
         adapters=tuple(by_division(adapters, len(run.rows.divisions))),
         modes={fusion.mode: FusedMode(fusion.tower, fusion.pair_rows) for fusion in fusions},
         chosen=dict.fromkeys(natural.domains, selection.chosen),
-        notes={a.place.name: adapter_notes(config, a, selection, evaluation) for a in adapters},
+        notes=notes,
         ablation_notes={
             mode: {
-                a.place.name: adapter_notes(config, a, selection, evaluation, method)
+                a.place.name: judged.notes(a.place.name, mode, adapter_notes(config, a, selection, evaluation, method))
                 for a in adapters
                 if a.place.division == 0
             }
@@ -156,5 +196,6 @@ def _trained_run(
         },
         backbone_notes=backbone_notes(config, pretrained, evaluation),
         fusion_notes=fusion_notes(config, fusions),
+        withheld=judged.withheld(),
         dtype=config.artifact_dtype,
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from training.errors import PredictionsError
 from training.figures import Evaluation
+from training.judged_tables import calibration_by_domain, verdicts_by_domain
 from training.plots import plot_auc, plot_learning
 from training.tables import MOST_DOMAINS, Table, auc_by_domain, differences, number, summary
 
@@ -61,6 +62,10 @@ def _page(evaluation: Evaluation, record: Mapping[str, Any], learned: bool) -> I
     left_out = len(evaluation.domains_by_rows()) - MOST_DOMAINS
     if left_out > 0:
         yield from ("", f"{left_out} smaller domains are left out of these tables; report.json has all.")
+    if record.get("gate"):
+        yield from _gate(record["gate"])
+    if record.get("calibration"):
+        yield from _calibration(record["calibration"])
     if record:
         yield from _training(record, learned)
 
@@ -75,6 +80,38 @@ def _setting(evaluation: Evaluation, record: Mapping[str, Any]) -> Iterator[str]
         f"intervals of a bootstrap over rows ({evaluation.draws:,} draws); a difference takes both methods on the same "
         "resamples. A domain whose test rows have one class only has no AUC."
     )
+
+
+def _gate(record: Mapping[str, Any]) -> Iterator[str]:
+    rules, verdicts = record["rules"], record["domains"]
+    passed = sum(verdict["passed"] for verdict in verdicts.values())
+    outcome = {
+        "withhold": "A domain that does not pass publishes nothing.",
+        "record": "The gate was set to record only: domains that do not pass are exported too.",
+    }
+    yield from ("", "## Publish gate", "")
+    yield (
+        f"{passed} of {len(verdicts)} natural domains pass, judged as served (calibrated) on rows that nothing else "
+        f"saw. {outcome[rules['policy']]} To pass: LogLoss lower than the backbone's (paired z, Benjamini-Hochberg at "
+        f"q = {rules['q']:g} over {rules['tested']} domains tested); the {rules['confidence']:.0%} lower bound of the "
+        f"AUC difference (DeLong) above -{rules['auc_margin']:g}; ECE not above the backbone's, chance apart; at least "
+        f"{rules['min_positives']} positives."
+    )
+    yield from ("", *_markdown(verdicts_by_domain(record)))
+    left_out = len(verdicts) - MOST_DOMAINS
+    if left_out > 0:
+        yield from ("", f"{left_out} domains with fewer rows are left out of this table; report.json has all.")
+
+
+def _calibration(record: Mapping[str, Any]) -> Iterator[str]:
+    yield from ("", "## Calibration", "")
+    yield (
+        "What natural domains are served by, on the test rows: before and after the line that each domain's `stop` "
+        "rows gave (Platt). COPC is observed over predicted clicks; ECE takes 20 bins of equally many rows, in the "
+        "order of the probability. All other tables of this report are before calibration. A shift for negatives that "
+        "were down-sampled is in the intercept, and not in COPC and ECE, for these rows are down-sampled too."
+    )
+    yield from ("", *_markdown(calibration_by_domain(record)))
 
 
 def _training(record: Mapping[str, Any], learned: bool) -> Iterator[str]:

@@ -38,6 +38,8 @@ def test_packaged_configurations_are_found() -> None:
         ("pretrain: {batch_row: 5}", "pretrain.batch_row", "batch_rows"),
         ("adapter: {rank: [8, 8]}", "adapter.rank", "ranks"),
         ("fusion: {devisor: r}", "fusion.devisor", "divisor"),
+        ("gate: {polici: none}", "gate.polici", "policy"),
+        ("calibration: {methods: none}", "calibration.methods", "method"),
     ],
 )
 def test_unknown_key_is_refused_with_the_near_one(tmp_path: Path, text: str, key: str, meant: str) -> None:
@@ -55,6 +57,9 @@ def test_unknown_key_is_refused_with_the_near_one(tmp_path: Path, text: str, key
         ("backbone: {tower: []}", "backbone.tower"),
         ("fusion: {mode: sum}", "fusion.mode"),
         ("select: first", "select"),
+        ("gate: {policy: enforce}", "gate.policy"),
+        ("gate: {q: 0}", "gate.q"),
+        ("calibration: {negatives_kept: 0}", "calibration.negatives_kept"),
         ("seed: -1", "seed"),
     ],
 )

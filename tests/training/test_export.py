@@ -96,7 +96,7 @@ def make_trained(seed: int = 0) -> TrainedRun:
         adapters=tuple(adapters),
         modes=modes,
         chosen=CHOSEN,
-        notes={"theme-1": Notes({"auc": 0.7}, {"epochs": 3}, {"passed": True})},
+        notes={"theme-1": Notes({"auc": 0.7}, {"epochs": 3}, {"passed": True}, {"slope": 0.5, "intercept": -2.0})},
     )
 
 
@@ -172,6 +172,8 @@ def test_chosen_decides_kind_mode_and_pins(exported: Run) -> None:
     assert manifests["theme-2"]["fusion"] is None
     assert manifests["theme-1"]["metrics"] == {"auc": 0.7}
     assert manifests["theme-1"]["gate"] == {"passed": True}
+    assert manifests["theme-1"]["calibration"] == {"slope": 0.5, "intercept": -2.0}
+    assert manifests["theme-2"]["calibration"] == {"slope": 1.0, "intercept": 0.0}
     assert all(pair["rows"] == 20 for pair in manifests["theme-1"]["pairs"])
 
 
@@ -226,6 +228,16 @@ def test_the_same_run_gives_the_same_bytes(trained: TrainedRun, exported: Run, t
     again = {p.relative_to(tmp_path): p for p in tmp_path.rglob("*") if p.is_file()}
     assert files.keys() == again.keys()
     assert all(path.read_bytes() == again[name].read_bytes() for name, path in files.items())
+
+
+def test_a_withheld_domain_gets_no_file(trained: TrainedRun, tmp_path: Path) -> None:
+    """Law: a natural domain that is withheld is left out, an older file of it removed; pins and ablations are whole."""
+    export_run(trained, tmp_path)
+    before = {path.name for path in (tmp_path / "adapters").iterdir()}
+    export_run(replace(trained, withheld={"theme-1", "theme-3"}), tmp_path, ablations=True)
+    after = {path.name for path in (tmp_path / "adapters").iterdir()}
+    assert before - after == {"theme-1.safetensors", "theme-3.safetensors"}
+    assert len(list((tmp_path / "ablations" / "avg").iterdir())) == len(THEMES)
 
 
 def test_without_auxiliary_adapters_there_is_nothing_to_fuse(trained: TrainedRun, tmp_path: Path) -> None:

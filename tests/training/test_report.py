@@ -36,6 +36,38 @@ RECORD = {
 }
 
 
+FIGURES = {"copc": 1.1, "ece": 0.02, "log_loss": 0.5}
+JUDGED = {
+    "gate": {
+        "rules": {"policy": "withhold", "q": 0.1, "confidence": 0.95, "auc_margin": 0.001, "min_positives": 20}
+        | {"domains": 2, "tested": 1},
+        "domains": {
+            "small": {"passed": False, "reason": "3 positives", "rows": 9, "positives": 3}
+            | dict.fromkeys(("log_loss", "auc", "calibration")),
+            "large": {
+                "passed": True,
+                "reason": "LogLoss falls by 0.01",
+                "rows": 1500,
+                "positives": 700,
+                "log_loss": {"backbone": 0.6, "adapter": 0.59, "gain": 0.01, "z": 4.0, "p": 3e-5, "p_adjusted": 6e-5},
+                "auc": {"backbone": 0.7, "adapter": 0.72, "difference": 0.02, "low": 0.011},
+                "calibration": {"backbone": 0.04, "adapter": 0.03, "by_chance": 0.05}
+                | {"copc_backbone": 1.0, "copc_adapter": 1.0},
+            },
+        },
+    },
+    "calibration": {
+        "pooled": {"rows": 1509, "positives": 703, "before": FIGURES, "after": {**FIGURES, "copc": 1.003}},
+        "domains": {
+            "large": {"slope": 0.9, "intercept": 0.123, "fitted": {"reason": None}, "rows": 1500, "positives": 700}
+            | {"before": FIGURES, "after": FIGURES},
+            "small": {"slope": 1.0, "intercept": 0.0, "fitted": {"reason": "9 rows"}, "rows": 0, "positives": 0}
+            | dict.fromkeys(("before", "after"), dict.fromkeys(FIGURES)),
+        },
+    },
+}
+
+
 @pytest.fixture(scope="module")
 def evaluation() -> Evaluation:
     """Of the scored rows."""
@@ -117,6 +149,23 @@ def test_training_record_survives(run: Path, tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text("{")
     with pytest.raises(PredictionsError, match=r"report\.json"):
         read_training_record(tmp_path)
+
+
+def test_verdicts_and_calibrations_are_shown(tmp_path: Path, evaluation: Evaluation) -> None:
+    """Law: each judged domain has a line with its figures and the reason, the largest first; tables are well-formed."""
+    page = write_report(tmp_path, evaluation, JUDGED).read_text()
+    assert "1 of 2 natural domains pass" in page
+    assert "A domain that does not pass publishes nothing." in page
+    assert "over 1 domains tested" in page
+    assert "| large | 1,500 | 700 | yes | +0.01000 | 0.0000 | 0.0001 | +0.0200 | +0.0110 | 0.0300 | 0.0400 |" in page
+    assert "| small | 9 | 3 | no | – | – | – | – | – | – | – | 3 positives |" in page
+    assert "| all rows | 1,509 | 1.1000 | 1.0030 | 0.0200 | 0.0200 |" in page
+    assert "| 0.9000 | 0.1230 | fitted |" in page
+    assert "| 9 rows |" in page
+    assert read_training_record(tmp_path) == JUDGED
+    for block in page.split("\n\n"):
+        lines = [line for line in block.splitlines() if line.startswith("|")]
+        assert len({line.count("|") for line in lines}) <= 1
 
 
 def test_many_domains_stay_readable(tmp_path: Path, evaluation: Evaluation) -> None:

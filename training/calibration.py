@@ -220,7 +220,8 @@ def _platt(label: Floats, logits: Floats) -> tuple[float, float] | None:
     """Slope and intercept by Newton's method, each step halved until the cost falls; None where that leads nowhere."""
     positives = label.sum()
     target = np.where(label > 0.5, (positives + 1.0) / (positives + 2.0), 1.0 / (len(label) - positives + 2.0))
-    line, cost = np.array([1.0, 0.0]), _cost(target, logits)
+    line: Array = np.array([1.0, 0.0])
+    cost = _cost(target, logits)
     for _ in range(_STEPS):
         gradient, curvature = _derivatives(target, logits, line)
         steepest = float(np.abs(gradient).max()) / len(label)
@@ -239,7 +240,7 @@ def _platt(label: Floats, logits: Floats) -> tuple[float, float] | None:
     return None
 
 
-def _derivatives(target: Floats, logits: Floats, line: Floats) -> tuple[Floats, Floats]:
+def _derivatives(target: Floats, logits: Floats, line: Array) -> tuple[Floats, Floats]:
     """Gradient (2,) and Hessian (2, 2) of the cost; sums, not products of matrices, whose bits depend on the cores."""
     probability = metrics.probabilities(line[0] * logits + line[1])
     error, weight = probability - target, probability * (1.0 - probability)
@@ -248,7 +249,7 @@ def _derivatives(target: Floats, logits: Floats, line: Floats) -> tuple[Floats, 
     return np.array([np.sum(error * logits), np.sum(error)]), curvature
 
 
-def _halved(target: Floats, logits: Floats, line: Floats, step: Floats) -> Iterator[tuple[Floats, float]]:
+def _halved(target: Floats, logits: Floats, line: Array, step: Array) -> Iterator[tuple[Array, float]]:
     """Yield ever shorter steps: the line that each leads to, and its cost."""
     for halving in range(_HALVINGS):
         shorter = line - 0.5**halving * step

@@ -8,7 +8,7 @@ import pytest
 
 from tests.training.builders import test_archives
 from training.builders.assembly import BuildOptions
-from training.builders.published import PUBLISHED
+from training.builders.published import COUNTS, PUBLISHED
 from training.builders.sets import SetName, build_set
 from training.errors import SourceError
 from training.progress import SilentMeter
@@ -54,7 +54,8 @@ def test_other_counts_than_the_published_ones_are_refused(tmp_path: Path) -> Non
     """Law: the message says what was found and what is published; a set of which nothing is published passes."""
     write_click_log(tmp_path, ClickWorld(themes=30, users=60, items=80, clicks=900, items_per_theme=40))
     with pytest.raises(
-        SourceError, match=r"users instead of 23,778 .* rows instead of 173,284 for taobao-10; .*--any-size"
+        SourceError,
+        match=r"users instead of 23,778 .* rows instead of 173,284 for taobao-10; .*--any-size.*no source at hand",
     ):
         build_set(SetName.TAOBAO_10, tmp_path, BuildOptions(), SilentMeter())
     with pytest.raises(SourceError, match=r"for taobao-20 \(differences up to 0\.3% are let pass\)"):
@@ -77,6 +78,17 @@ def test_published_counts_hold_by_their_arithmetic() -> None:
         assert PUBLISHED[name].per_domain == round(PUBLISHED[name].rows / count)
     assert PUBLISHED["amazon-13"].rows == 20_439_886
     assert {name for name, one in PUBLISHED.items() if one.tolerance == 0} == {"amazon-6", "taobao-10", "epinions-mdr"}
+
+
+def test_figures_without_a_source_are_marked() -> None:
+    """Law: what nothing at hand confirms is known as such, and a build that it refuses is told so."""
+    assert {name: one.unsourced for name, one in PUBLISHED.items()} == {
+        "amazon-6": COUNTS,
+        "amazon-13": ("users", "items"),
+        "taobao-10": COUNTS,
+        "taobao-20": COUNTS,
+        "epinions-mdr": (),
+    }
 
 
 def test_a_click_log_is_decided_by_its_seed() -> None:

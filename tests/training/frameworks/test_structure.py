@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from network.backbone import Backbone
 from network.lora import DomainAdapter
 from tests.training.frameworks.settings import SmallData, differing
+from training.baselines.table import build_baseline
 from training.errors import ConfigError
 from training.frameworks.config import LoraConfig
 from training.frameworks.inner import LabelledBatch
@@ -77,6 +78,26 @@ def test_moments_are_the_rows_own(small_data: SmallData) -> None:
         variances.append(h.var(0, ddof=1))
     np.testing.assert_allclose(found["backbone.plain.norms.0.mean"], np.mean(means, 0), atol=1e-5)
     np.testing.assert_allclose(found["backbone.plain.norms.0.var"], np.mean(variances, 0), rtol=1e-4, atol=1e-6)
+    assert all(norm.momentum == 0.1 for norm in structure.norms())
+
+
+def test_a_norm_of_one_domain_counts_its_own_batches(small_data: SmallData) -> None:
+    """Law: a norm's moments are the mean over the batches that it saw enough rows of, however many there were."""
+    structure = build_baseline("star", small_data.shape(norm=True), 3, {"norm_at": "input"})
+    setting = small_data.setting(structure)
+    first, second, _ = setting.domains.train
+    parts = [{0: first[:64]}, {0: first[64:74], 1: second[:40]}, {0: first[74:114], 1: second[40:55]}]
+    batches = [setting.labelled(torch.cat(list(part.values()))) for part in parts]
+    before = structure.moments()
+    found = remeasure(structure, structure.theta(), before, batches)
+    for domain in (0, 1):
+        seen = [part[domain] for part in parts if len(part.get(domain, ())) >= 32]
+        x = [structure.embeddings(setting.rows.batch(rows)).detach().double().numpy() for rows in seen]
+        own = f"input_norm.own.{domain}"
+        np.testing.assert_allclose(found[f"{own}.mean"], np.mean([one.mean(0) for one in x], 0), atol=1e-5)
+        variances = [one.var(0, ddof=1) for one in x]
+        np.testing.assert_allclose(found[f"{own}.var"], np.mean(variances, 0), rtol=1e-4, atol=1e-6)
+    assert torch.equal(found["input_norm.own.2.mean"], before["input_norm.own.2.mean"])
     assert all(norm.momentum == 0.1 for norm in structure.norms())
 
 

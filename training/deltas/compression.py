@@ -6,9 +6,11 @@ What a LoRA can hold of theta_i, with s = 1:
 - `output.bias` exactly, as the intercept of the calibration;
 - `output.weight`, as far as it keeps each unit's sign: ReLU is positively homogeneous, so (w + dw) y = w (f y) with
   f = (w + dw) / w > 0, and f goes into the last hidden layer: its norm, or where it has none its weight and bias;
-- rows of id embeddings as an id overlay.
+- rows of id embeddings as an id overlay;
+- the domain's own row in a table that is read by domain: it adds the same to the input of every row, so it goes into
+  the shift of the layer above (kind mlp).
 
-The rest is dropped and named; the gate measures the network that the artifact really is.
+The rest, such as rows of attributes, is dropped and named; the gate measures the network that the artifact really is.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from features.fields import Field
 from features.vocabulary import Vocabulary
 from network.backbone import Backbone
 from network.inputs import ModuleShape
+from training.deltas.constant import constant_of
 from training.deltas.low_rank import Factors, Ranks, smallest_ranks
 from training.deltas.overlay import TORCH, OverlayRows, row_sparse
 from training.errors import CompressionRefused
@@ -64,6 +67,7 @@ def compress(
     theta_i: Mapping[str, Tensor],
     evaluate: Evaluate,
     *,
+    domain: str | None = None,
     bound: float = BOUND,
     max_rank: int = MAX_RANK,
     dtype: Dtype = "float16",
@@ -76,6 +80,7 @@ def compress(
         vocabulary: of the data set.
         theta_i: the delta by a bundle's names; a tensor that is not there is zero.
         evaluate: validation AUC of the domain by whole weights (`training.deltas.evaluation.ValidationAuc`).
+        domain: whose delta it is; without it the domain's own row is dropped as other rows without an id are.
         bound: on the AUC lost against theta_S + theta_i.
         max_rank: of any layer.
         dtype: of U, D and overlay rows.
@@ -90,7 +95,11 @@ def compress(
         raise CompressionRefused("the validation rows have one class only: there is no AUC that a gate could hold to")
     overlays, rest = row_sparse(fields, vocabulary, theta_s, theta_i)
     overlays = [overlay.stored(dtype) for overlay in overlays]
-    plan = _Plan(backbone, theta_s, rest, max_rank, TORCH[dtype])
+    constant: Tensor | None = None
+    if domain is not None:
+        own = constant_of(backbone.shape, fields, vocabulary, rest, domain)
+        rest, constant = own.rest, own.x if bool(own.x.any()) else None
+    plan = _Plan(backbone, theta_s, rest, max_rank, TORCH[dtype], constant)
     base = plan.exact | _overlaid(theta_s, vocabulary, overlays)
     dropped = sorted([*plan.dropped, *_row_0(fields, theta_i)])
 
@@ -122,10 +131,17 @@ class _Plan:
         rest: the delta without id embeddings.
         max_rank: of any layer.
         dtype: of U and D.
+        constant: (k,) added to the input of the first layer in every row; None for nothing.
     """
 
     def __init__(
-        self, backbone: Backbone, theta_s: Weights, rest: Mapping[str, Tensor], max_rank: int, dtype: torch.dtype
+        self,
+        backbone: Backbone,
+        theta_s: Weights,
+        rest: Mapping[str, Tensor],
+        max_rank: int,
+        dtype: torch.dtype,
+        constant: Tensor | None = None,
     ) -> None:
         left = {name: value for name, value in rest.items() if bool((value != 0).any())}
         self._theta_s, self._dtype = theta_s, dtype
@@ -138,7 +154,8 @@ class _Plan:
         modules = backbone.shape.modules
         last = modules[len(backbone.shape.tower) - 1].name
         for module in modules:
-            self._take(module, left, scale if module.name == last else None, max_rank)
+            first = constant if module.name == modules[0].name else None
+            self._take(module, left, scale if module.name == last else None, first, max_rank)
         if not self._factors:  # an adapter adapts something: nothing of the first module
             self._shifts[modules[0].name] = torch.zeros(modules[0].outputs)
             self._factors[modules[0].name] = Factors.of(torch.zeros(modules[0].outputs, modules[0].inputs), 1)
@@ -189,14 +206,19 @@ class _Plan:
             left["output.weight"] = held
         return torch.where(fits, factor, 1.0)
 
-    def _take(self, module: ModuleShape, left: Weights, scale: Tensor | None, max_rank: int) -> None:
+    def _take(
+        self, module: ModuleShape, left: Weights, scale: Tensor | None, constant: Tensor | None, max_rank: int
+    ) -> None:
         """Take from `left` what one module's LoRA and norm hold."""
         weight, bias = f"{module.name}.weight", f"{module.name}.bias"
         norms = {name: left.pop(name) for name in [f"{module.name}.norm.{p}" for p in _NORM_PARTS] if name in left}
-        if scale is None and not norms and weight not in left and bias not in left:
+        untouched = weight not in left and bias not in left and not norms
+        if untouched and scale is None and constant is None:
             return
         delta = left.pop(weight, torch.zeros_like(self._theta_s[weight])).double()
         shift = left.pop(bias, torch.zeros(module.outputs)).double()
+        if constant is not None:
+            shift = shift + (self._theta_s[weight] + delta) @ constant
         if module.norm:
             self.exact |= self._norm(module, norms, scale)
         elif scale is not None:

@@ -107,10 +107,21 @@ def _compressed(setting: Setting, learned: Trained, domain: int, source: Source,
     evaluate = ValidationAuc(learned.backbone.shape, setting.rows, setting.domains.stop[domain])
     theta_i = own.full(learned.shared)
     try:
-        found = compress(learned.backbone, dataset.fields, dataset.vocabulary, theta_i, evaluate, dtype=source.dtype)
+        found = compress(
+            learned.backbone,
+            dataset.fields,
+            dataset.vocabulary,
+            theta_i,
+            evaluate,
+            domain=own.name,
+            dtype=source.dtype,
+        )
     except CompressionRefused as error:
         meter.say(f"{own.name} stays a delta: {error}")
         return delta_of(learned, domain, source, notes)
+    if found.record["dropped"]:
+        left_out = ", ".join(found.record["dropped"])
+        meter.say(f"{own.name} as a LoRA: without {left_out}; {found.record['auc_loss']:.6f} validation AUC lost")
     return compressed_artifact(source, domain, found, notes)
 
 

@@ -143,3 +143,33 @@ def test_an_overlay_alone_needs_no_module(world: DeltaWorld) -> None:
     assert found.ranks == {"tower.0": 1}
     content = compressed_artifact(world.source("float16"), DOMAIN, found, Notes())
     verify_adapter(decode_adapter(content), world.bundle, {}, None, OnnxEngine(world.bundle).logits)
+
+
+def test_the_domains_own_row_is_held_exactly(world: DeltaWorld) -> None:
+    """Law: what the domain's own embedding changes goes into the shift, no row of the domain scores otherwise."""
+    g = torch.Generator().manual_seed(7)
+    table = world.theta_s["embedding.theme"]
+    theta_i = {
+        "embedding.theme": torch.randn(table.shape, generator=g),
+        "tower.0.weight": 0.3 * torch.randn(world.theta_s["tower.0.weight"].shape, generator=g),
+    }
+    seen: list[Mapping[str, Tensor]] = []
+
+    def perfect(weights: Mapping[str, Tensor]) -> float:
+        seen.append(weights)
+        return 1.0 if len(seen) <= 2 else 0.0
+
+    found = compress(
+        world.backbone, world.fields, world.vocabulary, theta_i, perfect, domain="theme-2", dtype="float32"
+    )
+    assert found.record["dropped"] == []
+    assert torch.equal(seen[1]["embedding.theme"], table)
+    column = [field.name for field in world.fields if field.kind == "sparse"].index("theme")
+    batch = world.run.rows.batch(torch.arange(len(world.run.rows.label)))
+    own = (batch.sparse[:, column] == int(world.vocabulary.rows("theme", ["theme-2"])[0])).numpy()
+    assert own.any()
+    whole, lora = (logits_by(world.backbone, weights, world.run) for weights in seen[:2])
+    np.testing.assert_allclose(lora[own], whole[own], rtol=0, atol=2e-5)
+    assert np.abs(whole - logits_by(world.backbone, world.theta_s, world.run))[own].max() > 0.01
+    without = compress(world.backbone, world.fields, world.vocabulary, theta_i, lambda weights: 1.0)
+    assert without.record["dropped"] == ["embedding.theme"]

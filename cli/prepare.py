@@ -46,6 +46,33 @@ def synthetic(
     _prepare(source, out)
 
 
+@app.command()
+def conflict(
+    out: Out,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything that is drawn.")] = 0,
+    rows: Annotated[
+        int, typer.Option(min=200, help="Shown items, over all domains; at least 25,000 for 10 domains.")
+    ] = 60_000,
+    users: Annotated[int, typer.Option(min=10, help="Users that items are shown to.")] = 800,
+    items: Annotated[int, typer.Option(min=10, help="Items that are shown.")] = 300,
+    domains: Annotated[int, typer.Option(min=2, help="Natural domains; the last three tenths are sparse.")] = 10,
+    conflict: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the logit's variance in which domains differ.")
+    ] = 0.6,
+    directions: Annotated[
+        int, typer.Option(min=1, help="Components in which they differ: 1 is two camps; else even, below --domains.")
+    ] = 2,
+) -> None:
+    """Draw a world whose domains contradict each other by construction, split 60/20/20."""
+
+    def source() -> PreparedDataset:
+        from training.sources.conflict import ConflictWorld, conflicting
+
+        return conflicting(ConflictWorld(seed, rows, users, items, domains, conflict, directions))
+
+    _prepare(source, out)
+
+
 @app.command(name="movielens-1m")
 def movielens_1m(
     source: Source,

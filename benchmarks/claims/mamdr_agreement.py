@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -39,6 +39,11 @@ def series(data: Path, name: str, epochs: int, seed: int) -> list[Agreement]:
         framework.epoch(state, epoch)
         found.append(agreement(setting, state, setting.domains.train))
     return found
+
+
+def at_equal_loss(ours: Sequence[Agreement], others: Sequence[Agreement]) -> list[tuple[Agreement, Agreement]]:
+    """Pair each of ours with that of the others whose training loss is nearest: products shrink as the loss does."""
+    return [(one, min(others, key=lambda other: abs(other.loss - one.loss))) for one in ours]
 
 
 def plot(found: Mapping[str, Sequence[Agreement]], path: Path) -> None:
@@ -84,3 +89,14 @@ def lines(work: Workplace) -> Iterator[Line]:
     cosine = {name: statistics.mean(one.mean_cosine for one in each) for name, each in late.items()}
     figure = f"DN {cosine['dn']:+.3f}, Alternate {cosine['alternate']:+.3f}"
     yield measured(f"conflict: mean cosine of domain gradients, {what}", figure)
+    yield measured("conflict: mean training loss of the domains, the same epochs", _both(late, lambda one: one.loss))
+    pairs = at_equal_loss(late["dn"], found["alternate"])
+    ours, theirs = (statistics.mean(one.mean_inner for one in side) for side in zip(*pairs, strict=True))
+    apart = statistics.mean(abs(one.loss - other.loss) for one, other in pairs)
+    claim = f"conflict: mean inner product, each of these DN epochs beside Alternate's of nearest loss ({apart:.4f})"
+    yield measured(claim, f"DN {ours:+.2e}, Alternate {theirs:+.2e}")
+
+
+def _both(late: Mapping[str, Sequence[Agreement]], of: Callable[[Agreement], float]) -> str:
+    mean = {name: statistics.mean(map(of, each)) for name, each in late.items()}
+    return f"DN {mean['dn']:.4f}, Alternate {mean['alternate']:.4f}"

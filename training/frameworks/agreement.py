@@ -27,10 +27,12 @@ class Agreement:
     Args:
         domains: positions of the n domains that have rows.
         inner: (n, n) <g_i, g_j>.
+        loss: mean over the domains of their mean losses, at the same weights.
     """
 
     domains: tuple[int, ...]
     inner: NDArray[np.float64]
+    loss: float = float("nan")
 
     @property
     def mean_inner(self) -> float:
@@ -52,11 +54,13 @@ class Gradient:
         dense: by parameter name.
         ids: (u,) int64, rows of `embeddings.table` that have one.
         rows: (u, E) theirs.
+        loss: the mean loss itself.
     """
 
     dense: Tensors
     ids: Tensor
     rows: Tensor
+    loss: float
 
     @classmethod
     def of(cls, setting: Setting, values: Tensors, batches: Iterable[LabelledBatch]) -> Gradient:
@@ -70,14 +74,14 @@ class Gradient:
         names = setting.shared_names
         dense = {name: torch.zeros_like(values[name], dtype=torch.float64) for name in names if name != TABLE}
         table = torch.zeros_like(values[TABLE], dtype=torch.float64)
-        seen = 0
+        seen, loss = 0, 0.0
         for batch in batches:
-            _, found = loss_and_gradients(setting.structure, values, names, batch)
-            seen += len(batch)
+            own, found = loss_and_gradients(setting.structure, values, names, batch)
+            seen, loss = seen + len(batch), loss + float(own) * len(batch)
             for name, value in found.items():
                 (table if name == TABLE else dense[name]).add_(value.double(), alpha=len(batch))
         ids = table.abs().sum(1).nonzero().squeeze(1)
-        return cls({name: value / seen for name, value in dense.items()}, ids, table[ids] / seen)
+        return cls({name: value / seen for name, value in dense.items()}, ids, table[ids] / seen, loss / seen)
 
 
 def agreement(setting: Setting, state: State, rows: Sequence[Tensor], batch_rows: int = 8192) -> Agreement:
@@ -90,7 +94,8 @@ def agreement(setting: Setting, state: State, rows: Sequence[Tensor], batch_rows
         batch_rows: read at a time; bounds memory, changes no result beyond rounding.
 
     Returns:
-        The inner products of the gradients of theta_S's parameters, embeddings included where they learn.
+        Inner products of the gradients of theta_S's parameters, embeddings included where they learn. Between epochs
+        theta_S is where the next inner loop starts, which is where the paper's expansion takes the gradients.
     """
     setting.structure.load_moments(state.moments)
     domains = tuple(domain for domain, part in enumerate(rows) if len(part))
@@ -100,7 +105,8 @@ def agreement(setting: Setting, state: State, rows: Sequence[Tensor], batch_rows
         batches = map(setting.labelled, torch.split(rows[domain], batch_rows))
         gradients.append(Gradient.of(setting, state.shared, batches))
     inner = np.array([_products(one, gradients, state.shared[TABLE].shape) for one in gradients])
-    return Agreement(domains, inner.reshape(len(domains), len(domains)))
+    loss = float(np.mean([one.loss for one in gradients])) if gradients else float("nan")
+    return Agreement(domains, inner.reshape(len(domains), len(domains)), loss)
 
 
 def _products(one: Gradient, others: Sequence[Gradient], table: torch.Size) -> list[float]:

@@ -57,3 +57,19 @@ def test_measuring_changes_nothing(small_data: SmallData) -> None:
     assert found.inner.shape == (2, 2)
     assert all(torch.equal(value, before[name]) for name, value in state.tensors().items())
     assert all(torch.equal(value, state.moments[name]) for name, value in setting.structure.moments().items())
+
+
+def test_the_loss_is_the_mean_of_the_domains_own(small_data: SmallData) -> None:
+    """Law: domains count alike, whatever their rows, and the cut into batches does not matter."""
+    setting = small_data.setting()
+    state = setting.start()
+    plain = small_data.structure().double().eval()
+    each = []
+    for positions in setting.domains.train:
+        batch = setting.labelled(positions)
+        logits = plain(batch.inputs, batch.domain)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, batch.label.double())
+        each.append(float(loss.detach()))
+    assert len({len(rows) for rows in setting.domains.train}) == 3
+    found = agreement(setting, state, setting.domains.train, batch_rows=40)
+    assert found.loss == pytest.approx(np.mean(each), rel=1e-5)

@@ -9,16 +9,19 @@ from adapters_store.backbone import Backbone
 from service.engine import Engine
 from service.engines.native import FP32, EngineAbsent, NativeEngine, Precision
 from service.engines.onnx import OnnxEngine
+from service.engines.torch_engine import TorchEngine
 
 EngineName = Literal["onnx", "native"]
+"""What the setting may say; `Engines.make` takes `torch`, too: see docs/gpu.md."""
 
 
 class Engines:
     """Makes the engine of each backbone.
 
     Args:
-        told: called once, with what serves instead and the reason, when the native engine is asked for and cannot run
-            as asked: in float32 where bfloat16 cannot, and the portable one, which every machine has, where neither.
+        told: called once, with what serves instead and the reason, when the engine that is asked for cannot run as
+            asked: the native one in float32 where bfloat16 cannot, and the portable one, which every machine has,
+            where neither can, or where the torch engine finds no device.
     """
 
     def __init__(self, told: Callable[[str, str], None]) -> None:
@@ -27,7 +30,7 @@ class Engines:
 
     def make(
         self,
-        name: EngineName,
+        name: EngineName | Literal["torch"],
         backbone: Backbone,
         *,
         threads: int,
@@ -49,6 +52,8 @@ class Engines:
         portable = OnnxEngine(backbone, threads, rows_per_run)
         if name == "onnx":
             return portable
+        if name == "torch":
+            return self._on_device(backbone, portable)
         reasons = []
         for form in dict.fromkeys((precision, FP32)):
             try:
@@ -60,6 +65,13 @@ class Engines:
                 return engine
         self._tell("onnx", reasons)
         return portable
+
+    def _on_device(self, backbone: Backbone, portable: Engine) -> Engine:
+        try:
+            return TorchEngine(backbone, portable)
+        except EngineAbsent as absent:
+            self._tell("onnx", [str(absent)])
+            return portable
 
     def _tell(self, serving: str, reasons: Sequence[str]) -> None:
         if reasons and not self._silent:

@@ -18,7 +18,7 @@ class Account:
         generation: of the record.
         fallback: why the live revision did not score.
         error: class of what the request was refused with.
-        stages: (name, began, ended) in `Clock.now()` seconds, in order of their ends.
+        stages: (name, began, ended) in `Clock.now()` seconds, as they were told.
     """
 
     __slots__ = ("alias", "backbone", "by", "domain", "error", "fallback", "generation", "revision", "rows", "stages")
@@ -36,11 +36,11 @@ class Account:
         self.stages: list[tuple[str, float, float]] = []
 
     def stage(self, name: str, began: float, ended: float) -> None:
-        """A stage of the request ended; one that is gone through twice is told twice."""
+        """A stage of the request ended; one that another interrupts, or that is gone through twice, is told twice."""
         self.stages.append((name, began, ended))
 
     def seconds(self) -> dict[str, float]:
-        """Stage -> seconds in it, in order of their ends."""
+        """Stage -> seconds in it, in the order in which they were first told."""
         spent: dict[str, float] = {}
         for name, began, ended in self.stages:
             spent[name] = spent.get(name, 0.0) + ended - began

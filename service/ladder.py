@@ -60,10 +60,12 @@ class Asked:
         min_generation: the oldest generation of the record that counts as live.
         deadline: no wait is longer, `Clock.now()` seconds.
         serving: the backbone that its rows are encoded for.
+        clock: times the gathering of its rows.
 
     Attributes:
         tables: those that encoded it, held to the last row.
         encoded: its rows.
+        gathering: when its ids were found and when its rows were there, `Clock.now()` seconds.
 
     Raises:
         InvalidContext: a context value that its field cannot take.
@@ -76,12 +78,17 @@ class Asked:
     min_generation: int | None
     deadline: float
     serving: Serving
+    clock: Clock
     tables: FeatureTables = field(init=False)
     encoded: Encoded = field(init=False)
+    gathering: tuple[float, float] = field(init=False)
 
     def __post_init__(self) -> None:
         self.tables = self.serving.tables.current  # taken once: one response is of one pair of tables
-        self.encoded = self.tables.encode(self.user_id, self.item_ids, self.domain, self.context)
+        found = self.tables.find(self.user_id, self.item_ids)
+        began = self.clock.now()
+        self.encoded = self.tables.gather(found, self.domain, self.context)
+        self.gathering = began, self.clock.now()
 
     def by(self, serving: Serving) -> Asked:
         """The same request for a backbone; itself if its rows are that one's already."""

@@ -21,7 +21,7 @@ from service.together import Alone, Together
 from service.totals import Totals
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-STAGES = ("parse", "lookup", "queue", "engine", "reply", "encode")
+STAGES = ("parse", "lookup", "gather", "queue", "engine", "reply", "encode")
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 ROWS = (1, 10, 32, 100, 320, 1000, 3200, 10_000, 32_000)
 DOMAINS = 50

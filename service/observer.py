@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from service.logs import Action
 
-Stage = Literal["lookup", "queue", "engine", "reply"]
+Stage = Literal["lookup", "gather", "queue", "engine", "reply"]
 LoadOutcome = Literal["activated", "rejected", "store_unavailable"]
 MissedIn = Literal["queue", "engine", "reply"]
 
@@ -21,7 +21,11 @@ class Observer(Protocol):
     """
 
     def stage(self, name: Stage, seconds: float) -> None:
-        """One request spent this long in a stage (lookup: ids to rows, with any cold wait; queue; engine; reply)."""
+        """One request spent this long in a stage.
+
+        They are lookup (ids to positions in the tables, and what scores them, with any cold wait), gather (positions to
+        encoded rows), queue, engine (the gathering of embeddings included) and reply.
+        """
 
     def batch(self, rows: int, segments: int) -> None:
         """The engine is given a batch."""

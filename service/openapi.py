@@ -9,7 +9,8 @@ from fastapi import FastAPI
 
 from service.links import link
 from service.routes.described import PROBLEM, problems
-from service.routes.score import ScoreBody, ScoreReply
+from service.routes.forms import JSON, MSGPACK
+from service.routes.score import ScoreBody, ScoreBodyMsgpack, ScoreReply
 
 REF = "#/components/schemas/{name}"
 REQUEST_EXAMPLE = {
@@ -38,6 +39,11 @@ REPLY_EXAMPLE = {
     "unknown_items": [],
     "request_id": "8d0f9a3c",
 }
+DESCRIPTION = """\
+Score items for one user in one domain; probabilities in the order of item_ids.
+
+A body is JSON, or MessagePack with the same keys and values; without a Content-Type it is JSON. The answer has the form
+that Accept prefers, and that of the body where Accept is absent or has no preference. A problem is JSON always."""
 OPEN = ("/healthz", "/metrics")
 RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
 DEADLINE = {
@@ -57,7 +63,7 @@ def describe(app: FastAPI) -> None:
         # FastAPI keeps what it made and hands out the same object, so the additions are made once
         description = fastapi_description()
         if "/score" not in description["paths"]:
-            _, schemas = msgspec.json.schema_components([ScoreBody, ScoreReply], ref_template=REF)
+            _, schemas = msgspec.json.schema_components([ScoreBody, ScoreBodyMsgpack, ScoreReply], ref_template=REF)
             components = description.setdefault("components", {})
             components.setdefault("schemas", {}).update({**schemas, "Problem": PROBLEM})
             components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
@@ -70,29 +76,28 @@ def describe(app: FastAPI) -> None:
 
 
 def _score_operation() -> dict[str, Any]:
-    reply = {"schema": {"$ref": REF.format(name="ScoreReply")}, "example": REPLY_EXAMPLE}
-    refusals = problems(400, 401, 403, 404, 408, 413, 422, 429, 431, 500, 503, 504)
+    reply, body = _of(ScoreReply), _of(ScoreBody)
+    refusals = problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 431, 500, 503, 504)
     refusals[503]["headers"] = RETRY_AFTER
     return {
         "tags": ["scoring"],
         "summary": "Score",
-        "description": "Score items for one user in one domain; probabilities in the order of item_ids.",
+        "description": DESCRIPTION,
         "operationId": "score",
         "parameters": [DEADLINE],
         "requestBody": {
             "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {"$ref": REF.format(name="ScoreBody")},
-                    "example": REQUEST_EXAMPLE,
-                }
-            },
+            "content": {JSON: {**body, "example": REQUEST_EXAMPLE}, MSGPACK: _of(ScoreBodyMsgpack)},
         },
         "responses": {
-            "200": {"description": "Scores", "content": {"application/json": reply}},
+            "200": {"description": "Scores", "content": {JSON: {**reply, "example": REPLY_EXAMPLE}, MSGPACK: reply}},
             **{str(status): refusal for status, refusal in refusals.items()},
         },
     }
+
+
+def _of(body: type[msgspec.Struct]) -> dict[str, Any]:
+    return {"schema": {"$ref": REF.format(name=body.__name__)}}
 
 
 def _mark_secured(paths: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ STATUS: dict[type[Exception], int] = {
     edge.BodyTooSlow: 408,
     edge.PreconditionFailed: 412,
     edge.BodyTooLarge: 413,
+    edge.UnsupportedMediaType: 415,
     edge.InvalidRequest: 422,
     edge.UploadsBusy: 429,
     edge.RateLimited: 429,

@@ -3,10 +3,11 @@
 ServiceError
 ├── SettingsInvalid       an unknown or impossible setting, variable, token file
 └── Refusal
-    ├── MalformedRequest      bytes that are no JSON, a header that cannot be read
-    ├── InvalidRequest        JSON of the wrong shape; names the field
+    ├── MalformedRequest      bytes that are not of their form, a header that cannot be read
+    ├── InvalidRequest        a body of the wrong shape; names the field
     ├── Unauthenticated       no token, or one that is not known
     ├── Forbidden             a known caller without the scope
+    ├── UnsupportedMediaType  a body in a form that the route does not read
     ├── BodyTooLarge          more bytes than the route takes
     ├── HeadersTooLarge       more header bytes than the server takes
     ├── BodyTooSlow           the client did not send its body in time
@@ -31,11 +32,11 @@ class Refusal(ServiceError):
 
 
 class MalformedRequest(Refusal):
-    """Bytes that are no JSON, or a header or query that cannot be read."""
+    """Bytes that are not of the form that they are said to be, or a header or query that cannot be read."""
 
 
 class InvalidRequest(Refusal):
-    """JSON of the wrong shape or value.
+    """A body of the wrong shape or value.
 
     Args:
         message: what is wrong and what is expected.
@@ -62,6 +63,10 @@ class Forbidden(Refusal):
     def __init__(self, message: str, scope: str) -> None:
         super().__init__(message)
         self.scope = scope
+
+
+class UnsupportedMediaType(Refusal):
+    """A body whose Content-Type names a form that the route does not read."""
 
 
 class BodyTooLarge(Refusal):

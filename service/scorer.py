@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from service.engine import Segment
 from service.errors import DeadlineExceeded, EngineFailed, TooManyItems, Unavailable, UnknownDomain, UnknownEntities
 from service.ladder import Admission, Alias, Asked, Fallback, Ladder
 from service.loader import Loader
-from service.observer import Observer
+from service.observer import Observer, Stage
 from service.precedence import Precedence
 from service.segments import in_order, probability
 from service.shadow import ShadowRun, Shadows
@@ -168,12 +168,13 @@ class Scorer:
                 request.min_generation,
                 request.deadline,
                 self._ladder.serving(domain),
+                self._clock,
             )
         )
         shadow = None
         try:
             _refuse_if_strict(request, admission)
-            self._stage(request, "lookup", started)
+            self._tell_lookup(request, admission.asked, started)
             if admission.alias == "live":
                 shadow = self._shadows.choose(admission.asked)
             logits = await self._logits(admission, request, shadow)
@@ -189,14 +190,20 @@ class Scorer:
         result = self._result(request, admission, logits)
         if shadow is not None:
             shadow.answer(result.scores)
-        self._stage(request, "reply", replying)
+        self._tell_stage(request, "reply", (replying, self._clock.now()))
         return result
 
-    def _stage(self, request: ScoreRequest, name: Literal["lookup", "reply"], began: float) -> None:
-        ended = self._clock.now()
-        self._observer.stage(name, ended - began)
+    def _tell_lookup(self, request: ScoreRequest, asked: Asked, began: float) -> None:
+        """Tell the stages before the queue: the rows are gathered in the midst of the lookup, which ends now."""
+        found, gathered = asked.gathering
+        self._tell_stage(request, "lookup", (began, found), (gathered, self._clock.now()))
+        self._tell_stage(request, "gather", asked.gathering)
+
+    def _tell_stage(self, request: ScoreRequest, name: Stage, *spans: tuple[float, float]) -> None:
+        self._observer.stage(name, sum(ended - began for began, ended in spans))
         if request.account is not None:
-            request.account.stage(name, began, ended)
+            for began, ended in spans:
+                request.account.stage(name, began, ended)
 
     async def _logits(
         self, admission: Admission, request: ScoreRequest, shadow: ShadowRun | None = None

@@ -26,6 +26,21 @@ Positions = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """Where a request's ids stand.
+
+    Args:
+        user: the user's position in the table, int64 (1,), -1 unknown.
+        items: positions in the item table, int64 (n,), -1 unknown.
+        asked: the raw ids of user and items.
+    """
+
+    user: Positions
+    items: Positions
+    asked: tuple[Question, Question]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
     """A request's rows and where they come from.
 
@@ -121,20 +136,34 @@ class FeatureTables:
     def encode(
         self, user_id: str | int, item_ids: Sequence[str | int], domain_id: str, context: Mapping[str, Any] | None
     ) -> Encoded:
-        """Look up a request's ids.
+        """Look up a request's ids and gather its rows.
 
         Raises:
             InvalidContext: a context value that its field cannot take.
         """
-        context = context or {}
+        return self.gather(self.find(user_id, item_ids), domain_id, context)
+
+    def find(self, user_id: str | int, item_ids: Sequence[str | int]) -> Found:
+        """Look up a request's ids."""
         asked = Question([user_id]), Question(item_ids)
-        user, items = self._users.find(asked[0]), self._items.find(asked[1])
+        return Found(self._users.find(asked[0]), self._items.find(asked[1]), asked)
+
+    def gather(self, found: Found, domain_id: str, context: Mapping[str, Any] | None) -> Encoded:
+        """The rows of a request whose ids these tables have found.
+
+        Raises:
+            InvalidContext: a context value that its field cannot take.
+        """
+        user, items = found.user, found.items
         once = self._users.gather(user).join(encode_domain(self._fields, self._vocabulary, domain_id))
+        once = once.join(self._encoded(context) if context else self._no_context)
+        return Encoded(once.repeat(len(items)).join(self._items.gather(items)), user, items, context or {}, found.asked)
+
+    def _encoded(self, context: Mapping[str, Any]) -> EncodedRows:
         try:
-            once = once.join(encode_context(self._fields, self._vocabulary, context))
+            return encode_context(self._fields, self._vocabulary, context)
         except ContextError as error:
             raise InvalidContext(str(error)) from error
-        return Encoded(once.repeat(len(items)).join(self._items.gather(items)), user, items, context, asked)
 
     def without_context(self, rows: EncodedRows) -> EncodedRows:
         """The same rows as if the request had brought no context."""

@@ -29,6 +29,8 @@ CHECKS = (
 
 # a body that never comes, or a deadline that is over, may be told before a fault is found
 _CONFIG = """\
+hooks = {hooks}
+
 [checks.negative_data_rejection]
 expected-statuses = ["4xx", "503", "504"]
 """
@@ -38,7 +40,7 @@ def explore(work: Workplace, server: Server) -> Path:
     """Run it to its end; the events it wrote."""
     events, log = work.folder / "schemathesis.ndjson", work.folder / "schemathesis.log"
     config = work.folder / "schemathesis.toml"
-    config.write_text(_CONFIG)
+    config.write_text(_CONFIG.format(hooks=json.dumps(str(Path(__file__).with_name("schemathesis_hooks.py")))))
     command = [
         str(Path(sys.executable).with_name("schemathesis")),
         f"--config-file={config}",

@@ -1,4 +1,4 @@
-"""Reads what a request says: JSON bodies checked to the last key, and the headers that carry conditions and digests."""
+"""Reads what a request says: bodies checked to the last key, and the headers that carry conditions and digests."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import binascii
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -34,14 +35,19 @@ def decode_json(decoder: msgspec.json.Decoder[Body], raw: bytes) -> Body:
         MalformedRequest: the bytes are no JSON.
         InvalidRequest: a key is unknown or missing, or a value has the wrong type; names the field.
     """
-    try:
-        return decoder.decode(raw)
-    except msgspec.ValidationError as error:
-        raise _invalid(str(error), decoder.type.__struct_fields__) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise MalformedRequest(f"the body is no JSON: {str(error)[:_SHOWN]}") from None
-    except RecursionError:
-        raise MalformedRequest("the body is nested too deeply") from None
+    return _decoded(decoder.decode, raw, decoder.type, "JSON")
+
+
+def decode_msgpack(decoder: msgspec.msgpack.Decoder[Body], raw: bytes) -> Body:
+    """Decode a body of MessagePack as strictly as one of JSON.
+
+    What is allocated grows with the bytes that came, whatever lengths they announce: msgspec reserves nothing ahead.
+
+    Raises:
+        MalformedRequest: the bytes are no MessagePack.
+        InvalidRequest: a key is unknown or missing, or a value has the wrong type; names the field.
+    """
+    return _decoded(decoder.decode, raw, decoder.type, "MessagePack")
 
 
 def read_deadline_s(headers: Headers, cap_s: float) -> float:
@@ -128,6 +134,17 @@ def read_demand(headers: Headers) -> Demand:
 def etag_of(generation: int, pointer: int) -> str:
     """The ETag of a domain: its record's generation and the release pointer's."""
     return f'"{generation}.{pointer}"'
+
+
+def _decoded(decode: Callable[[bytes], Body], raw: bytes, body: type[Body], form: str) -> Body:
+    try:
+        return decode(raw)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error), body.__struct_fields__) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MalformedRequest(f"the body is no {form}: {str(error)[:_SHOWN]}") from None
+    except RecursionError:
+        raise MalformedRequest("the body is nested too deeply") from None
 
 
 def _invalid(message: str, known: tuple[str, ...]) -> InvalidRequest:

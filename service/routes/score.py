@@ -1,4 +1,4 @@
-"""POST /score, the main path: a plain Starlette route, so that nothing stands between the bytes and the scorer."""
+"""POST /score, the main path: nothing stands between the bytes and the scorer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from service.feedback.matching import RecentResponses
 from service.ladder import Alias, Fallback
 from service.limits import read_body
 from service.metrics import Metrics
-from service.routes.reading import decode_json, read_deadline_s
+from service.routes.forms import Form, Forms
+from service.routes.reading import read_deadline_s
 from service.scorer import Scorer, ScoreRequest, ScoreResult, Served
 
 SCORE = Scope("score")
@@ -25,6 +26,7 @@ SCORE = Scope("score")
 Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 # Python's `$` would let a newline follow
 DomainId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_:=.-]{0,127}$(?!\n)")]
+Value = str | int | float | bool | None
 
 
 class ScoreBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -36,6 +38,12 @@ class ScoreBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen
     context: dict[str, Any] | None = None
     strict: bool = False
     min_generation: Annotated[int, Meta(ge=0)] | None = None
+
+
+class ScoreBodyMsgpack(ScoreBody, forbid_unknown_fields=True, kw_only=True, frozen=True):
+    """The same in MessagePack, where a context holds plain values and lists of them: bytes and dates have no JSON."""
+
+    context: dict[str, Value | list[Value]] | None = None
 
 
 class ServedReply(msgspec.Struct, frozen=True):
@@ -68,7 +76,7 @@ class ScoreRoute:
         scorer: the core.
         guard: decides who may score.
         clock: the one that deadlines are counted by.
-        metrics: told of rows and of the time that reading and writing JSON takes.
+        metrics: told of rows and of the time that reading and writing bodies takes.
         body_bytes: largest body.
         deadline_s: longest a request may take.
         recent: remembers responses for the feedback that follows; None where feedback is off.
@@ -92,8 +100,7 @@ class ScoreRoute:
         self._body_bytes = body_bytes
         self._deadline_s = deadline_s
         self._recent = recent
-        self._decoder = msgspec.json.Decoder(ScoreBody)
-        self._encoder = msgspec.json.Encoder()
+        self._forms = Forms[ScoreBody](ScoreBody, ScoreBodyMsgpack)
 
     async def score(self, request: Request) -> Response:
         """Score one request, or say in a problem why not; never late, never in part."""
@@ -102,9 +109,10 @@ class ScoreRoute:
         caller = self._guard.authorize(request.headers.get("authorization"), SCORE)
         account.by = caller.name
         allowed_s = read_deadline_s(request.headers, self._deadline_s)
+        form = self._forms.of_body(request.headers.get("content-type"))
         raw = await read_body(request.receive, request.headers, self._body_bytes, allowed_s)
         started = self._clock.now()
-        body = decode_json(self._decoder, raw)
+        body = form.decode(raw)
         account.domain = body.domain_id
         self._guard.admit_rows(caller, len(body.item_ids))
         parsed = self._clock.now()
@@ -124,14 +132,14 @@ class ScoreRoute:
                 account=account,
             )
         )
-        reply = self._reply(result, deadline, account)
+        reply = self._reply(result, self._forms.of_answer(request.headers.get("accept"), form), deadline, account)
         if self._recent is not None:
             self._recent.remember(result, body.user_id, body.item_ids, body.context, len(raw))
         return reply
 
-    def _reply(self, result: ScoreResult, deadline: float, account: Account) -> Response:
+    def _reply(self, result: ScoreResult, form: Form[ScoreBody], deadline: float, account: Account) -> Response:
         started = self._clock.now()
-        content = self._encoder.encode(reply_of(result))
+        content = form.encode(reply_of(result))
         finished = self._clock.now()
         if finished > deadline:
             self._metrics.deadline_missed("reply")
@@ -140,7 +148,7 @@ class ScoreRoute:
         account.stage("encode", started, finished)
         _note(result, account)
         self._metrics.rows(len(result.scores))
-        return Response(content, media_type="application/json")
+        return Response(content, media_type=form.media_type)
 
 
 def _note(result: ScoreResult, account: Account) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from adapters_store.validation import explain
 from training.errors import ConfigError
+from training.packed.config import PackedConfig
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -143,7 +144,7 @@ class GateConfig(Section):
             with the verdict in its manifest; `none` judges nothing.
         q: share of false passes among all passes that Benjamini-Hochberg keeps to.
         auc_margin: how much AUC may fall, at the lower bound of its difference to the backbone's.
-        confidence: of that bound, one-sided, and of what ECE may be by chance.
+        confidence: of that bound, one-sided, and of what ECE may rise by chance.
         min_positives: positives of the domain in the `gate` half.
     """
 
@@ -167,6 +168,7 @@ class TrainingConfig(Section):
             Pre-training keeps its best epoch either way.
         calibration: of natural domains' adapters.
         gate: which of them are published.
+        packed: trains domains side by side (docs/packed.md); null is one by one.
         export_ablations: also write adapters of every mode to RUN/ablations.
         artifact_dtype: of down, up, query and key in the artifacts.
         bootstrap_draws: draws of the confidence intervals.
@@ -184,6 +186,7 @@ class TrainingConfig(Section):
     select: Select = "best"
     calibration: CalibrationConfig = CalibrationConfig()
     gate: GateConfig = GateConfig()
+    packed: PackedConfig | None = None
     export_ablations: bool = False
     artifact_dtype: Literal["float16", "float32"] = "float16"
     bootstrap_draws: Annotated[int, Field(ge=100)] = 1000

@@ -17,6 +17,7 @@ from training.batches import logits_of
 from training.calibration import before_and_after
 from training.checkpoint import Record
 from training.config import TrainingConfig
+from training.errors import ConfigError
 from training.evaluation import evaluate
 from training.export import TrainedRun, export_run
 from training.figures import METHOD_OF, SERVED, Evaluation
@@ -54,21 +55,36 @@ def train_all(config: TrainingConfig, out: Path, resume: bool = False, meter: Me
     return train("all", config, out, resume=resume, meter=meter)
 
 
-def train(stage: str, config: TrainingConfig, out: Path, *, resume: bool = False, meter: Meter | None = None) -> Path:
+def train(
+    stage: str,
+    config: TrainingConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    meter: Meter | None = None,
+    share: tuple[int, int] | None = None,
+) -> Path:
     """Train one stage (`pretrain`, `adapters` or `fuse`) or `all`; see `train_all`.
 
+    Args:
+        stage, config, out, resume, meter: as there.
+        share: (i, n) trains the i-th of n shares of the packs alone; of stage `adapters`, where `packed` is set.
+
     Raises:
+        ConfigError: there is no such share, or nothing to share.
         StageMissing: the stage before this one is not finished in `out`.
         StateMismatch: what is in `out` was trained with other settings.
     """
+    if share is not None and (stage != "adapters" or config.packed is None):
+        raise ConfigError("shares are of packs: set `packed` in the configuration, and train the stage `adapters`")
     refuse_existing(out, stage, resume)
     with threads(config.threads):
         run = Run(config, out, meter or SilentMeter())
         with run.state.locked():
-            return _train(stage, run)
+            return _train(stage, run, share or (1, 1))
 
 
-def _train(stage: str, run: Run) -> Path:
+def _train(stage: str, run: Run, share: tuple[int, int]) -> Path:
     if stage in ("adapters", "fuse"):
         run.require("pretrain")
     if stage == "fuse":
@@ -78,7 +94,7 @@ def _train(stage: str, run: Run) -> Path:
         run.meter.say(line)
     if stage == "pretrain":
         return run.out
-    adapters = run.adapters(pretrained)
+    adapters = run.adapters(pretrained, share)
     if stage == "adapters":
         return run.out
     return _finish(run, pretrained, adapters)

@@ -20,6 +20,8 @@ from training.config import TrainingConfig
 from training.dataset import EncodedDataset, Split, encode, split_of
 from training.errors import ConfigError, RunExists, StageMissing
 from training.fusion import TRAINED_MODES, FusionTrainer, TrainedFusion
+from training.packed.adapters import PackedAdapters
+from training.packed.fusion import PackedFusionTrainer
 from training.prepared import PreparedDataset
 from training.pretrain import Pretrained, pretrain
 from training.progress import Meter
@@ -92,8 +94,11 @@ class Run:
             self.meter,
         )
 
-    def adapters(self, pretrained: Pretrained) -> list[TrainedAdapter]:
-        """Stage 2: train every domain's adapter, or take the finished ones."""
+    def adapters(self, pretrained: Pretrained, share: tuple[int, int] = (1, 1)) -> list[TrainedAdapter]:
+        """Stage 2: train every domain's adapter, or take the finished ones; of packs, the i-th of n shares."""
+        packed = self._packed(pretrained)
+        if packed is not None:
+            return packed.every(self._pack_memory, share)
         return self.adapter_trainer(pretrained).every(self._adapter_memory)
 
     def adapter_trainer(self, pretrained: Pretrained) -> AdapterTrainer:
@@ -114,7 +119,10 @@ class Run:
         self, pretrained: Pretrained, adapters: Sequence[TrainedAdapter]
     ) -> tuple[FusionTrainer, list[TrainedFusion]]:
         """Stage 3: train every mode, or take the finished ones."""
-        trainer = FusionTrainer(
+        kind = FusionTrainer
+        if self.config.packed is not None and self.shape.kind != "autoint":  # whose maps of every field are not stacked
+            kind = PackedFusionTrainer
+        trainer = kind(
             pretrained.backbone,
             self.rows,
             self.positions.train,
@@ -141,6 +149,10 @@ class Run:
             StageMissing: it is not.
             StateMismatch: it was trained with other settings.
         """
+        packed = None if stage == "pretrain" else self._packed(self.pretrained())
+        if packed is not None:
+            self._require_packs(packed)
+            return
         names = {"pretrain": ["pretrain"], "adapters": [f"adapters/{name}" for name in self._domains()]}[stage]
         for name in names:
             saved = self.memory(stage, name).load()
@@ -149,6 +161,22 @@ class Run:
                     f"{self.out} holds no finished {name}: run `espalier train {stage}` into it first, "
                     "or `espalier train all`"
                 )
+
+    def _require_packs(self, packed: PackedAdapters) -> None:
+        missing = packed.unfinished(self._pack_memory)
+        if missing is not None:
+            raise StageMissing(
+                f"{self.out} holds no finished adapters/{missing}: run `espalier train adapters` into it first, "
+                "or bring the share that has it"
+            )
+
+    def _packed(self, pretrained: Pretrained) -> PackedAdapters | None:
+        """What trains adapters side by side, where the configuration asks for it."""
+        config = self.config.packed
+        return None if config is None else PackedAdapters(self.adapter_trainer(pretrained), config)
+
+    def _pack_memory(self, name: str, content: dict[str, Any]) -> Memory:
+        return Memory(self.state, f"adapters/{name}", {**self._identity("adapters"), **content})
 
     def _domains(self) -> list[str]:
         return [name for division in self.rows.divisions for name in division.domains]
@@ -165,6 +193,7 @@ class Run:
         keys = ["seed", "threads", "backbone", "pretrain"]
         if stage != "pretrain":
             keys += ["adapter", "adapters", "select"]
+            keys += ["packed"] if self.config.packed is not None else []  # a run of an older build is resumed
         if stage == "fuse":
             keys += ["fusion", "fuse"]
             settings["fusion"] = {k: v for k, v in settings["fusion"].items() if k != "mode"}  # all modes are trained

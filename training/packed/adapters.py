@@ -1,0 +1,172 @@
+"""Stage 2 in packs: the adapters of hundreds of domains in one batched job, each as it would be alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from adapters_store.canonical import canonical_json, digest
+from network.lora import DomainAdapter
+from training.adapters import AdapterTrainer, TrainedAdapter, places
+from training.checkpoint import Memory, Record, Saved
+from training.early_stopping import EarlyStopping
+from training.loops import Fitted
+from training.packed.compensation import compensate
+from training.packed.config import PackedConfig
+from training.packed.course import Course
+from training.packed.layer import Rules
+from training.packed.loop import Network, PackLoop
+from training.packed.plan import Footprint, Pack, Plan, Size, plan
+from training.packed.rows import DomainRows, PackInputs
+from training.packed.stack import Layout, Stack
+from training.ranks import adapter_ranks
+
+MemoryOf = Callable[[str, Record], Memory]
+"""The checkpoint of one name, with what its content depends on beside the stage's settings."""
+
+
+@dataclass(frozen=True)
+class PackedAdapters:
+    """Trains the adapters of one backbone in packs.
+
+    Args:
+        trainer: what trains one of them alone: the same rows, settings and streams serve here.
+        config: how large a pack may be.
+    """
+
+    trainer: AdapterTrainer
+    config: PackedConfig
+
+    @cached_property
+    def plan(self) -> Plan:
+        """All packs, and the domains that are too large for one."""
+        network, trainer = self._network, self.trainer
+        footprint = Footprint(
+            network.rules.shape,
+            network.rules.ranks,
+            trainer.schedule,
+            trainer.backbone.output.weight.element_size(),
+        )
+        sizes = (
+            Size(place, *(part.count(place.division, place.domain) for part in (self._train, self._stop)))
+            for place in places(trainer.rows)
+        )
+        return plan(sizes, footprint, self.config)
+
+    def every(self, memory_of: MemoryOf, share: tuple[int, int] = (1, 1)) -> list[TrainedAdapter]:
+        """Train all domains, or a share of the packs, and return them in the order of `training.adapters.places`.
+
+        Args:
+            memory_of: where a pack, or a domain by itself, keeps what it has learned.
+            share: (i, n) the i-th of n shares.
+
+        Raises:
+            ConfigError: there is no such share.
+            StateMismatch: a checkpoint is of other settings, or of other packs.
+        """
+        found = {trained.place: trained for trained in self.each(memory_of, share)}
+        return [found[place] for place in places(self.trainer.rows) if place in found]
+
+    def each(self, memory_of: MemoryOf, share: tuple[int, int] = (1, 1)) -> Iterator[TrainedAdapter]:
+        """As `every`, pack by pack: what is not held on to needs no memory."""
+        chosen = self.plan.share(*share)
+        self.trainer.meter.say(f"adapters: {chosen.line()}")
+        for pack in chosen.packs:
+            yield from self.one(pack, memory_of(*self.memory_key(pack)))
+        for place in chosen.alone:
+            yield self.trainer.one(place, memory_of(place.name, {}))
+
+    def unfinished(self, memory_of: MemoryOf) -> str | None:
+        """Name the first pack or domain that is not finished yet; None where all are.
+
+        Raises:
+            StateMismatch: a checkpoint is of other settings, or of other packs.
+        """
+        keys = [self.memory_key(pack) for pack in self.plan.packs]
+        keys += [(place.name, {}) for place in self.plan.alone]
+        for name, content in keys:
+            saved = memory_of(name, content).load()
+            if saved is None or not saved.record["finished"]:
+                return name
+        return None
+
+    def memory_key(self, pack: Pack) -> tuple[str, Record]:
+        """Return the name of a pack's checkpoint, and what it holds: packs of other domains are not taken for it."""
+        domains = [[place.division_name, place.name] for place in pack.places]
+        return f"packed/{pack.number:05d}", {"pack": digest(canonical_json(domains))}
+
+    def one(self, pack: Pack, memory: Memory) -> list[TrainedAdapter]:
+        """Train one pack, or take the finished one.
+
+        Raises:
+            StateMismatch: the checkpoint is of other settings, or of another pack.
+        """
+        saved = memory.load()
+        adapters = [self.trainer.untrained(place) for place in pack.places]
+        if saved is None:
+            stack, fitted = self._train_pack(pack, adapters, memory.name)
+            memory.save({"learned": stack.learned, "moments": stack.moments}, _record(fitted))
+        else:
+            stack, fitted = _restored(saved)
+        self._network.layout.unstack(stack, adapters)
+        return [
+            TrainedAdapter(
+                place, adapter.requires_grad_(False).eval(), how, self._train.count(place.division, place.domain)
+            )
+            for place, adapter, how in zip(pack.places, adapters, fitted, strict=True)
+        ]
+
+    def _train_pack(self, pack: Pack, adapters: Sequence[DomainAdapter], name: str) -> tuple[Stack, list[Fitted]]:
+        trainer, network = self.trainer, self._network
+        train, stop = (self._inputs(rows, pack) for rows in (self._train, self._stop))
+        stack = network.layout.stacked(adapters)
+        if trainer.config.moments == "compensated":
+            compensate(trainer.backbone, network.rules, network.layout, stack, train)
+        courses = [
+            Course(
+                place,
+                trainer.stream.of(place.division_name, place.name),
+                rows,
+                judged,
+                EarlyStopping(trainer.schedule.patience),
+            )
+            for place, rows, judged in zip(pack.places, train.domains(), stop.domains(), strict=True)
+        ]
+        loop = PackLoop(network, stack, courses, train, stop, trainer.schedule, trainer.select, name, trainer.meter)
+        return loop.run(), [course.fitted(trainer.select) for course in courses]
+
+    def _inputs(self, rows: DomainRows, pack: Pack) -> PackInputs:
+        parts: list[Tensor] = [rows.of(place.division, place.domain) for place in pack.places]
+        return PackInputs(self.trainer.backbone, self.trainer.rows, parts)
+
+    @cached_property
+    def _network(self) -> Network:
+        backbone, config = self.trainer.backbone, self.trainer.config
+        ranks = adapter_ranks(backbone.shape, config)
+        rules = Rules(backbone.shape, ranks, backbone.plain, config.moments == "frozen")
+        return Network(backbone, rules, Layout(backbone.shape, ranks))
+
+    @cached_property
+    def _train(self) -> DomainRows:
+        return DomainRows(self.trainer.rows, self.trainer.train)
+
+    @cached_property
+    def _stop(self) -> DomainRows:
+        return DomainRows(self.trainer.rows, self.trainer.stop)
+
+
+def _record(fitted: Sequence[Fitted]) -> Record:
+    return {
+        "finished": True,
+        "epochs": [how.epoch for how in fitted],
+        "histories": [list(how.history) for how in fitted],
+    }
+
+
+def _restored(saved: Saved) -> tuple[Stack, list[Fitted]]:
+    record = saved.record
+    fitted = [Fitted(tuple(h), epoch) for h, epoch in zip(record["histories"], record["epochs"], strict=True)]
+    return Stack(saved.tensors["learned"], saved.tensors["moments"]), fitted

@@ -1,0 +1,66 @@
+"""How the training of one domain of a pack goes: its batches, its early stop and its history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from training.adapters import Place
+from training.batches import split_batches
+from training.checkpoint import Record
+from training.config import Schedule, Select
+from training.early_stopping import EarlyStopping
+from training.loops import Fitted
+from training.seeds import Stream
+
+
+@dataclass
+class Course:
+    """One domain's way through a pack, by the rules of `training.loops.Loop`.
+
+    Args:
+        place: the domain.
+        stream: where its random numbers come from.
+        rows: (n,) positions of its training rows in the pack's inputs.
+        stop: (s,) positions of its validation rows in theirs.
+        stopping: its early stop.
+        epoch: how many it has been trained.
+    """
+
+    place: Place
+    stream: Stream
+    rows: Tensor
+    stop: Tensor
+    stopping: EarlyStopping
+    epoch: int = 0
+    history: list[Record] = field(default_factory=list)
+
+    def batches(self, epoch: int, schedule: Schedule) -> tuple[Tensor, ...]:
+        """Return the batches of one epoch: those that the domain has where it is trained alone."""
+        order = self.stream.of("order", epoch).generator()
+        return split_batches(self.rows, schedule.batch_rows, schedule.min_batches, order)
+
+    def judge(self, loss: float | None, auc: float | None, seconds: float) -> bool:
+        """Take an epoch's result and say whether it is the best so far."""
+        self.history.append({"epoch": self.epoch, "loss": loss, "auc": auc, "seconds": round(seconds, 6)})
+        return self.stopping.observe(self.epoch, auc)
+
+    def over(self, schedule: Schedule, select: Select) -> bool:
+        """Whether there is no epoch to come."""
+        if self.epoch >= schedule.epochs or len(self.rows) == 0:
+            return True
+        if select == "last_epoch":
+            return False
+        if self.stopping.best_epoch is None:
+            return True  # the start has no AUC, so no epoch can be shown to be better
+        return self.epoch > 0 and self.stopping.exhausted(self.epoch)
+
+    def keeps_best(self, select: Select) -> bool:
+        """Whether its best weights are taken in the end, not its last."""
+        return select == "best" and self.stopping.best_epoch is not None
+
+    def fitted(self, select: Select) -> Fitted:
+        """How it went, once it is over."""
+        best = self.stopping.best_epoch
+        return Fitted(tuple(self.history), best if self.keeps_best(select) and best is not None else self.epoch)

@@ -1,0 +1,192 @@
+"""The training loop of a pack: every domain takes the steps that it takes alone, all of them in one batched product."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+
+from network.backbone import Backbone
+from training.config import Schedule, Select
+from training.packed.adam import StackedAdam
+from training.packed.aucs import domain_aucs
+from training.packed.course import Course
+from training.packed.layer import PackedLayer, Rules
+from training.packed.masks import Masks
+from training.packed.norm import Filled
+from training.packed.rows import READ_ROWS, PackInputs, generators
+from training.packed.stack import Layout, Stack
+from training.progress import Advance, Meter
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is the same for all packs of a stage.
+
+    Args:
+        backbone: frozen, in eval mode.
+        rules: of the adapters.
+        layout: of their stack.
+    """
+
+    backbone: Backbone
+    rules: Rules
+    layout: Layout
+
+
+class PackLoop:
+    """Trains the domains of one pack.
+
+    A domain that is over leaves the stack, so that the others' steps do not carry it along.
+
+    Args:
+        network: the frozen part, and what an adapter is.
+        start: (t, ...) the adapters' start; changed.
+        courses: of the t domains, those with most batches an epoch first.
+        train: the domains' training rows.
+        stop: the domains' validation rows.
+        schedule: how long and how fast.
+        select: the best epoch, the untrained adapter included, or the last.
+        name: of the pack, where progress is shown.
+        meter: where progress goes.
+        clock: seconds, for the speed shown.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        start: Stack,
+        courses: Sequence[Course],
+        train: PackInputs,
+        stop: PackInputs,
+        schedule: Schedule,
+        select: Select,
+        name: str,
+        meter: Meter,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._network = network
+        self._courses = courses
+        self._train = train
+        self._stop = stop
+        self._schedule = schedule
+        self._select = select
+        self._name = name
+        self._meter = meter
+        self._clock = clock
+        self._alive = list(range(len(courses)))
+        self._stack = start
+        self._kept = start.take(torch.arange(len(start)))
+        self._adam = StackedAdam(start.learned, schedule)
+
+    def run(self) -> Stack:
+        """Train every domain to its end and return the selected weights, in the order of the courses."""
+        self._judge(None, 0.0)
+        self._retire()
+        rows = self._schedule.epochs * sum(len(self._courses[i].rows) for i in self._alive)
+        with self._meter.watch(self._name, rows) as advance:
+            while self._alive:
+                self._pass(advance)
+                self._retire()
+        return self._kept
+
+    def _pass(self, advance: Advance) -> None:
+        """Train one epoch of the domains that are left, and judge it."""
+        began = self._clock()
+        courses = [self._courses[i] for i in self._alive]
+        epoch = courses[0].epoch + 1
+        queues = [course.batches(epoch, self._schedule) for course in courses]
+        masks = self._masks(courses, epoch)
+        totals = torch.zeros(len(courses), dtype=torch.float64)
+        for step in range(len(queues[0])):
+            busy = [queue[step] for queue in queues if step < len(queue)]  # the first ones: they have most batches
+            counts = [len(batch) for batch in busy]
+            totals[: len(busy)] += self._step(busy, counts, masks) * torch.tensor(counts)
+            advance(sum(counts))
+        for course in courses:
+            course.epoch = epoch
+        losses = [total / len(course.rows) for total, course in zip(totals.tolist(), courses, strict=True)]
+        self._judge(losses, self._clock() - began)
+
+    def _masks(self, courses: Sequence[Course], epoch: int) -> Masks | None:
+        if not self._schedule.dropout:
+            return None
+        streams = generators([course.stream for course in courses], "dropout", epoch)
+        return Masks(streams, self._network.rules.shape.tower, self._schedule.dropout)
+
+    def _step(self, batches: Sequence[Tensor], counts: list[int], masks: Masks | None) -> Tensor:
+        """Let the first domains take one step, each on its own batch, and return their losses."""
+        network, stack = self._network, self._stack.leading(len(batches))
+        rows = self._train.take(pad_sequence(list(batches), batch_first=True).flatten())
+        dtype = rows.label.dtype
+        filled = Filled.of(counts, dtype)
+        learned = stack.learned.detach().requires_grad_()
+        tensors = network.layout.cut(Stack(learned, stack.moments))
+        factors = () if masks is None else masks.draw(counts, dtype)
+        layer = PackedLayer(network.rules, tensors, filled, factors, rows.first)
+        logits = network.backbone.score_looked_up(rows.looked, layer)
+        each = functional.binary_cross_entropy_with_logits(
+            logits, rows.label, weight=filled.weight.flatten(), reduction="none"
+        )
+        losses = each.view(len(batches), -1).sum(1)
+        (gradient,) = torch.autograd.grad(losses.sum(), learned)  # each domain's loss reads its own row only
+        self._adam.step(stack.learned, gradient)
+        return losses.detach()
+
+    def _judge(self, losses: Sequence[float] | None, seconds: float) -> None:
+        """Score the validation rows of the domains that are left, and keep what is best so far."""
+        courses = [self._courses[i] for i in self._alive]
+        aucs = self._aucs(courses)
+        rows = max(1, sum(len(course.rows) for course in courses))
+        better = []
+        for place, (course, auc) in enumerate(zip(courses, aucs, strict=True)):
+            loss = None if losses is None else losses[place]
+            if course.judge(loss, auc, seconds * len(course.rows) / rows):
+                better.append(place)
+        self._keep(better)
+        if losses is not None:
+            speed = f"{rows / max(seconds, 1e-9):,.0f} rows/s"
+            self._meter.say(f"{self._name} epoch {courses[0].epoch}: {len(courses)} domains in training, {speed}")
+
+    @torch.no_grad()
+    def _aucs(self, courses: Sequence[Course]) -> list[float | None]:
+        at = pad_sequence([course.stop for course in courses], batch_first=True)
+        counts = torch.tensor([len(course.stop) for course in courses])
+        tensors = self._network.layout.cut(self._stack)
+        parts = []
+        for columns in torch.split(at, max(1, READ_ROWS // len(courses)), dim=1) if at.numel() else ():
+            rows = self._stop.take(columns.flatten())
+            layer = PackedLayer(self._network.rules, tensors, first=rows.first)
+            parts.append(self._network.backbone.score_looked_up(rows.looked, layer).view(columns.shape))
+        if not parts:
+            return [None] * len(courses)
+        real = torch.arange(at.shape[1]) < counts[:, None]
+        label = self._stop.label[at[real]].numpy()
+        owner = torch.repeat_interleave(torch.arange(len(courses)), counts).numpy()
+        return domain_aucs(
+            label, torch.cat(parts, dim=1)[real].double().numpy().astype(np.float64), owner, len(courses)
+        )
+
+    def _keep(self, places: Sequence[int]) -> None:
+        """Remember the weights that stand at some places of the stack."""
+        if places:
+            chosen = torch.tensor(places)
+            self._kept.put(torch.tensor([self._alive[place] for place in places]), self._stack.take(chosen))
+
+    def _retire(self) -> None:
+        """Take the domains that are over out of the stack."""
+        over = [self._courses[i].over(self._schedule, self._select) for i in self._alive]
+        if not any(over):
+            return
+        last = [p for p, done in enumerate(over) if done and not self._courses[self._alive[p]].keeps_best(self._select)]
+        self._keep(last)
+        left = torch.tensor([place for place, done in enumerate(over) if not done], dtype=torch.int64)
+        self._stack = self._stack.take(left)
+        self._adam.take(left)
+        self._alive = [self._alive[place] for place in left.tolist()]

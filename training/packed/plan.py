@@ -1,0 +1,168 @@
+"""Which domains are trained together, and what memory that takes: known before anything is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+from network.inputs import PROJECTIONS, NetworkShape
+from training.adapters import Place
+from training.config import Schedule
+from training.errors import ConfigError
+from training.packed.config import PackedConfig
+from training.packed.rows import READ_ROWS, row_bytes
+from training.packed.stack import Layout
+
+_STACK_COPIES = 9
+"""Copies of what is learned: itself, the best, gradient and its parts, Adam's two moments, and what a step makes."""
+_LEVEL_COPIES = 12
+"""Tensors (t, n, d) that a training step holds for one hidden layer, forward and backward together."""
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of a domain there is.
+
+    Args:
+        place: the domain.
+        train: its training rows.
+        stop: its validation rows that serve early stopping.
+    """
+
+    place: Place
+    train: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Domains that are trained together.
+
+    Args:
+        number: its place in the plan, from 1.
+        places: the domains, those with most batches an epoch first.
+        memory_bytes: what training it takes at most, the data set itself not counted.
+    """
+
+    number: int
+    places: tuple[Place, ...]
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All packs of a stage.
+
+    Args:
+        packs: in the order in which they are trained.
+        alone: the domains that no pack within the bound can hold: each is trained by itself.
+    """
+
+    packs: tuple[Pack, ...]
+    alone: tuple[Place, ...]
+
+    def share(self, part: int, parts: int) -> Plan:
+        """Return every `parts`-th pack from the `part`-th on; the shares together are the whole plan.
+
+        Args:
+            part: from 1 to `parts`.
+            parts: how many shares there are.
+
+        Raises:
+            ConfigError: there is no such share.
+        """
+        if not 1 <= part <= parts:
+            raise ConfigError(f"there is no share {part} of {parts}: give one from 1/{parts} to {parts}/{parts}")
+        return replace(self, packs=self.packs[part - 1 :: parts], alone=self.alone[part - 1 :: parts])
+
+    def line(self) -> str:
+        """State what will be trained, and in how much memory."""
+        domains = sum(len(pack.places) for pack in self.packs)
+        largest = max((pack.memory_bytes for pack in self.packs), default=0)
+        rest = f"; {len(self.alone)} too large for one, each by itself" if self.alone else ""
+        return f"{domains} domains in {len(self.packs)} packs of at most {largest / _MIB:,.0f} MiB{rest}"
+
+
+class Footprint:
+    """The memory of a pack.
+
+    Args:
+        shape: the backbone's.
+        ranks: of the adapters.
+        schedule: of the stage.
+        itemsize: bytes of a float.
+    """
+
+    def __init__(self, shape: NetworkShape, ranks: Sequence[int], schedule: Schedule, itemsize: int = 4) -> None:
+        layout = Layout(shape, ranks)
+        self.schedule = schedule
+        self._row_bytes = row_bytes(shape, itemsize)
+        self._domain_bytes = (_STACK_COPIES * layout.learned_width + 6 * layout.moments_width) * itemsize
+        self._step_bytes = step_floats(shape) * itemsize
+
+    def of(self, domains: int, rows: int, batch_rows: int) -> int:
+        """Return the bytes that training takes at most.
+
+        Args:
+            domains: in the pack.
+            rows: their training and validation rows together.
+            batch_rows: rows of the largest batch of one of them.
+        """
+        at_once = max(domains * batch_rows, min(rows, READ_ROWS), domains)
+        return domains * self._domain_bytes + rows * self._row_bytes + at_once * self._step_bytes
+
+
+def step_floats(shape: NetworkShape) -> int:
+    """Numbers that a training step holds for one row: counted generously, so that what is stated is a bound."""
+    k = shape.input_width
+    floats = 4 * k + _LEVEL_COPIES * sum(shape.tower)
+    if shape.kind in ("dcn", "dcn_v2"):
+        floats += _LEVEL_COPIES * k * shape.cross_layers
+    if shape.kind in ("deepfm", "neurfm", "autoint"):
+        floats += 6 * shape.width * len(shape.fields)
+    if shape.kind == "autoint":
+        fields, width = len(shape.fields), shape.heads * shape.head_width
+        floats += shape.attention_layers * fields * (3 * len(PROJECTIONS) * width + 4 * shape.heads * fields)
+    return floats
+
+
+def batch_count(rows: int, schedule: Schedule) -> int:
+    """How many batches an epoch `training.batches.split_batches` makes of so many rows."""
+    return max(math.ceil(rows / schedule.batch_rows), min(schedule.min_batches, rows // 32), 1)
+
+
+def plan(sizes: Iterable[Size], footprint: Footprint, config: PackedConfig) -> Plan:
+    """Sort domains by size and cut them into packs, each within the bound on memory.
+
+    The plan depends on the sizes, the shapes and the settings alone, so that every machine finds the same one.
+
+    Args:
+        sizes: of all domains.
+        footprint: what memory packs take.
+        config: the bounds.
+    """
+    bound, schedule = config.memory_mib * _MIB, footprint.schedule
+    ordered = sorted(sizes, key=lambda size: (-batch_count(size.train, schedule), -size.train))  # stable
+    costs = {size.place: footprint.of(1, size.train + size.stop, _largest_batch(size, schedule)) for size in ordered}
+    together = [size for size in ordered if costs[size.place] <= bound]
+    packs: list[Pack] = []
+    while together:
+        cost = _running_costs(together[: config.domains], footprint)
+        count = sum(each <= bound for each in cost)  # costs grow, so these are the first ones
+        packs.append(Pack(len(packs) + 1, tuple(size.place for size in together[:count]), cost[count - 1]))
+        together = together[count:]
+    return Plan(tuple(packs), tuple(size.place for size in ordered if costs[size.place] > bound))
+
+
+def _running_costs(sizes: Sequence[Size], footprint: Footprint) -> list[int]:
+    """Bytes of the pack of the first domain, of the first two, and so on."""
+    rows = accumulate(size.train + size.stop for size in sizes)
+    batches = accumulate((_largest_batch(size, footprint.schedule) for size in sizes), max)
+    return [footprint.of(count, n, b) for count, (n, b) in enumerate(zip(rows, batches, strict=True), 1)]
+
+
+def _largest_batch(size: Size, schedule: Schedule) -> int:
+    return max(1, math.ceil(size.train / batch_count(size.train, schedule)))

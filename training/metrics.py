@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from statistics import NormalDist
 from typing import Any
 
@@ -136,23 +137,18 @@ def copc(label: Array, probability: Array) -> float | None:
     return float(np.sum(label)) / predicted if predicted else None
 
 
-def ece_by_chance(probability: Array, bins: int = _ECE_BINS, level: float = 0.95) -> float:
-    """The ECE that perfectly calibrated predictions stay below with this probability.
+def ece_deviation(probability: Array) -> float:
+    """Standard deviation of the ECE of perfectly calibrated predictions, as labels are drawn.
 
     Were each label drawn with its predicted probability, a bin's excess of clicks would be nearly normal with variance
-    v = sum p (1 - p), and its size half-normal with mean sqrt(2 v / pi) and variance (1 - 2 / pi) v. The bins are
-    independent, so the ECE's mean and variance are sums over them.
+    v = sum p (1 - p), and its size half-normal with variance (1 - 2 / pi) v. The bins are independent, so these add up,
+    and how many bins there are does not matter.
 
     Args:
         probability: (n,), n > 0.
-        bins: the same as `ece` takes.
-        level: one-sided.
     """
-    parts = np.array_split(np.sort(probability), min(bins, len(probability)))
-    variances = np.array([np.sum(part * (1.0 - part)) for part in parts])
-    mean = np.sum(np.sqrt(2.0 / np.pi * variances))
-    deviation = np.sqrt((1.0 - 2.0 / np.pi) * variances.sum())
-    return float((mean + NormalDist().inv_cdf(level) * deviation) / len(probability))
+    variance = float(np.sum(probability * (1.0 - probability)))
+    return math.sqrt((1.0 - 2.0 / math.pi) * variance) / len(probability)
 
 
 def auc_difference(label: Array, score: Array, base: Array) -> tuple[float, float] | None:

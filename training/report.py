@@ -94,8 +94,8 @@ def _gate(record: Mapping[str, Any]) -> Iterator[str]:
         f"{passed} of {len(verdicts)} natural domains pass, judged as served (calibrated) on rows that nothing else "
         f"saw. {outcome[rules['policy']]} To pass: LogLoss lower than the backbone's (paired z, Benjamini-Hochberg at "
         f"q = {rules['q']:g} over {rules['tested']} domains tested); the {rules['confidence']:.0%} lower bound of the "
-        f"AUC difference (DeLong) above -{rules['auc_margin']:g}; ECE not above the backbone's, chance apart; at least "
-        f"{rules['min_positives']} positives."
+        f"AUC difference (DeLong) above -{rules['auc_margin']:g}; ECE not above the backbone's by more than chance; at "
+        f"least {rules['min_positives']} positives."
     )
     yield from ("", *_markdown(verdicts_by_domain(record)))
     left_out = len(verdicts) - MOST_DOMAINS

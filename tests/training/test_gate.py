@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from training import metrics
 from training.config import GateConfig
-from training.gate import Case, Verdict, benjamini_hochberg, judge, loss_test
+from training.gate import Case, Verdict, benjamini_hochberg, calibration_test, judge, loss_test
 
 RULES = GateConfig()
 
@@ -212,13 +212,27 @@ def test_a_verdict_is_json_of_finite_numbers() -> None:
         assert (record["auc"] is None) == (n == 10)
 
 
-def test_chance_bounds_the_ece_of_calibrated_rows() -> None:
-    """Law: rows drawn with their own probabilities stay below the bound as often as it says."""
+def test_ece_deviation_is_that_of_drawn_labels() -> None:
+    """Law: over labels drawn with their own probabilities the ECE spreads as stated, whatever the bins."""
     rng = np.random.default_rng(10)
     probability = 1 / (1 + np.exp(-rng.normal(-1, 1, 1000)))
-    bound = metrics.ece_by_chance(probability, 10, 0.95)
-    drawn = [metrics.ece((rng.random(1000) < probability).astype(float), probability, 10) for _ in range(400)]
-    assert 0.91 < np.mean(np.array(drawn) <= bound) < 0.985
+    labels = [(rng.random(1000) < probability).astype(float) for _ in range(500)]
+    for bins in (4, 20):
+        drawn = [metrics.ece(label, probability, bins) for label in labels]
+        assert np.std(drawn) == pytest.approx(metrics.ece_deviation(probability), rel=0.1)
+
+
+def test_two_calibrated_predictors_seldom_differ_by_more_than_chance() -> None:
+    """Law: where both are right on average, the ECE rises beyond what is allowed in 5% of all draws, noise apart."""
+    rng = np.random.default_rng(11)
+    beyond = 0
+    for _ in range(300):
+        one_half, other_half = rng.uniform(-0.2, 0.2, (2, 600))
+        label = (rng.random(600) < 0.5 + one_half + other_half).astype(np.float32)
+        logits = (np.log(p / (1 - p)) for p in (0.5 + one_half, 0.5 + other_half))
+        found = calibration_test(Case(label, *logits), RULES)
+        beyond += found.adapter - found.backbone > found.allowed
+    assert 0.02 * 300 < beyond < 0.09 * 300
 
 
 def test_copc_is_observed_over_predicted() -> None:

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from features.errors import InvalidValue, MalformedTensors
 from features.question import Ids, Question
-from features.texts import LONGEST_BYTES, PackedTexts
+from features.texts import LONGEST_BYTES, PackedTexts, lay_out
 
 Tensors = Mapping[str, NDArray[Any]]
 
 AnyT = TypeVar("AnyT", bound=np.generic)
 _CHUNK = 1 << 16
 _BLOCK = 1 << 13  # ids that are laid out in one call: numpy lets no other thread run within one
-_NEVER = b"\xff"  # no UTF-8 text holds this byte, so it is found nowhere
+_NEVER = 0xFF  # no UTF-8 text holds this byte, so it is found nowhere
 
 
 class Keys(Protocol):
@@ -120,8 +120,15 @@ class TextKeys:
         if joined.isascii() and "\0" not in joined and max(map(len, texts), default=0) <= width:
             return np.array(texts, dtype=f"S{width}")
         # numpy drops trailing NULs and pads every row to the longest: neither may change what is found or cost memory
-        exact = [text.encode("utf-8", "surrogatepass") if len(text) <= width else _NEVER for text in texts]
-        return np.array([_NEVER if b"\0" in text or len(text) > width else text for text in exact], dtype=f"S{width}")
+        buffer, starts, ends = lay_out(texts)
+        lengths = ends - starts
+        windows = np.ndarray((len(buffer) - width + 1,), np.dtype(f"V{width}"), buffer, 0, (1,))
+        letters = windows[starts].view(np.uint8).reshape(-1, width)
+        behind = np.arange(width) >= lengths[:, None]
+        never = (lengths > width) | np.any((letters == 0) & ~behind, axis=1)
+        letters[behind] = 0
+        letters[never] = _NEVER
+        return letters.view(f"S{width}").reshape(-1)
 
     @property
     def nbytes(self) -> int:

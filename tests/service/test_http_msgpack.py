@@ -31,7 +31,7 @@ async def live(random_run: Run) -> AsyncIterator[Live]:
 
 def drawn(rng: np.random.Generator) -> dict[str, Any]:
     """A request of known and unknown ids, as texts and as integers."""
-    pool: list[str | int] = [f"item-{number}" for number in range(130)] + [1, 2**63 - 1, "ü", "nobody", "7"]
+    pool: list[str | int] = [*(f"item-{number}" for number in range(130)), 1, 2**63 - 1, "ü", "nobody", "7"]
     body: dict[str, Any] = {
         "user_id": [7, "7", "nobody", -1, "12"][rng.integers(5)],
         "domain_id": ["theme-1", "theme-2", "made-up"][rng.integers(3)],

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +14,9 @@ from typer import Context
 from typer.core import TyperCommand
 
 from cli.stores import refused
+
+if TYPE_CHECKING:
+    from training.cluster.config import ClusterConfig
 
 app = typer.Typer(help="Train a backbone, its domains' adapters and their fusion.", no_args_is_help=True)
 
@@ -57,6 +60,14 @@ class Mode(StrEnum):
     ASYNC = "async"
 
 
+class Combine(StrEnum):
+    """What becomes of the changes of several workers of a cluster."""
+
+    BOUNDED = "bounded"
+    SUM = "sum"
+    MEAN = "mean"
+
+
 class _MayLackAddress(TyperCommand):
     """Lets `--ray` stand without its value, which is then `local`."""
 
@@ -91,6 +102,12 @@ def mamdr(
     workers: Annotated[int, typer.Option("--workers", help="Processes that own domains (--ray).", min=1)] = 2,
     shards: Annotated[int, typer.Option("--shards", help="Processes that hold parameters (--ray).", min=1)] = 1,
     mode: Annotated[Mode, typer.Option("--mode", help="When workers wait for each other (--ray).")] = Mode.SYNC,
+    staleness: Annotated[
+        int, typer.Option("--staleness", help="Epochs a worker may be ahead of the slowest (--mode async).", min=0)
+    ] = 1,
+    combine: Annotated[
+        Combine, typer.Option("--combine", help="How changes of several workers become one (--mode sync).")
+    ] = Combine.BOUNDED,
 ) -> None:
     """Train MAMDR, or a framework that it is compared with; then evaluate, export and report."""
     if ray is not None and domain is not None:
@@ -107,14 +124,21 @@ def mamdr(
         if ray is None:
             train_mamdr(settings, out, resume=resume, meter=meter, domain=domain)
             return
-        from training.cluster.config import ClusterConfig
         from training.cluster.train import train_on_ray
 
-        cluster = ClusterConfig.model_validate({"workers": workers, "shards": shards, "mode": mode.value})
+        cluster = cluster_of(workers, shards, staleness, mode, combine)
         address = None if ray == "local" else ray
         train_on_ray(settings, out, address=address, resume=resume, meter=meter, cluster=cluster)
 
     _run(out, work)
+
+
+def cluster_of(workers: int, shards: int, staleness: int, mode: Mode, combine: Combine) -> ClusterConfig:
+    """Return what the options of `--ray` ask for."""
+    from training.cluster.config import ClusterConfig
+
+    keys = {"workers": workers, "shards": shards, "mode": mode.value, "staleness": staleness, "combine": combine.value}
+    return ClusterConfig.model_validate(keys)
 
 
 def _train(stage: str, config: Path, out: Path, resume: bool, seed: int | None, data: Path | None) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from training.cluster.combining import Combine
 from training.config import Positive, Rate, Section
 from training.errors import ConfigError
 from training.frameworks.config import MamdrConfig
@@ -20,8 +21,9 @@ class ClusterConfig(Section):
         mode: `sync` takes the changes of all workers in at once after each round, in the order of their numbers;
             `async` takes each in when it comes, and holds back a worker that is too far ahead.
         staleness: (async) epochs by which a worker may be ahead of the slowest one.
-        combine: (sync) whether changes of several workers add up, as they do in async mode by nature, or a parameter
-            moves by the mean of those that moved it, for outer steps so large that a sum would overshoot.
+        combine: (sync) how changes of several workers become one, see `training.cluster.combining`: `bounded` adds them
+            up, but moves no parameter beyond the mean of the workers' ends; `sum` adds them up whatever comes of it;
+            `mean` moves by beta times their mean.
         restarts: how often in a row dead processes are replaced without one round completed in between.
         object_store_bytes: memory of a Ray that is started here for objects that travel.
         start_timeout_s: how long the processes may take to come up.
@@ -31,7 +33,7 @@ class ClusterConfig(Section):
     shards: Positive = 1
     mode: Literal["sync", "async"] = "sync"
     staleness: Annotated[int, Field(ge=0)] = 1
-    combine: Literal["sum", "mean"] = "sum"
+    combine: Combine = "bounded"
     restarts: Annotated[int, Field(ge=0)] = 3
     object_store_bytes: Annotated[int, Field(ge=80 * 2**20)] = 200 * 2**20
     start_timeout_s: Rate = 120.0

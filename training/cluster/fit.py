@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.baselines.baseline import Baseline
 from training.cluster.client import Link
+from training.cluster.combining import Combination
 from training.cluster.config import ClusterConfig, refuse_unspreadable
 from training.cluster.driver import Crew, Driver, Records, selected_parts
 from training.cluster.engine import Engine
@@ -23,7 +25,7 @@ from training.cluster.parts import MANIFEST, PartFolder
 from training.cluster.placement import Placement
 from training.cluster.progress import Plan, Standing
 from training.cluster.scene import StructureOf
-from training.cluster.shards import Combine, ShardServer
+from training.cluster.shards import ShardServer
 from training.cluster.worker import Worker, WorkerPlace
 from training.dataset import EncodedDataset
 from training.errors import ConfigError
@@ -86,6 +88,8 @@ def fit_on_cluster(task: Task, cluster: ClusterConfig, engine: Engine, out: Path
     refuse_unspreadable(config)
     if setting.structure.moments():
         raise ConfigError("workers cannot measure the moments of shared norms: set network.norm to false")
+    if isinstance(setting.structure, Baseline) and len(setting.structure.phases) > 1:
+        raise ConfigError(f"structure {config.structure} is trained in phases, by one process: leave --ray out")
     owned = dealt([len(rows) for rows in setting.domains.train], cluster.workers)
     state = out / "state"
     parts = PartFolder(state / "cluster")
@@ -95,7 +99,7 @@ def fit_on_cluster(task: Task, cluster: ClusterConfig, engine: Engine, out: Path
     names, trained = setting.domains.names, setting.domains.trained()
     crew = Crew(
         engine=engine,
-        shard_of=partial(_shard, placement, config, cluster.combine, parts),
+        shard_of=partial(_shard, placement, config, Combination(cluster.combine, config.outer.rule), parts),
         worker_of=partial(_worker, places),
         start_of=lambda shard: _start(theta, placement, shard),
         domains=[[names[domain] for domain in own if domain in trained] for own in owned],
@@ -171,9 +175,11 @@ def dealt(sizes: Sequence[int], workers: int) -> list[tuple[int, ...]]:
     return [tuple(sorted(own)) for own in owned]
 
 
-def _shard(placement: Placement, config: MamdrConfig, combine: Combine, parts: PartFolder, index: int) -> ShardServer:
+def _shard(
+    placement: Placement, config: MamdrConfig, combination: Combination, parts: PartFolder, index: int
+) -> ShardServer:
     torch.set_num_threads(config.threads)
-    return ShardServer(index, placement, config.outer.rule, combine, parts)
+    return ShardServer(index, placement, combination, parts)
 
 
 def _worker(places: Sequence[WorkerPlace], index: int, link: Link) -> Worker:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.cluster.combining import Combination
 from training.cluster.parts import Part, PartFolder
 from training.cluster.placement import Placement
-from training.frameworks.optimizers import Optimizer, Rule
+from training.frameworks.optimizers import Optimizer
 from training.frameworks.structure import TABLE
 
 Rows = NDArray[np.int64]
 Values = NDArray[np.float32]
-Combine = Literal["sum", "mean"]
 
 
 @dataclass(frozen=True)
@@ -39,15 +38,14 @@ class ParameterShard:
     Args:
         index: which shard this is.
         placement: of the parameters.
-        rule: of the outer optimizer.
-        combine: whether the changes of several workers add up, or a parameter moves by the mean of those that moved it.
+        combination: of several workers' changes; its rule is that of the outer optimizer.
     """
 
-    def __init__(self, index: int, placement: Placement, rule: Rule, combine: Combine) -> None:
+    def __init__(self, index: int, placement: Placement, combination: Combination) -> None:
         self.index = index
         self._placement = placement
-        self._combine = combine
-        self._optimizer = Optimizer(rule)
+        self._combination = combination
+        self._optimizer = Optimizer(combination.rule)
         self._values: dict[str, Tensor] = {}
         self._staged: dict[str, _Staged] = {}
         self._version = 0
@@ -113,30 +111,33 @@ class ParameterShard:
             at = np.searchsorted(rows, one.rows)
             moved[at] += one.moved
             touched[at] += 1
-        if self._combine == "mean":
-            moved /= touched[:, None]
+        moved *= self._combination.share(touched)[:, None]
         return torch.from_numpy(self._placement.place_in_shard(rows)), torch.from_numpy(moved)
 
     def _dense_moved(self, staged: Sequence[_Staged]) -> dict[str, Tensor]:
         total: dict[str, Tensor] = {}
+        workers: dict[str, int] = {}
         for one in staged:
             for name, value in one.dense.items():
                 total[name] = total[name] + torch.from_numpy(value) if name in total else torch.from_numpy(value)
-        if self._combine == "mean" and len(staged) > 1:
-            return {name: value / len(staged) for name, value in total.items()}
-        return total
+                workers[name] = workers.get(name, 0) + int(value.any())  # one without training rows moves nothing
+        if len(staged) == 1:
+            return total
+        counts = np.maximum(np.array(list(workers.values()), np.float32), 1.0)
+        shares = self._combination.share(counts)
+        return {name: value * float(share) for (name, value), share in zip(total.items(), shares, strict=True)}
 
 
 class ShardServer(ParameterShard):
     """A shard that leaves its state where checkpoints lie.
 
     Args:
-        index, placement, rule, combine: of the shard.
+        index, placement, combination: of the shard.
         parts: where checkpoints lie.
     """
 
-    def __init__(self, index: int, placement: Placement, rule: Rule, combine: Combine, parts: PartFolder) -> None:
-        super().__init__(index, placement, rule, combine)
+    def __init__(self, index: int, placement: Placement, combination: Combination, parts: PartFolder) -> None:
+        super().__init__(index, placement, combination)
         self._owner = f"shard-{index}"
         self._parts = parts
 

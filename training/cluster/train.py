@@ -5,17 +5,13 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from network.backbone import Backbone
-from network.inputs import NetworkShape
-from training.baselines.table import build_baseline
 from training.cluster.config import ClusterConfig
 from training.cluster.engine import Engine
 from training.cluster.fit import ClusterFitted, Task, fit_on_cluster
 from training.cluster.ray_engine import RayEngine
 from training.frameworks.config import MamdrConfig
-from training.frameworks.lora import LoraStructure
-from training.frameworks.run import STATE, MamdrRun, finish
-from training.frameworks.structure import PlainStructure, Structure
+from training.frameworks.fit import remember
+from training.frameworks.run import STATE, MamdrRun, finish, network_of
 from training.progress import Meter, SilentMeter
 from training.stages import refuse_existing
 from training.threads import threads
@@ -55,12 +51,13 @@ def train_on_ray(
 def train_on(
     engine: Engine, config: MamdrConfig, out: Path, cluster: ClusterConfig, *, resume: bool, meter: Meter
 ) -> Path:
-    """Do the same on any engine."""
+    """Do the same on any engine. The finished training is left as one process leaves it, for domains to be added to."""
     refuse_existing(out, "all", resume)
     with threads(config.threads):
         run = MamdrRun(config, out, meter)
         with run.state.locked():
             found = fit_on_cluster(task_of(run), cluster, engine, out, meter)
+            remember(run.memory(STATE), found.fitted)
             for line in summary(found, cluster):
                 meter.say(line)
             return finish(run, found.fitted, run.finetuned(found.fitted))
@@ -68,16 +65,8 @@ def train_on(
 
 def task_of(run: MamdrRun) -> Task:
     """Return a run as a cluster takes it."""
-    structure_of = partial(network_of, run.config, len(run.domains))
+    structure_of = partial(network_of, run.config, len(run.domains), dict(run.dataset.given))
     return Task(run.setting, run.dataset, structure_of, run.memory(STATE).identity)
-
-
-def network_of(config: MamdrConfig, domains: int, shape: NetworkShape) -> Structure:
-    """Return the network that a configuration asks for, of any vocabulary; its weights are never used."""
-    if config.structure != "plain":
-        return build_baseline(config.structure, shape, domains, config.settings)
-    backbone = Backbone(shape)
-    return LoraStructure(backbone, config.lora) if config.specific == "lora" else PlainStructure(backbone)
 
 
 def summary(found: ClusterFitted, cluster: ClusterConfig) -> list[str]:

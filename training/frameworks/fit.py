@@ -167,6 +167,25 @@ def fit(setting: Setting, framework_of: Callable[[Setting], Framework], memory: 
         return Fit(framework, judge, config.epochs, config.patience, memory, meter).run()
 
 
+def remember(memory: Memory, fitted: Fitted) -> None:
+    """Leave a training that something else has finished where `fit` leaves its own, to be taken and not run again.
+
+    Args:
+        memory: of the checkpoint.
+        fitted: what was found; of its state theta_S, the theta_i and the moments are kept.
+    """
+    learned = fitted.state.learned()
+    tensors = {part + name: value for part in (_NOW, _BEST) for name, value in learned.items()}
+    record = {
+        "epoch": len(fitted.history),
+        "history": list(fitted.history),
+        "best_epoch": None if fitted.auc is None else fitted.epoch,
+        "best_auc": fitted.auc,
+        "finished": True,
+    }
+    memory.save(tensors, record)
+
+
 def rows_of_epoch(setting: Setting) -> int:
     """Return about how many rows an epoch passes: 1 + 2k times the training rows with Domain Regularization."""
     rows = sum(map(len, setting.domains.train))

@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from network.backbone import Backbone
 from network.inputs import NetworkShape
@@ -123,8 +125,27 @@ def build(config: MamdrConfig, dataset: EncodedDataset, domains: int) -> Structu
         ShapeError: the network cannot be built, or the ranks do not fit it.
     """
     shape = shape_of(dataset.fields, config.network, config.network.dropout)
+    return network_of(config, domains, dataset.given, shape)
+
+
+def network_of(
+    config: MamdrConfig, domains: int, given: Mapping[str, NDArray[np.float32]], shape: NetworkShape
+) -> Structure:
+    """Return the untrained network of a shape, the vectors that fields bring in it.
+
+    Args:
+        config: structure, network, specific.
+        domains: how many natural domains there are.
+        given: field -> its vectors (V, width), row 0 out of vocabulary.
+        shape: of the network; a worker of a cluster gives one with smaller vocabularies of the trained fields.
+
+    Raises:
+        ConfigError: there is no such structure, or a key does not fit it.
+        ShapeError: the network cannot be built, or the ranks do not fit it.
+    """
     built = _untrained(config, shape, domains)
-    built.embeddings.take_given({name: torch.from_numpy(vectors) for name, vectors in dataset.given.items()})
+    # copies: torch wants to own memory that it may write to
+    built.embeddings.take_given({name: torch.tensor(vectors) for name, vectors in given.items()})
     return built
 
 

@@ -99,3 +99,16 @@ def test_domains_are_dealt_out_evenly() -> None:
     assert dealt([5, 100, 60, 40, 5], 2) == [(0, 1), (2, 3, 4)]
     assert dealt([1, 1, 1], 3) == [(0,), (1,), (2,)]
     assert dealt([0, 0, 7], 2) == [(2,), (0, 1)]
+
+
+def test_many_workers_do_not_overshoot(rows: Encoded, tmp_path: Path) -> None:
+    """Law: with outer lr times workers well above 1, three workers learn as well as one; plain sums overshoot."""
+    task = task_of(*rows, framework="dn", outer={"lr": 1.0}, inner={"lr": 0.02}, epochs=4, patience=4)
+
+    def loss(combine: str, workers: int) -> float:
+        found = on_cluster(task, tmp_path / f"{combine}-{workers}", workers=workers, combine=combine)
+        return float(found.fitted.history[-1]["loss"])
+
+    alone, bounded = loss("bounded", 1), loss("bounded", 3)
+    assert bounded < alone + 0.05
+    assert loss("sum", 3) > bounded

@@ -8,8 +8,9 @@ import torch
 
 from tests.training.cluster.tasks import normal
 from training.cluster.client import DirectLink, ParameterClient
+from training.cluster.combining import Combination, Combine
 from training.cluster.placement import Placement
-from training.cluster.shards import Combine, ParameterShard
+from training.cluster.shards import ParameterShard
 from training.frameworks.optimizers import Rule
 
 SGD = Rule("sgd", 0.5)
@@ -20,7 +21,7 @@ TABLE = normal(3, 11, 4)
 def started(shards: int, rule: Rule = SGD, combine: Combine = "sum") -> tuple[list[ParameterShard], ParameterClient]:
     """Shards that hold the table and the dense tensors above, and a client of them."""
     placement = Placement(shards, {name: value.size for name, value in DENSE.items()})
-    made = [ParameterShard(i, placement, rule, combine) for i in range(shards)]
+    made = [ParameterShard(i, placement, Combination(combine, rule)) for i in range(shards)]
     for i, shard in enumerate(made):
         shard.start(TABLE[placement.rows_of(i, len(TABLE))], {name: DENSE[name] for name in placement.dense_of(i)})
     return made, ParameterClient(DirectLink(made), placement, 4)

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 
 from tests.training.cluster.tasks import SETTINGS, different
+from tests.training.small import contents
+from tests.training.test_given import with_pictures
 from training.cluster.config import ClusterConfig
 from training.cluster.engine import DirectEngine
 from training.cluster.fit import fit_on_cluster
 from training.cluster.train import task_of, train_on
-from training.errors import RunExists
+from training.errors import ConfigError, RunExists
 from training.frameworks.config import MamdrConfig
-from training.frameworks.run import MamdrRun
+from training.frameworks.run import MamdrRun, train_mamdr
 from training.progress import SilentMeter
 
 
@@ -68,3 +70,34 @@ def test_a_network_of_another_structure_is_made_for_workers(small_world: Path, t
     made = task.structure_of(run.setting.structure.embeddings.shape)
     shapes = {name: value.shape for name, value in made.named_parameters()}
     assert shapes == {name: value.shape for name, value in run.setting.structure.named_parameters()}
+
+
+def test_fields_that_bring_their_vectors_are_trained_on_workers(small_world: Path, tmp_path: Path) -> None:
+    """Law: workers have the given vectors too: one worker's bits are the single process's."""
+    with_pictures(small_world).write(tmp_path / "data")
+    config = config_of(tmp_path / "data", regularization={"others": 1, "packed": 1})
+    alone = MamdrRun(config, tmp_path / "alone", SilentMeter()).fitted()
+    run = MamdrRun(config, tmp_path / "spread", SilentMeter())
+    spread = fit_on_cluster(task_of(run), ClusterConfig(workers=1), DirectEngine(), run.out, run.meter)
+    assert different(alone.state, spread.fitted.state) == []
+
+
+def test_a_domain_joins_a_run_that_was_spread(small_world: Path, tmp_path: Path) -> None:
+    """Law: a finished spread run is taken as one of one process; its bundle keeps its bytes, the domain gets a file."""
+    config = config_of(small_world, left_out=["theme-02"], regularization={"others": 1})
+    train_on(DirectEngine(), config, tmp_path / "run", ClusterConfig(workers=2), resume=False, meter=SilentMeter())
+    before = contents(tmp_path / "run")
+    heard = Heard()
+    train_mamdr(config, tmp_path / "run", domain="theme-02", meter=heard)
+    after = contents(tmp_path / "run")
+    assert after.pop("adapters/theme-02.safetensors")
+    assert after == before
+    assert not any("mamdr epoch" in line for line in heard.lines)
+
+
+def test_a_network_of_several_phases_is_refused(small_world: Path, tmp_path: Path) -> None:
+    """Law: what one process trains in phases is not trained in one go by workers."""
+    config = config_of(small_world, structure="plate", settings={"user_fields": ["user_id"]})
+    run = MamdrRun(config, tmp_path, SilentMeter())
+    with pytest.raises(ConfigError, match="phases"):
+        fit_on_cluster(task_of(run), ClusterConfig(workers=1), DirectEngine(), run.out, run.meter)

@@ -18,10 +18,11 @@ import training
 from adapters_store.artifact import decode_adapter
 from adapters_store.backbone import read_bundle
 from adapters_store.verification import verify_adapter, verify_backbone
-from cli.train import app
+from cli.train import Combine, Mode, app, cluster_of
 from service.engines.onnx import OnnxEngine
 from tests.training.small import contents
 from training.baselines.table import BASELINES
+from training.cluster.config import ClusterConfig
 from training.config import read_config
 from training.errors import ConfigError, RunExists, StageMissing
 from training.frameworks.config import MamdrConfig
@@ -220,6 +221,22 @@ def test_ray_may_lack_its_address(words: list[str], ray: str | None, rest: list[
     assert found["ray"] == ray
     assert found["resume"] == ("--resume" in rest)
     assert found["workers"] == (3 if "--workers" in rest else 2)
+
+
+def test_options_of_a_cluster_are_its_settings() -> None:
+    """Law: every setting of a cluster that has an option gets it, the options' defaults are the settings' own."""
+    command = get_command(app)
+    assert isinstance(command, TyperGroup)
+    mamdr = command.commands["mamdr"]
+
+    def read(words: list[str]) -> ClusterConfig:
+        found = mamdr.make_context("mamdr", ["--config", "mamdr.yaml", "--out", "run", "--ray", *words]).params
+        numbers = (found["workers"], found["shards"], found["staleness"])
+        return cluster_of(*numbers, Mode(found["mode"]), Combine(found["combine"]))
+
+    assert read([]) == ClusterConfig()
+    words = ["--workers", "3", "--shards", "2", "--mode", "async", "--staleness", "4", "--combine", "mean"]
+    assert read(words) == ClusterConfig(workers=3, shards=2, mode="async", staleness=4, combine="mean")
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("mamdr-*.yaml")), ids=lambda path: path.stem)

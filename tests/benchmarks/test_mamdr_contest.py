@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.claims.mamdr_contest import MOST_CONFIGURATIONS, Method, Row, aim, rank
-from benchmarks.claims.mamdr_grids import FRAMEWORKS, NETWORKS, framework, network
+from benchmarks.claims.mamdr_grids import FRAMEWORKS, JOINT, NETWORKS, framework, network
 from benchmarks.claims.mamdr_trial import Trial, run
 from training.baselines.table import BASELINES, settings_of
 from training.frameworks.config import MamdrConfig
@@ -108,3 +108,22 @@ def test_a_trial_gives_the_same_figures_again(tiny: Path, config: dict[str, Any]
     assert first["test"] == pytest.approx(sum(first["domains"].values()) / 2)
     assert 0 < first["pooled"] < 1
     assert run(Trial.of(tiny, {**config, "network": network, "epochs": 1}, 4))["domains"] != first["domains"]
+
+
+def test_methods_are_treated_alike_where_they_do_not_differ() -> None:
+    """Law: nobody has weight decay, all have the same step sizes, and all take as many steps an epoch of one pass."""
+    for method in [*map(framework, FRAMEWORKS), *map(network, NETWORKS)]:
+        configs = [MamdrConfig.model_validate(config) for config in method.grid]
+        assert {config.inner.weight_decay for config in configs} == {0.0}
+        assert sorted(config.inner.lr for config in configs) == [1e-3, 1e-3, 3e-3, 3e-3]
+        assert {config.inner.steps for config in configs} == {"epoch"}
+        if method.name in JOINT:
+            assert {config.joint_steps for config in configs} == {"all"}
+
+
+def test_the_grid_of_alternate_training_holds_negotiation_with_beta_one() -> None:
+    """Law: for each of DN's step sizes Alternate is also tried with the inner loop that DN has, so beta is all."""
+    loops = [config["inner"]["lr"] for config in framework("alternate").grid if config["inner"]["reset"] == "loop"]
+    assert loops == sorted({config["inner"]["lr"] for config in framework("dn").grid})
+    for name in ("dn", "dr", "mamdr", "finetune", "reptile"):
+        assert {MamdrConfig.model_validate(config).inner.reset for config in framework(name).grid} == {"loop"}

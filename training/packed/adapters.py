@@ -16,12 +16,13 @@ from training.early_stopping import EarlyStopping
 from training.loops import Fitted
 from training.packed.compensation import compensate
 from training.packed.config import PackedConfig
-from training.packed.course import Course
+from training.packed.course import Course, Terms
 from training.packed.layer import Rules
-from training.packed.loop import Network, PackLoop
+from training.packed.loop import PackLoop
+from training.packed.network import LoraNetwork
 from training.packed.plan import Footprint, Pack, Plan, Size, plan
 from training.packed.rows import DomainRows, PackInputs
-from training.packed.stack import Layout, Stack
+from training.packed.stack import Stack, lora_layout
 from training.ranks import adapter_ranks
 
 MemoryOf = Callable[[str, Record], Memory]
@@ -111,7 +112,8 @@ class PackedAdapters:
             memory.save({"learned": stack.learned, "moments": stack.moments}, _record(fitted))
         else:
             stack, fitted = _restored(saved)
-        self._network.layout.unstack(stack, adapters)
+        for adapter, tensors in zip(adapters, self._network.layout.unstacked(stack), strict=True):
+            adapter.load_tensors(tensors)
         return [
             TrainedAdapter(
                 place, adapter.requires_grad_(False).eval(), how, self._train.count(place.division, place.domain)
@@ -122,7 +124,7 @@ class PackedAdapters:
     def _train_pack(self, pack: Pack, adapters: Sequence[DomainAdapter], name: str) -> tuple[Stack, list[Fitted]]:
         trainer, network = self.trainer, self._network
         train, stop = (self._inputs(rows, pack) for rows in (self._train, self._stop))
-        stack = network.layout.stacked(adapters)
+        stack = network.layout.stacked([adapter.tensors() for adapter in adapters])
         if trainer.config.moments == "compensated":
             compensate(trainer.backbone, network.rules, network.layout, stack, train)
         courses = [
@@ -135,19 +137,20 @@ class PackedAdapters:
             )
             for place, rows, judged in zip(pack.places, train.domains(), stop.domains(), strict=True)
         ]
-        loop = PackLoop(network, stack, courses, train, stop, trainer.schedule, trainer.select, name, trainer.meter)
-        return loop.run(), [course.fitted(trainer.select) for course in courses]
+        terms = Terms(trainer.schedule, trainer.select)
+        loop = PackLoop(network, stack, courses, train, stop, terms, name, trainer.meter)
+        return loop.run(), [course.fitted(terms) for course in courses]
 
     def _inputs(self, rows: DomainRows, pack: Pack) -> PackInputs:
         parts: list[Tensor] = [rows.of(place.division, place.domain) for place in pack.places]
         return PackInputs(self.trainer.backbone, self.trainer.rows, parts)
 
     @cached_property
-    def _network(self) -> Network:
+    def _network(self) -> LoraNetwork:
         backbone, config = self.trainer.backbone, self.trainer.config
         ranks = adapter_ranks(backbone.shape, config)
         rules = Rules(backbone.shape, ranks, backbone.plain, config.moments == "frozen")
-        return Network(backbone, rules, Layout(backbone.shape, ranks))
+        return LoraNetwork(backbone, rules, lora_layout(backbone.shape, ranks))
 
     @cached_property
     def _train(self) -> DomainRows:

@@ -15,6 +15,21 @@ from training.loops import Fitted
 from training.seeds import Stream
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What is agreed for all domains of a stage.
+
+    Args:
+        schedule: how long and how fast.
+        select: the best epoch, or the last.
+        start_counts: whether the untrained start is a candidate.
+    """
+
+    schedule: Schedule
+    select: Select
+    start_counts: bool = True
+
+
 @dataclass
 class Course:
     """One domain's way through a pack, by the rules of `training.loops.Loop`.
@@ -36,31 +51,31 @@ class Course:
     epoch: int = 0
     history: list[Record] = field(default_factory=list)
 
-    def batches(self, epoch: int, schedule: Schedule) -> tuple[Tensor, ...]:
+    def batches(self, epoch: int, terms: Terms) -> tuple[Tensor, ...]:
         """Return the batches of one epoch: those that the domain has where it is trained alone."""
         order = self.stream.of("order", epoch).generator()
-        return split_batches(self.rows, schedule.batch_rows, schedule.min_batches, order)
+        return split_batches(self.rows, terms.schedule.batch_rows, terms.schedule.min_batches, order)
 
     def judge(self, loss: float | None, auc: float | None, seconds: float) -> bool:
         """Take an epoch's result and say whether it is the best so far."""
         self.history.append({"epoch": self.epoch, "loss": loss, "auc": auc, "seconds": round(seconds, 6)})
         return self.stopping.observe(self.epoch, auc)
 
-    def over(self, schedule: Schedule, select: Select) -> bool:
+    def over(self, terms: Terms) -> bool:
         """Whether there is no epoch to come."""
-        if self.epoch >= schedule.epochs or len(self.rows) == 0:
+        if self.epoch >= terms.schedule.epochs or len(self.rows) == 0:
             return True
-        if select == "last_epoch":
+        if terms.select == "last_epoch":
             return False
-        if self.stopping.best_epoch is None:
+        if terms.start_counts and self.stopping.best_epoch is None:
             return True  # the start has no AUC, so no epoch can be shown to be better
         return self.epoch > 0 and self.stopping.exhausted(self.epoch)
 
-    def keeps_best(self, select: Select) -> bool:
+    def keeps_best(self, terms: Terms) -> bool:
         """Whether its best weights are taken in the end, not its last."""
-        return select == "best" and self.stopping.best_epoch is not None
+        return terms.select == "best" and self.stopping.best_epoch is not None
 
-    def fitted(self, select: Select) -> Fitted:
+    def fitted(self, terms: Terms) -> Fitted:
         """How it went, once it is over."""
         best = self.stopping.best_epoch
-        return Fitted(tuple(self.history), best if self.keeps_best(select) and best is not None else self.epoch)
+        return Fitted(tuple(self.history), best if self.keeps_best(terms) and best is not None else self.epoch)

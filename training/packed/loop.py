@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Generic
 
 import numpy as np
 import torch
@@ -12,47 +12,29 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from network.backbone import Backbone
-from training.config import Schedule, Select
 from training.packed.adam import StackedAdam
 from training.packed.aucs import domain_aucs
-from training.packed.course import Course
-from training.packed.layer import PackedLayer, Rules
+from training.packed.course import Course, Terms
 from training.packed.masks import Masks
+from training.packed.network import PackNetwork, PackRows, Read
 from training.packed.norm import Filled
-from training.packed.rows import READ_ROWS, PackInputs, generators
-from training.packed.stack import Layout, Stack
+from training.packed.rows import READ_ROWS, generators
+from training.packed.stack import Stack
 from training.progress import Advance, Meter
 
 
-@dataclass(frozen=True)
-class Network:
-    """What is the same for all packs of a stage.
-
-    Args:
-        backbone: frozen, in eval mode.
-        rules: of the adapters.
-        layout: of their stack.
-    """
-
-    backbone: Backbone
-    rules: Rules
-    layout: Layout
-
-
-class PackLoop:
+class PackLoop(Generic[Read]):
     """Trains the domains of one pack.
 
     A domain that is over leaves the stack, so that the others' steps do not carry it along.
 
     Args:
-        network: the frozen part, and what an adapter is.
-        start: (t, ...) the adapters' start; changed.
+        network: what the rows of the stack are parameters of.
+        start: of the t domains; changed.
         courses: of the t domains, those with most batches an epoch first.
         train: the domains' training rows.
         stop: the domains' validation rows.
-        schedule: how long and how fast.
-        select: the best epoch, the untrained adapter included, or the last.
+        terms: how long, how fast, and which epoch is kept.
         name: of the pack, where progress is shown.
         meter: where progress goes.
         clock: seconds, for the speed shown.
@@ -60,13 +42,12 @@ class PackLoop:
 
     def __init__(
         self,
-        network: Network,
+        network: PackNetwork[Read],
         start: Stack,
         courses: Sequence[Course],
-        train: PackInputs,
-        stop: PackInputs,
-        schedule: Schedule,
-        select: Select,
+        train: PackRows[Read],
+        stop: PackRows[Read],
+        terms: Terms,
         name: str,
         meter: Meter,
         clock: Callable[[], float] = time.monotonic,
@@ -75,21 +56,21 @@ class PackLoop:
         self._courses = courses
         self._train = train
         self._stop = stop
-        self._schedule = schedule
-        self._select = select
+        self._terms = terms
         self._name = name
         self._meter = meter
         self._clock = clock
         self._alive = list(range(len(courses)))
         self._stack = start
         self._kept = start.take(torch.arange(len(start)))
-        self._adam = StackedAdam(start.learned, schedule)
+        self._adam = StackedAdam(start.learned, terms.schedule)
 
     def run(self) -> Stack:
         """Train every domain to its end and return the selected weights, in the order of the courses."""
-        self._judge(None, 0.0)
+        if self._terms.start_counts:
+            self._judge(None, 0.0)
         self._retire()
-        rows = self._schedule.epochs * sum(len(self._courses[i].rows) for i in self._alive)
+        rows = self._terms.schedule.epochs * sum(len(self._courses[i].rows) for i in self._alive)
         with self._meter.watch(self._name, rows) as advance:
             while self._alive:
                 self._pass(advance)
@@ -101,7 +82,7 @@ class PackLoop:
         began = self._clock()
         courses = [self._courses[i] for i in self._alive]
         epoch = courses[0].epoch + 1
-        queues = [course.batches(epoch, self._schedule) for course in courses]
+        queues = [course.batches(epoch, self._terms) for course in courses]
         masks = self._masks(courses, epoch)
         totals = torch.zeros(len(courses), dtype=torch.float64)
         for step in range(len(queues[0])):
@@ -115,24 +96,22 @@ class PackLoop:
         self._judge(losses, self._clock() - began)
 
     def _masks(self, courses: Sequence[Course], epoch: int) -> Masks | None:
-        if not self._schedule.dropout:
+        dropout = self._terms.schedule.dropout
+        if not dropout:
             return None
-        streams = generators([course.stream for course in courses], "dropout", epoch)
-        return Masks(streams, self._network.rules.shape.tower, self._schedule.dropout)
+        return Masks(generators([course.stream for course in courses], "dropout", epoch), self._network.hidden, dropout)
 
     def _step(self, batches: Sequence[Tensor], counts: list[int], masks: Masks | None) -> Tensor:
         """Let the first domains take one step, each on its own batch, and return their losses."""
-        network, stack = self._network, self._stack.leading(len(batches))
-        rows = self._train.take(pad_sequence(list(batches), batch_first=True).flatten())
-        dtype = rows.label.dtype
-        filled = Filled.of(counts, dtype)
+        stack = self._stack.leading(len(batches))
+        at = pad_sequence(list(batches), batch_first=True).flatten()
+        label = self._train.label.index_select(0, at)
+        filled = Filled.of(counts, label.dtype)
         learned = stack.learned.detach().requires_grad_()
-        tensors = network.layout.cut(Stack(learned, stack.moments))
-        factors = () if masks is None else masks.draw(counts, dtype)
-        layer = PackedLayer(network.rules, tensors, filled, factors, rows.first)
-        logits = network.backbone.score_looked_up(rows.looked, layer)
+        factors = () if masks is None else masks.draw(counts, label.dtype)
+        logits = self._network.logits(Stack(learned, stack.moments), self._train.take(at), filled, factors)
         each = functional.binary_cross_entropy_with_logits(
-            logits, rows.label, weight=filled.weight.flatten(), reduction="none"
+            logits, label, weight=filled.weight.flatten(), reduction="none"
         )
         losses = each.view(len(batches), -1).sum(1)
         (gradient,) = torch.autograd.grad(losses.sum(), learned)  # each domain's loss reads its own row only
@@ -158,12 +137,10 @@ class PackLoop:
     def _aucs(self, courses: Sequence[Course]) -> list[float | None]:
         at = pad_sequence([course.stop for course in courses], batch_first=True)
         counts = torch.tensor([len(course.stop) for course in courses])
-        tensors = self._network.layout.cut(self._stack)
         parts = []
         for columns in torch.split(at, max(1, READ_ROWS // len(courses)), dim=1) if at.numel() else ():
-            rows = self._stop.take(columns.flatten())
-            layer = PackedLayer(self._network.rules, tensors, first=rows.first)
-            parts.append(self._network.backbone.score_looked_up(rows.looked, layer).view(columns.shape))
+            logits = self._network.logits(self._stack, self._stop.take(columns.flatten()))
+            parts.append(logits.view(columns.shape))
         if not parts:
             return [None] * len(courses)
         real = torch.arange(at.shape[1]) < counts[:, None]
@@ -181,10 +158,10 @@ class PackLoop:
 
     def _retire(self) -> None:
         """Take the domains that are over out of the stack."""
-        over = [self._courses[i].over(self._schedule, self._select) for i in self._alive]
+        over = [self._courses[i].over(self._terms) for i in self._alive]
         if not any(over):
             return
-        last = [p for p, done in enumerate(over) if done and not self._courses[self._alive[p]].keeps_best(self._select)]
+        last = [p for p, done in enumerate(over) if done and not self._courses[self._alive[p]].keeps_best(self._terms)]
         self._keep(last)
         left = torch.tensor([place for place, done in enumerate(over) if not done], dtype=torch.int64)
         self._stack = self._stack.take(left)

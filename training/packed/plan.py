@@ -13,7 +13,7 @@ from training.config import Schedule
 from training.errors import ConfigError
 from training.packed.config import PackedConfig
 from training.packed.rows import READ_ROWS, row_bytes
-from training.packed.stack import Layout
+from training.packed.stack import lora_layout
 
 _STACK_COPIES = 9
 """Copies of what is learned: itself, the best, gradient and its parts, Adam's two moments, and what a step makes."""
@@ -97,7 +97,7 @@ class Footprint:
     """
 
     def __init__(self, shape: NetworkShape, ranks: Sequence[int], schedule: Schedule, itemsize: int = 4) -> None:
-        layout = Layout(shape, ranks)
+        layout = lora_layout(shape, ranks)
         self.schedule = schedule
         self._row_bytes = row_bytes(shape, itemsize)
         self._domain_bytes = (_STACK_COPIES * layout.learned_width + 6 * layout.moments_width) * itemsize

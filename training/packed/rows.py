@@ -52,12 +52,10 @@ class Taken:
     Args:
         looked: what the lookup gave.
         first: (n, d) what the first hidden linear map gives for them; None where the tower reads something else.
-        label: (n,).
     """
 
     looked: LookedUp
     first: Tensor | None
-    label: Tensor
 
 
 class PackInputs:
@@ -96,7 +94,7 @@ class PackInputs:
 
     def domains(self) -> tuple[Tensor, ...]:
         """Positions of each domain's rows in here."""
-        return torch.split(torch.arange(len(self.label)), self.counts)
+        return split_domains(self.counts)
 
     def take(self, at: Tensor) -> Taken:
         """Return the rows at these positions (n,)."""
@@ -104,7 +102,12 @@ class PackInputs:
         first_order = None if self._first_order is None else self._first_order.index_select(0, at)
         looked = LookedUp(x, torch.split(x, self._widths, dim=1), first_order)
         first = None if self._first is None else self._first.index_select(0, at)
-        return Taken(looked, first, self.label.index_select(0, at))
+        return Taken(looked, first)
+
+
+def split_domains(counts: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return each domain's positions, where domains of so many rows stand one after another."""
+    return torch.split(torch.arange(sum(counts)), list(counts))
 
 
 def reads_fields(shape: NetworkShape) -> bool:

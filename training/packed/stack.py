@@ -1,4 +1,4 @@
-"""The adapters of many domains as two tensors: a row holds all that one domain learns, or all its moments."""
+"""What many domains have of their own as two tensors: a row holds all that one learns, or all its moments."""
 
 from __future__ import annotations
 
@@ -10,33 +10,22 @@ import torch
 from torch import Tensor
 
 from network.inputs import NetworkShape
-from network.lora import DomainAdapter
 
 Shapes = Mapping[str, tuple[int, ...]]
+Tensors = dict[str, Tensor]
 
 
+@dataclass(frozen=True)
 class Layout:
-    """Where each tensor of an adapter lies in a row of the stack, under its name in an artifact.
+    """Where each tensor of a domain lies in its rows of the stack.
 
     Args:
-        shape: the backbone's shape.
-        ranks: r of each adaptable module; 0 adapts it not.
+        learned: name to shape, of what is trained.
+        moments: name to shape, of the norms' running moments.
     """
 
-    def __init__(self, shape: NetworkShape, ranks: Sequence[int]) -> None:
-        learned: dict[str, tuple[int, ...]] = {}
-        moments: dict[str, tuple[int, ...]] = {}
-        for module, r in zip(shape.modules, ranks, strict=True):
-            if not r:
-                continue
-            name, d = module.name, (module.outputs,)
-            learned |= {f"{name}.down": (r, module.inputs), f"{name}.up": (module.outputs, r)}
-            learned |= {f"{name}.scale": d, f"{name}.shift": d}
-            if module.norm:
-                learned |= {f"{name}.norm.weight": d, f"{name}.norm.bias": d}
-                moments |= {f"{name}.norm.mean": d, f"{name}.norm.var": d}
-        self.learned: Shapes = learned
-        self.moments: Shapes = moments
+    learned: Shapes
+    moments: Shapes
 
     @property
     def learned_width(self) -> int:
@@ -48,27 +37,46 @@ class Layout:
         """Numbers of one domain's running moments."""
         return sum(map(prod, self.moments.values()))
 
-    def cut(self, stack: Stack) -> dict[str, Tensor]:
+    def cut(self, stack: Stack) -> Tensors:
         """Return every tensor (t, ...) of the stack's domains, by name, as views.
 
         One split, for its gradient is one concatenation; that of a slice is a whole stack of zeros.
         """
         return _cut(stack.learned, self.learned) | _cut(stack.moments, self.moments)
 
-    def stacked(self, adapters: Sequence[DomainAdapter]) -> Stack:
-        """Stack adapters of this shape; the stack shares no memory with them."""
-        every = [adapter.tensors() for adapter in adapters]
+    def stacked(self, domains: Sequence[Mapping[str, Tensor]]) -> Stack:
+        """Stack what several domains have; the stack shares no memory with them."""
         learned, moments = (
-            torch.stack([torch.cat([own[name].flatten() for name in names] or [torch.empty(0)]) for own in every])
+            torch.stack([torch.cat([own[name].flatten() for name in names] or [torch.empty(0)]) for own in domains])
             for names in (self.learned, self.moments)
         )
         return Stack(learned, moments)
 
-    def unstack(self, stack: Stack, adapters: Sequence[DomainAdapter]) -> None:
-        """Put each row into the adapter of its place."""
+    def unstacked(self, stack: Stack) -> list[Tensors]:
+        """Return each domain's tensors, as views."""
         tensors = self.cut(stack)
-        for place, adapter in enumerate(adapters):
-            adapter.load_tensors({name: value[place] for name, value in tensors.items()})
+        return [{name: value[row] for name, value in tensors.items()} for row in range(len(stack))]
+
+
+def lora_layout(shape: NetworkShape, ranks: Sequence[int]) -> Layout:
+    """Lay out the tensors of a `DomainAdapter`, under their names in an artifact.
+
+    Args:
+        shape: the backbone's shape.
+        ranks: r of each adaptable module; 0 adapts it not.
+    """
+    learned: dict[str, tuple[int, ...]] = {}
+    moments: dict[str, tuple[int, ...]] = {}
+    for module, r in zip(shape.modules, ranks, strict=True):
+        if not r:
+            continue
+        name, d = module.name, (module.outputs,)
+        learned |= {f"{name}.down": (r, module.inputs), f"{name}.up": (module.outputs, r)}
+        learned |= {f"{name}.scale": d, f"{name}.shift": d}
+        if module.norm:
+            learned |= {f"{name}.norm.weight": d, f"{name}.norm.bias": d}
+            moments |= {f"{name}.norm.mean": d, f"{name}.norm.var": d}
+    return Layout(learned, moments)
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,7 @@ class Stack:
         self.moments.index_copy_(0, places, other.moments)
 
 
-def _cut(flat: Tensor, shapes: Shapes) -> dict[str, Tensor]:
+def _cut(flat: Tensor, shapes: Shapes) -> Tensors:
     if not shapes:
         return {}
     parts = torch.split(flat, [prod(shape) for shape in shapes.values()], dim=1)

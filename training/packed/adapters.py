@@ -47,7 +47,7 @@ class PackedAdapters:
         network, trainer = self._network, self.trainer
         footprint = Footprint(
             network.rules.shape,
-            network.rules.ranks,
+            network.layout,
             trainer.schedule,
             trainer.backbone.output.weight.element_size(),
         )

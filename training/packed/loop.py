@@ -133,22 +133,12 @@ class PackLoop(Generic[Read]):
             speed = f"{rows / max(seconds, 1e-9):,.0f} rows/s"
             self._meter.say(f"{self._name} epoch {courses[0].epoch}: {len(courses)} domains in training, {speed}")
 
-    @torch.no_grad()
     def _aucs(self, courses: Sequence[Course]) -> list[float | None]:
-        at = pad_sequence([course.stop for course in courses], batch_first=True)
-        counts = torch.tensor([len(course.stop) for course in courses])
-        parts = []
-        for columns in torch.split(at, max(1, READ_ROWS // len(courses)), dim=1) if at.numel() else ():
-            logits = self._network.logits(self._stack, self._stop.take(columns.flatten()))
-            parts.append(logits.view(columns.shape))
-        if not parts:
-            return [None] * len(courses)
-        real = torch.arange(at.shape[1]) < counts[:, None]
-        label = self._stop.label[at[real]].numpy()
-        owner = torch.repeat_interleave(torch.arange(len(courses)), counts).numpy()
-        return domain_aucs(
-            label, torch.cat(parts, dim=1)[real].double().numpy().astype(np.float64), owner, len(courses)
-        )
+        parts = [course.stop for course in courses]
+        logits = scored(self._network, self._stack, self._stop, parts)
+        label = self._stop.label[torch.cat(parts)].numpy()
+        owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        return domain_aucs(label, logits.numpy(), owner, len(parts))
 
     def _keep(self, places: Sequence[int]) -> None:
         """Remember the weights that stand at some places of the stack."""
@@ -167,3 +157,27 @@ class PackLoop(Generic[Read]):
         self._stack = self._stack.take(left)
         self._adam.take(left)
         self._alive = [self._alive[place] for place in left.tolist()]
+
+
+@torch.no_grad()
+def scored(network: PackNetwork[Read], stack: Stack, rows: PackRows[Read], parts: Sequence[Tensor]) -> Tensor:
+    """Score rows of every domain of a stack, a bounded number at a time.
+
+    Args:
+        network: in what form.
+        stack: of t domains.
+        rows: where the rows are.
+        parts: for each domain positions of its rows.
+
+    Returns:
+        Their logits in float64, one domain after another.
+    """
+    at = pad_sequence(list(parts), batch_first=True)
+    if not at.numel():
+        return torch.empty(0, dtype=torch.float64)
+    found = [
+        network.logits(stack, rows.take(columns.flatten())).view(columns.shape)
+        for columns in torch.split(at, max(1, READ_ROWS // len(parts)), dim=1)
+    ]
+    real = torch.arange(at.shape[1]) < torch.tensor([len(part) for part in parts])[:, None]
+    return torch.cat(found, dim=1)[real].double()

@@ -13,7 +13,7 @@ from training.config import Schedule
 from training.errors import ConfigError
 from training.packed.config import PackedConfig
 from training.packed.rows import READ_ROWS, row_bytes
-from training.packed.stack import lora_layout
+from training.packed.stack import Layout
 
 _STACK_COPIES = 9
 """Copies of what is learned: itself, the best, gradient and its parts, Adam's two moments, and what a step makes."""
@@ -29,12 +29,14 @@ class Size:
     Args:
         place: the domain.
         train: its training rows.
-        stop: its validation rows that serve early stopping.
+        stop: its other rows, such as those that serve early stopping.
+        table_rows: rows of an embedding table of its own.
     """
 
     place: Place
     train: int
     stop: int
+    table_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,28 +93,30 @@ class Footprint:
 
     Args:
         shape: the backbone's.
-        ranks: of the adapters.
+        layout: of what a domain has of its own, an embedding table of its own left out.
         schedule: of the stage.
         itemsize: bytes of a float.
     """
 
-    def __init__(self, shape: NetworkShape, ranks: Sequence[int], schedule: Schedule, itemsize: int = 4) -> None:
-        layout = lora_layout(shape, ranks)
+    def __init__(self, shape: NetworkShape, layout: Layout, schedule: Schedule, itemsize: int = 4) -> None:
         self.schedule = schedule
         self._row_bytes = row_bytes(shape, itemsize)
         self._domain_bytes = (_STACK_COPIES * layout.learned_width + 6 * layout.moments_width) * itemsize
         self._step_bytes = step_floats(shape) * itemsize
+        self._table_row_bytes = (_STACK_COPIES + 2) * shape.width * itemsize
 
-    def of(self, domains: int, rows: int, batch_rows: int) -> int:
+    def of(self, domains: int, rows: int, batch_rows: int, table_rows: int = 0) -> int:
         """Return the bytes that training takes at most.
 
         Args:
             domains: in the pack.
             rows: their training and validation rows together.
             batch_rows: rows of the largest batch of one of them.
+            table_rows: rows of the largest embedding table of one of them.
         """
         at_once = max(domains * batch_rows, min(rows, READ_ROWS), domains)
-        return domains * self._domain_bytes + rows * self._row_bytes + at_once * self._step_bytes
+        own = self._domain_bytes + table_rows * self._table_row_bytes
+        return domains * own + rows * self._row_bytes + at_once * self._step_bytes
 
 
 def step_floats(shape: NetworkShape) -> int:
@@ -146,7 +150,7 @@ def plan(sizes: Iterable[Size], footprint: Footprint, config: PackedConfig) -> P
     """
     bound, schedule = config.memory_mib * _MIB, footprint.schedule
     ordered = sorted(sizes, key=lambda size: (-batch_count(size.train, schedule), -size.train))  # stable
-    costs = {size.place: footprint.of(1, size.train + size.stop, _largest_batch(size, schedule)) for size in ordered}
+    costs = {size.place: _running_costs([size], footprint)[0] for size in ordered}
     together = [size for size in ordered if costs[size.place] <= bound]
     packs: list[Pack] = []
     while together:
@@ -161,7 +165,8 @@ def _running_costs(sizes: Sequence[Size], footprint: Footprint) -> list[int]:
     """Bytes of the pack of the first domain, of the first two, and so on."""
     rows = accumulate(size.train + size.stop for size in sizes)
     batches = accumulate((_largest_batch(size, footprint.schedule) for size in sizes), max)
-    return [footprint.of(count, n, b) for count, (n, b) in enumerate(zip(rows, batches, strict=True), 1)]
+    tables = accumulate((size.table_rows for size in sizes), max)
+    return [footprint.of(i, n, b, r) for i, (n, b, r) in enumerate(zip(rows, batches, tables, strict=True), 1)]
 
 
 def _largest_batch(size: Size, schedule: Schedule) -> int:

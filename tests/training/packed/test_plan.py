@@ -9,10 +9,11 @@ from training.adapters import Place
 from training.config import Schedule
 from training.packed.config import PackedConfig
 from training.packed.plan import Footprint, Plan, Size, batch_count, plan
+from training.packed.stack import lora_layout
 
 SHAPE = NetworkShape((FieldShape("user", "sparse", 9),), tower=(64, 32))
 SCHEDULE = Schedule(batch_rows=64)
-FOOTPRINT = Footprint(SHAPE, (8, 8), SCHEDULE)
+FOOTPRINT = Footprint(SHAPE, lora_layout(SHAPE, (8, 8)), SCHEDULE)
 _MIB = 2**20
 
 
@@ -48,6 +49,13 @@ def test_stated_memory_is_that_of_the_packs_domains() -> None:
         largest = max(-(-size.train // batch_count(size.train, SCHEDULE)) for size in own)
         rows = sum(size.train + size.stop for size in own)
         assert pack.memory_bytes == FOOTPRINT.of(len(own), rows, max(1, largest))
+
+
+def test_tables_of_their_own_count() -> None:
+    """Law: where domains have embedding tables, a pack is charged its largest one for each domain."""
+    place = Place(0, 0, "theme", "theme-0")
+    bare, tabled = (plan([Size(place, 50, 9, n)], FOOTPRINT, PackedConfig()).packs[0] for n in (0, 700))
+    assert tabled.memory_bytes - bare.memory_bytes >= 700 * SHAPE.width * 4 * 7
 
 
 def test_domains_of_a_pack_are_of_like_size() -> None:

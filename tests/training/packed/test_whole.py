@@ -1,0 +1,79 @@
+"""Whole networks for each domain in packs: the same scores as one by one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.training.packed.scene import TRAIN, memories, scene, schedule
+from training.checkpoint import Memory, StateFolder
+from training.errors import ConfigError
+from training.packed.config import PackedConfig
+from training.packed.course import Terms
+from training.packed.whole import WholeTrainer
+from training.seeds import Stream
+
+
+def whole(data: Path, out: Path, terms: Terms, **changes: Any) -> WholeTrainer:
+    found = scene(data, out, **changes)
+    parts = found.train, found.stop, found.stop.flip(0)
+    stream = Stream(7, ("finetune",))
+    return WholeTrainer(found.backbone, found.rows, *parts, terms, stream, found.meter, PackedConfig(domains=5))
+
+
+@pytest.mark.usefixtures("in_float64")
+@pytest.mark.parametrize(
+    ("terms", "changes"),
+    [
+        (Terms(schedule(epochs=3), "best"), {}),
+        (Terms(schedule(epochs=2, dropout=0.0), "last_epoch", start_counts=False), {}),
+        (
+            Terms(schedule(epochs=2, weight_decay=1e-2), "best", start_counts=False),
+            {"backbone": {"width": 4, "tower": [9, 7], "norm": False}},
+        ),
+    ],
+    ids=["fine-tune", "last epoch", "single, weight decay, no norms"],
+)
+def test_pack_equals_each_whole_network_alone(
+    small_world: Path, tmp_path: Path, terms: Terms, changes: dict[str, Any]
+) -> None:
+    """Law: losses, AUCs, the epoch kept and the scores are those of training the domain alone, to 1e-7 in float64."""
+    trainer = whole(small_world, tmp_path / "run", terms, **changes)
+    before = trainer.start.weights()
+    packed = {trained.place: trained for trained in trainer.each(memories(tmp_path / "packed"))}
+    assert len(packed) == len(TRAIN)
+    for place, mine in packed.items():
+        other = trainer.one(place, Memory(StateFolder(tmp_path / "alone"), place.name, {}))
+        assert mine.fitted.epoch == other.fitted.epoch
+        for own, wanted in zip(mine.fitted.history, other.fitted.history, strict=True):
+            assert own["auc"] == wanted["auc"]
+            assert own["loss"] == pytest.approx(wanted["loss"], abs=1e-9)
+        assert mine.rows.equal(other.rows)
+        np.testing.assert_allclose(mine.logits, other.logits, atol=1e-7)
+    assert all(value.equal(before[name]) for name, value in trainer.start.weights().items())
+
+
+def test_scores_of_a_finished_pack_are_kept(small_world: Path, tmp_path: Path) -> None:
+    """Law: a finished pack is read, not trained again."""
+    terms = Terms(schedule(epochs=1), "last_epoch")
+    trainer = whole(small_world, tmp_path / "run", terms)
+    kept = memories(tmp_path / "packed")
+    first = list(trainer.each(kept))
+    again = replace(trainer, terms=Terms(schedule(epochs=1, lr=5.0), "last_epoch")).each(kept)
+    for mine, other in zip(again, first, strict=True):
+        assert mine.place == other.place
+        assert mine.fitted == other.fitted
+        np.testing.assert_array_equal(mine.logits, other.logits)
+
+
+def test_other_kinds_are_refused(small_world: Path, tmp_path: Path) -> None:
+    """Law: a network of another kind is an error that names the kind."""
+    trainer = whole(
+        small_world, tmp_path / "run", Terms(schedule(), "best"), backbone={"width": 4, "tower": [9, 7], "kind": "dcn"}
+    )
+    with pytest.raises(ConfigError, match="kind dcn"):
+        list(trainer.each(memories(tmp_path / "packed")))

@@ -1,0 +1,202 @@
+"""Per-domain baselines: a whole network for each domain, on that domain's rows alone.
+
+`Single` starts every domain from one network of random weights, `Fine-tune` from the pre-trained backbone; embeddings
+are trained too. Values that a domain's training rows lack keep their start, but for weight decay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from adapters_store.canonical import canonical_json, digest
+from network.backbone import Backbone
+from training.adapters import Place, places
+from training.batches import RowTensors, logits_of
+from training.checkpoint import Memory
+from training.early_stopping import EarlyStopping
+from training.loops import Fitted, Loop, Trainee
+from training.packed.adapters import MemoryOf
+from training.packed.config import PackedConfig
+from training.packed.course import Course, Terms
+from training.packed.local import LocalInputs, blocks, own_rows
+from training.packed.loop import PackLoop, scored
+from training.packed.plan import Footprint, Pack, Plan, Size, plan
+from training.packed.rows import DomainRows, split_domains
+from training.packed.stack import Stack
+from training.packed.whole_network import WholeNetwork, whole_layout, whole_tensors
+from training.progress import Meter
+from training.seeds import Stream
+
+
+@dataclass(frozen=True)
+class TrainedWhole:
+    """What a baseline gives for one domain.
+
+    Args:
+        place: the domain.
+        fitted: how its training went.
+        rows: (n,) positions of the rows that were scored.
+        logits: (n,) theirs.
+    """
+
+    place: Place
+    fitted: Fitted
+    rows: Tensor
+    logits: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class WholeTrainer:
+    """Trains a network for each domain.
+
+    Args:
+        start: what every domain starts from; never changed.
+        rows: the data set.
+        train: (n,) positions of the training rows.
+        stop: (n,) positions of the validation rows that serve early stopping.
+        score: (n,) positions of the rows to score in the end.
+        terms: how long, how fast, and which epoch is kept; dropout is the schedule's.
+        stream: of this baseline's random numbers.
+        meter: where progress goes.
+        config: how large a pack may be.
+
+    Raises:
+        ConfigError: where it trains in packs: the network is not of kind mlp.
+    """
+
+    start: Backbone
+    rows: RowTensors
+    train: Tensor
+    stop: Tensor
+    score: Tensor
+    terms: Terms
+    stream: Stream
+    meter: Meter
+    config: PackedConfig
+
+    def each(self, memory_of: MemoryOf, share: tuple[int, int] = (1, 1)) -> Iterator[TrainedWhole]:
+        """Train all natural domains, or a share of the packs, pack by pack.
+
+        Args:
+            memory_of: where a pack, or a domain by itself, keeps what it has learned.
+            share: (i, n) the i-th of n shares.
+        """
+        chosen = self.plan.share(*share)
+        self.meter.say(f"{'/'.join(map(str, self.stream.name))}: {chosen.line()}")
+        for pack in chosen.packs:
+            domains = digest(canonical_json([[place.division_name, place.name] for place in pack.places]))
+            yield from self.pack(pack, memory_of(f"packed/{pack.number:05d}", {"pack": domains}))
+        for place in chosen.alone:
+            yield self.one(place, memory_of(place.name, {}))
+
+    @cached_property
+    def plan(self) -> Plan:
+        """All packs, and the domains that are too large for one."""
+        layout = whole_layout(self.start.shape, 0)
+        footprint = Footprint(self.start.shape, layout, self.terms.schedule, self.start.output.weight.element_size())
+        sizes = (
+            Size(
+                place,
+                self._count(self._train, place),
+                self._count(self._stop, place) + self._count(self._score, place),
+                len(self._own_rows(place)),
+            )
+            for place in self._places()
+        )
+        return plan(sizes, footprint, self.config)
+
+    def one(self, place: Place, memory: Memory) -> TrainedWhole:
+        """Train one domain by itself."""
+        shape = replace(self.start.shape, dropout=self.terms.schedule.dropout)
+        network = Backbone(shape, self.rows.given)
+        network.to(self.start.output.weight.dtype).load_state_dict(self.start.state_dict())
+        train, stop, score = (rows.of(place.division, place.domain) for rows in (self._train, self._stop, self._score))
+
+        def logits(part: Tensor) -> Tensor:
+            found: Tensor = network(self.rows.batch(part))
+            return found
+
+        trainee = Trainee(
+            layer=network,
+            trained=network.requires_grad_(True),
+            prepare=lambda: None,
+            loss=lambda batch: functional.binary_cross_entropy_with_logits(logits(batch), self.rows.label[batch]),
+            auc=lambda: self.rows.auc(stop, logits_of(stop, logits)),
+            start_counts=self.terms.start_counts,
+        )
+        stream = self._stream_of(place)
+        fitted = Loop(trainee, train, self.terms.schedule, self.terms.select, stream, memory, self.meter).run()
+        return TrainedWhole(place, fitted, score, logits_of(score, logits))
+
+    def pack(self, pack: Pack, memory: Memory) -> list[TrainedWhole]:
+        """Train one pack, or take the finished one: its scores are kept, not its weights.
+
+        Raises:
+            StateMismatch: the checkpoint is of other settings, or of another pack.
+        """
+        rows = [self._score.of(place.division, place.domain) for place in pack.places]
+        saved = memory.load()
+        if saved is None:
+            logits, fitted = self._train_pack(pack, memory.name)
+            record = {"finished": True, "epochs": [how.epoch for how in fitted]}
+            memory.save({"logits": logits}, record | {"histories": [list(how.history) for how in fitted]})
+        else:
+            logits, record = saved.tensors["logits"], saved.record
+            fitted = [Fitted(tuple(h), e) for h, e in zip(record["histories"], record["epochs"], strict=True)]
+        parts = torch.split(logits, [len(part) for part in rows])
+        return [TrainedWhole(*each[:3], each[3].numpy()) for each in zip(pack.places, fitted, rows, parts, strict=True)]
+
+    def _train_pack(self, pack: Pack, name: str) -> tuple[Tensor, list[Fitted]]:
+        ids = [self._own_rows(place) for place in pack.places]
+        train, stop, score = (self._inputs(rows, pack, ids) for rows in (self._train, self._stop, self._score))
+        table_rows = max(1, *map(len, ids))
+        layout = whole_layout(self.start.shape, table_rows)
+        start = layout.stacked([whole_tensors(self.start, own, table_rows) for own in ids])
+        network = WholeNetwork(self.start.shape, layout, blocks(self.start, self.rows.batch(self.train[:1])))
+        courses = [
+            Course(place, self._stream_of(place), rows, judged, EarlyStopping(self.terms.schedule.patience))
+            for place, rows, judged in zip(
+                pack.places, split_domains(train.counts), split_domains(stop.counts), strict=True
+            )
+        ]
+        stack: Stack = PackLoop(network, start, courses, train, stop, self.terms, name, self.meter).run()
+        logits = scored(network, stack, score, split_domains(score.counts))
+        return logits, [course.fitted(self.terms) for course in courses]
+
+    def _inputs(self, rows: DomainRows, pack: Pack, ids: Sequence[Tensor]) -> LocalInputs:
+        parts = [rows.of(place.division, place.domain) for place in pack.places]
+        return LocalInputs(self.start, self.rows, parts, ids)
+
+    def _places(self) -> Iterator[Place]:
+        return (place for place in places(self.rows) if place.division == 0)
+
+    def _own_rows(self, place: Place) -> Tensor:
+        chosen = (self._train, self._stop, self._score)
+        return own_rows(self.start, self.rows, [rows.of(place.division, place.domain) for rows in chosen])
+
+    def _stream_of(self, place: Place) -> Stream:
+        return self.stream.of(place.division_name, place.name)
+
+    @staticmethod
+    def _count(rows: DomainRows, place: Place) -> int:
+        return rows.count(place.division, place.domain)
+
+    @cached_property
+    def _train(self) -> DomainRows:
+        return DomainRows(self.rows, self.train)
+
+    @cached_property
+    def _stop(self) -> DomainRows:
+        return DomainRows(self.rows, self.stop)
+
+    @cached_property
+    def _score(self) -> DomainRows:
+        return DomainRows(self.rows, self.score)

@@ -36,9 +36,18 @@ def pretrain(config: Config, out: Out, resume: Resume = False, seed: Seed = None
 
 
 @app.command()
-def adapters(config: Config, out: Out, resume: Resume = False, seed: Seed = None, data: Data = None) -> None:
+def adapters(
+    config: Config,
+    out: Out,
+    resume: Resume = False,
+    seed: Seed = None,
+    data: Data = None,
+    packs: Annotated[
+        str | None, typer.Option("--packs", help="i/n: train the i-th of n shares of the packs alone (`packed`).")
+    ] = None,
+) -> None:
     """Train every domain's adapter; the run folder must hold a backbone (stage 2)."""
-    _train("adapters", config, out, resume, seed, data)
+    _train("adapters", config, out, resume, seed, data, None if packs is None else share_of(packs))
 
 
 @app.command()
@@ -141,14 +150,34 @@ def cluster_of(workers: int, shards: int, staleness: int, mode: Mode, combine: C
     return ClusterConfig.model_validate(keys)
 
 
-def _train(stage: str, config: Path, out: Path, resume: bool, seed: int | None, data: Path | None) -> None:
+def share_of(packs: str) -> tuple[int, int]:
+    """Read `i/n`.
+
+    Raises:
+        BadParameter: it is something else.
+    """
+    part, slash, parts = packs.partition("/")
+    if not (slash and part.isascii() and part.isdigit() and parts.isascii() and parts.isdigit()):
+        raise typer.BadParameter(f"{packs!r} is no share: write i/n, such as 1/4", param_hint="--packs")
+    return int(part), int(parts)
+
+
+def _train(
+    stage: str,
+    config: Path,
+    out: Path,
+    resume: bool,
+    seed: int | None,
+    data: Path | None,
+    share: tuple[int, int] | None = None,
+) -> None:
     def work(console: Console) -> None:
         from training.config import load_config
         from training.pipeline import train
         from training.progress import RichMeter
 
         settings = load_config(config, seed=seed, data=data)
-        train(stage, settings, out, resume=resume, meter=RichMeter(console))
+        train(stage, settings, out, resume=resume, meter=RichMeter(console), share=share)
 
     _run(out, work)
 

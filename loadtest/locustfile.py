@@ -26,7 +26,7 @@ from loadtest.results import lines, results, write_results
 from loadtest.standing import read_standing
 from loadtest.traffic import Traffic
 from loadtest.trial import Trial
-from loadtest.users import CanaryUser, ColdUser, EspalierUser, PublishingUser, ScoringUser
+from loadtest.users import CHANGE_S, CanaryUser, ColdUser, EspalierUser, PublishingUser, ScoringUser
 from loadtest.warming import warm
 from loadtest.watch import Watch
 
@@ -83,7 +83,8 @@ def _prepare(environment: Environment) -> None:
     EspalierUser.pacing = OpenLoop(trial, rng) if options.pacing == "open" else ClosedLoop(trial)
     EspalierUser.network_timeout = EspalierUser.connection_timeout = options.timeout_s
     EspalierUser.every_s = {kind: getattr(options, f"{kind}_every_s") for kind in ("publish", "flip", "cold")}
-    environment.stop_timeout = options.timeout_s + 1
+    # a change that is cut off may be made all the same, after the next test has read what is live
+    environment.stop_timeout = max(options.timeout_s, CHANGE_S) + 1
     Run(environment, trial, Watch(options.server_pid), options).listen()
 
 

@@ -100,9 +100,10 @@ class DomainCounts:
         return self._names[row]
 
     def of(self, domain: str) -> Counts:
-        """A domain's counts; zeros where it has none."""
+        """A domain's counts, also those that are kept aside for it; zeros where it has none."""
         row = self._rows.get(domain)
-        return np.zeros(len(COLUMNS), np.int64) if row is None else self._table[row].copy()
+        counts = self._aside.get(domain) if row is None else self._table[row]
+        return np.zeros(len(COLUMNS), np.int64) if counts is None else counts.copy()
 
     def has(self, domain: str) -> bool:
         """Whether the domain has a row."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _PAUSE_S = 0.0003  # in which the event loop takes up a request that arrived during the last step
+_WAITED_FOR = 0.1  # of the longest wait, where a request waits for the load
 _CALM_S = 0.05  # so long after the last request none is looked out for: a replica that nobody asks loads twice as fast
 
 
@@ -72,9 +73,14 @@ class Precedence:
     def give_way(self) -> None:
         """On the loader thread, between two steps: let requests pass, but not for ever.
 
-        Where one waits for a load and none is being answered, the next step is the quickest way to an answer.
+        Where one waits for the load, the next step is the quickest way to its answer: no pause is made for others that
+        may come, and whoever is being answered is let pass for a tenth of the time, or a server that is never without
+        a request would leave it waiting until its wait is over.
         """
-        if self._free.is_set() and (self._waiting or self._now() - self._answered_at > _CALM_S):
+        if self._waiting:
+            self._free.wait(self._longest_s * _WAITED_FOR)
+            return
+        if self._free.is_set() and self._now() - self._answered_at > _CALM_S:
             return
         self._sleep(_PAUSE_S)
         self._free.wait(self._longest_s)

@@ -117,3 +117,14 @@ def test_ids_kept_aside_are_bounded() -> None:
         tally.scored(f"id-{number}", 1, "live", None, known=True)
     counts.add(tally.take())
     assert [int(counts.of(f"id-{number}")[REQUESTS]) for number in (0, 1)] == [1, 2]
+
+
+def test_what_a_domain_counted_before_it_was_known_is_told_at_once() -> None:
+    """Law: a request that came before its domain was known is in the domain's counts, another or none following."""
+    counts, tally = DomainCounts(), DomainTally()
+    tally.scored("late", 3, None, "loading", known=False)
+    counts.add(tally.take())
+    assert (counts.of("late")[REQUESTS], counts.of("late")[ROWS]) == (1, 3)
+    tally.scored("late", 4, "live", None, known=True)
+    counts.add(tally.take())
+    assert (counts.of("late")[REQUESTS], counts.of("late")[ROWS]) == (2, 7)

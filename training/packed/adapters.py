@@ -109,9 +109,9 @@ class PackedAdapters:
         adapters = [self.trainer.untrained(place) for place in pack.places]
         if saved is None:
             stack, fitted = self._train_pack(pack, adapters, memory.name)
-            memory.save({"learned": stack.learned, "moments": stack.moments}, _record(fitted))
+            memory.save({"learned": stack.learned, "moments": stack.moments}, record_of(fitted))
         else:
-            stack, fitted = _restored(saved)
+            stack, fitted = _stack_of(saved), fitted_of(saved.record)
         for adapter, tensors in zip(adapters, self._network.layout.unstacked(stack), strict=True):
             adapter.load_tensors(tensors)
         return [
@@ -161,7 +161,8 @@ class PackedAdapters:
         return DomainRows(self.trainer.rows, self.trainer.stop)
 
 
-def _record(fitted: Sequence[Fitted]) -> Record:
+def record_of(fitted: Sequence[Fitted]) -> Record:
+    """Describe a finished pack."""
     return {
         "finished": True,
         "epochs": [how.epoch for how in fitted],
@@ -169,7 +170,10 @@ def _record(fitted: Sequence[Fitted]) -> Record:
     }
 
 
-def _restored(saved: Saved) -> tuple[Stack, list[Fitted]]:
-    record = saved.record
-    fitted = [Fitted(tuple(h), epoch) for h, epoch in zip(record["histories"], record["epochs"], strict=True)]
-    return Stack(saved.tensors["learned"], saved.tensors["moments"]), fitted
+def fitted_of(record: Record) -> list[Fitted]:
+    """Read back how a finished pack went."""
+    return [Fitted(tuple(h), epoch) for h, epoch in zip(record["histories"], record["epochs"], strict=True)]
+
+
+def _stack_of(saved: Saved) -> Stack:
+    return Stack(saved.tensors["learned"], saved.tensors["moments"])

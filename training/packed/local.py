@@ -103,7 +103,7 @@ def blocks(start: Backbone, batch: Batch) -> list[Block]:
 def _read(start: Backbone, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of the whole table (n, C), whether there is a value (n, C), and the constants (n, K)."""
     flat, present, constant = [], [], []
-    sparse, dense = iter(batch.sparse.unbind(1)), iter(batch.dense.split(1, dim=1))
+    sparse, dense = iter(batch.sparse.unbind(1)), iter(torch.split(batch.dense, 1, dim=1))
     for field in start.shape.fields:
         if field.kind == "dense":
             constant.append(next(dense))

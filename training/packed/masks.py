@@ -42,6 +42,6 @@ class Masks:
         return [self._factors(part, n, d, dtype) for part, d in zip(words, self._widths, strict=True)]
 
     def _factors(self, words: Tensor, n: int, d: int, dtype: torch.dtype) -> Tensor:
-        levels = words.view(torch.int16)[:, : n * d].unflatten(1, (n, d))
+        levels = torch.unflatten(words.view(torch.int16)[:, : n * d], 1, (n, d))
         kept = (levels >= self._dropped - _LEVELS // 2).to(dtype)
         return kept.mul_(_LEVELS / (_LEVELS - self._dropped))

@@ -112,4 +112,4 @@ def _cut(flat: Tensor, shapes: Shapes) -> Tensors:
     if not shapes:
         return {}
     parts = torch.split(flat, [prod(shape) for shape in shapes.values()], dim=1)
-    return {name: part.unflatten(1, shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    return {name: torch.unflatten(part, 1, shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}

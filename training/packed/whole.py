@@ -23,7 +23,7 @@ from training.batches import RowTensors, logits_of
 from training.checkpoint import Memory
 from training.early_stopping import EarlyStopping
 from training.loops import Fitted, Loop, Trainee
-from training.packed.adapters import MemoryOf
+from training.packed.adapters import MemoryOf, fitted_of, record_of
 from training.packed.config import PackedConfig
 from training.packed.course import Course, Terms
 from training.packed.local import LocalInputs, blocks, own_rows
@@ -146,11 +146,9 @@ class WholeTrainer:
         saved = memory.load()
         if saved is None:
             logits, fitted = self._train_pack(pack, memory.name)
-            record = {"finished": True, "epochs": [how.epoch for how in fitted]}
-            memory.save({"logits": logits}, record | {"histories": [list(how.history) for how in fitted]})
+            memory.save({"logits": logits}, record_of(fitted))
         else:
-            logits, record = saved.tensors["logits"], saved.record
-            fitted = [Fitted(tuple(h), e) for h, e in zip(record["histories"], record["epochs"], strict=True)]
+            logits, fitted = saved.tensors["logits"], fitted_of(saved.record)
         parts = torch.split(logits, [len(part) for part in rows])
         return [TrainedWhole(*each[:3], each[3].numpy()) for each in zip(pack.places, fitted, rows, parts, strict=True)]
 

@@ -72,8 +72,8 @@ class WholeNetwork:
         return torch.cat(pieces, dim=1)
 
     def _normed(self, own: Tensors, level: int, h: Tensor, filled: Filled | None) -> Tensor:
-        parts = (own[f"tower.{level}.norm.{key}"] for key in ("weight", "bias", "mean", "var"))
-        norm = StackedNorm(*parts, self.shape.norm_eps, self.shape.norm_momentum)
+        weight, bias, mean, var = (own[f"tower.{level}.norm.{key}"] for key in ("weight", "bias", "mean", "var"))
+        norm = StackedNorm(weight, bias, mean, var, self.shape.norm_eps, self.shape.norm_momentum)
         return norm.by_running(h) if filled is None else norm.by_batch(h, filled)
 
 

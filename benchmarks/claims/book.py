@@ -1,4 +1,4 @@
-"""A set of claims: runs its groups, prints their lines, and keeps the output as its own section of docs/claims.md."""
+"""A set of claims: runs its groups, prints their lines, and keeps each group's last output in docs/claims.md."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,11 @@ from benchmarks.claims.line import Line
 from benchmarks.claims.workplace import ROOT, Workplace
 
 REPORT = ROOT / "docs" / "claims.md"
+TITLE = """# Claims
+
+What each command printed last, a table a group. Groups of one commit and day are of one run of the whole command; one
+that was run again by itself (`python -m benchmarks.claims.NAME --only GROUP`) has its own.
+"""
 
 
 @dataclass(frozen=True)
@@ -36,49 +41,59 @@ class Book:
     summary: str
 
     def main(self) -> int:
-        """Run the groups asked for; 0 if no line falls short. The report is written when all of them ran."""
+        """Run the groups asked for; 0 if no line falls short. Each group's part of the report is written as it ends."""
         parser = argparse.ArgumentParser(description=self.summary)
-        parser.add_argument("--only", nargs="+", choices=self.groups, help="these groups only; docs/ stays as it is")
+        parser.add_argument("--only", nargs="+", choices=self.groups, help="these groups only")
         parser.add_argument("--work", type=Path, help="work folder (default: a temporary one)")
         parser.add_argument("--reuse", action="store_true", help="take training runs already in --work")
         parser.add_argument("--quick", action="store_true", help="small sizes, to try the claims; docs/ stays as it is")
         options = parser.parse_args()
+        lines: list[Line] = []
         with tempfile.TemporaryDirectory(prefix="espalier-claims-") as temporary:
             folder = (options.work or Path(temporary)).resolve()
             folder.mkdir(parents=True, exist_ok=True)
-            lines = run_groups(options.only or self.groups, Workplace(folder, options.reuse, options.quick))
+            for group in options.only or self.groups:
+                found = run_group(group, Workplace(folder, options.reuse, options.quick))
+                lines += found
+                if not options.quick:
+                    self._keep(group, part(group, found, options.reuse))
         short = [line for line in lines if line.verdict == "falls short"]
         print(f"\n{len(lines)} lines, {len(short)} fall short")
-        if not options.only and not options.quick:
-            old = REPORT.read_text() if REPORT.exists() else ""
-            REPORT.write_text(with_section(old, self.name, section(self.name, lines, options.reuse)))
         return 1 if short else 0
 
+    def _keep(self, group: str, own: str) -> None:
+        """Put a group's part in place of its last one."""
+        report = read_report(REPORT.read_text() if REPORT.exists() else "")
+        parts = {**report.get(self.name, {}), group: own}
+        report[self.name] = {name: parts[name] for name in self.groups if name in parts}
+        draft = REPORT.with_suffix(".part")
+        draft.write_text(written_report(report))
+        draft.rename(REPORT)
 
-def run_groups(groups: Sequence[str], work: Workplace) -> list[Line]:
-    """The lines of every group; a group that breaks is a line that falls short."""
+
+def run_group(group: str, work: Workplace) -> list[Line]:
+    """The lines of a group; one that breaks is a line that falls short."""
     lines: list[Line] = []
-    for group in groups:
-        started = time.monotonic()
-        print(f"# {group}", flush=True)
-        try:
-            module = importlib.import_module(f"benchmarks.claims.{group}")
-            for line in module.lines(work):
-                lines.append(line)
-                print(line, flush=True)
-        except Exception as error:
-            traceback.print_exc()
-            lines.append(Line(group, f"broke: {type(error).__name__}", "runs to its end", "falls short"))
-            print(lines[-1], flush=True)
-        print(f"# {group}: {time.monotonic() - started:.0f} s", flush=True)
+    started = time.monotonic()
+    print(f"# {group}", flush=True)
+    try:
+        module = importlib.import_module(f"benchmarks.claims.{group}")
+        for line in module.lines(work):
+            lines.append(line)
+            print(line, flush=True)
+    except Exception as error:
+        traceback.print_exc()
+        lines.append(Line(group, f"broke: {type(error).__name__}", "runs to its end", "falls short"))
+        print(lines[-1], flush=True)
+    print(f"# {group}: {time.monotonic() - started:.0f} s", flush=True)
     return lines
 
 
-def section(name: str, lines: Sequence[Line], reused: bool) -> str:
-    """The last output of one set as Markdown, with what it was measured on."""
+def part(group: str, lines: Sequence[Line], reused: bool) -> str:
+    """The last output of one group as Markdown, with what it was measured on."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     head = [
-        f"## make claims-{name}",
+        f"### {group}",
         "",
         f"Measured {time.strftime('%Y-%m-%d')} at commit {commit.strip()}, Python {platform.python_version()}, "
         f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"
@@ -90,14 +105,17 @@ def section(name: str, lines: Sequence[Line], reused: bool) -> str:
     return "\n".join(head + [line.row() for line in lines]) + "\n"
 
 
-def with_section(report: str, name: str, own: str) -> str:
-    """The report with one set's section replaced, or added at the end; every other one as it was."""
-    parts = re.split(r"(?m)^(?=## make claims-)", report)
-    sections = [part.rstrip() + "\n" for part in parts[1:]]
-    mine = [i for i, part in enumerate(sections) if part.splitlines()[0] == f"## make claims-{name}"]
-    if mine:
-        sections[mine[0]] = own
-    else:
-        sections.append(own)
-    title = "# Claims\n\nOne section a command, each the last output of that command from beginning to end.\n"
-    return "\n".join([title, *sections])
+def read_report(text: str) -> dict[str, dict[str, str]]:
+    """The parts of a report, by the name of their set and their group."""
+    found: dict[str, dict[str, str]] = {}
+    for section in re.split(r"(?m)^(?=## make claims-)", text)[1:]:
+        name, *parts = re.split(r"(?m)^(?=### )", section)
+        groups = {each.splitlines()[0].removeprefix("### "): each.rstrip() + "\n" for each in parts}
+        found[name.splitlines()[0].removeprefix("## make claims-")] = groups
+    return found
+
+
+def written_report(sets: Mapping[str, Mapping[str, str]]) -> str:
+    """The report of these parts."""
+    sections = ["\n".join([f"## make claims-{name}\n", *parts.values()]) for name, parts in sets.items()]
+    return "\n".join([TITLE, *sections])

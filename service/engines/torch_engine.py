@@ -21,9 +21,9 @@ from service.engine import Engine, Segment
 from service.engines.gpu.batching import TILE, Batch, Encoder, Part
 from service.engines.gpu.lanes import CpuLane, CudaLane, Lane, on_device
 from service.engines.gpu.libraries import find_device, find_kernels, find_torch
-from service.engines.gpu.packing import pack
+from service.engines.gpu.packing import BLOCK, pack
 from service.engines.gpu.pool import Held, Pool
-from service.engines.gpu.towers import DIVISIONS, PlainTower, Precision, Tower, TritonTower, Weights, launching
+from service.engines.gpu.towers import PlainTower, Precision, Tower, TritonTower, Weights, launching
 from service.engines.native import EngineAbsent, HandedOn
 from service.errors import EngineFailed
 
@@ -101,7 +101,7 @@ class TorchEngine:
         self._encoder = Encoder(backbone.manifest.fields)
         with self._on_device():
             weights = Weights(self._torch, self._device, backbone, self._encoder)
-            divisions = min(DIVISIONS, max(2, len(backbone.manifest.divisions)))
+            divisions = min(BLOCK, max(2, len(backbone.manifest.divisions)))
             self.pool = Pool(self._torch, self._device, weights.widths, divisions, self._pool_bytes(pool_bytes))
             tower: Tower = PlainTower(weights, self.pool)
             if kernels is not None:
@@ -220,16 +220,16 @@ class TorchEngine:
 
     def _lane(self, tower: Tower, widest: int) -> Lane:
         if self._device.type != "cuda":
-            return CpuLane(self._torch, tower, self._encoder, widest)
+            return CpuLane(self._torch, tower, self._encoder, widest, self.pool)
         return CudaLane(
             self._torch,
             self._device,
             tower,
             self._encoder,
             widest,
+            self.pool,
             most_tiles=self._most_tiles,
             most_tail=self._most_tail,
-            blocks=lambda: tuple(self.pool.most_blocks),
         )
 
     def _pool_bytes(self, given: int | None) -> int:

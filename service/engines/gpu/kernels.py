@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # A kernel is Triton's language inside Python's: pointers and tiles have no types that a checker knows.
-"""The Triton kernels: gather, project, layer and output, each over tiles of rows that one slot scores.
+"""The Triton kernels: gather; project, weigh and layer for each layer; output. Programs run over tiles of rows.
 
 Every element of a result is one chain of products over ascending inputs, in blocks of fixed size, and a tile holds rows
 of one slot alone; so what else is in the batch has no say in it. Arguments are named as in `batching` and `pool`;
@@ -122,59 +122,78 @@ def project(
 @triton.jit
 def weigh(
     z,
+    weighted,
     key,
     division,
     key_shift,
-    entry,
-    slot,
-    first,
-    live,
-    blocks,
-    queries,
+    tiles,
+    table,
+    level,
+    levels,
     wide,
+    ENTRIES: tl.constexpr,
     HEAD: tl.constexpr,
     KEYS: tl.constexpr,
     MOST: tl.constexpr,
-    DIVISIONS: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Weights of the divisions (TILE, DIVISIONS): the softmax of (z * (q key)) groupᵀ + q key_shiftᵀ."""
+    """Weights of the divisions, softmax((z * (q key)) groupᵀ + q key_shiftᵀ), and z times its division's weight.
+
+    Written beside z, not over it: other threads of the program may still read it. The weights are one block more. A
+    slot of constant weights has its z as it is.
+    """
+    tile = tl.program_id(0)
+    start = tl.load(tiles + 3 * tile)
+    rows = tl.load(tiles + 3 * tile + 1)
+    slot = tl.load(tiles + 3 * tile + 2).to(tl.int64)
+    if rows == 0:
+        return
+    entry = table + (slot * levels + level) * ENTRIES
+    blocks = tl.load(entry)
+    queries = tl.load(entry + 1)
     m = tl.load(entry + 2)
-    component = tl.arange(0, BLOCK)
-    one = tl.arange(0, DIVISIONS)
-    score = tl.zeros((TILE, DIVISIONS), tl.float32)
+    row = tl.arange(0, TILE)
+    one = tl.arange(0, BLOCK)  # of a block's components, or of the divisions
+    live = (row < rows)[:, None]
+    mine = (start + row)[:, None] * wide + one[None, :]
+    score = tl.zeros((TILE, BLOCK), tl.float32)
     for f in range(queries):
-        q = tl.load(z + first[:, None] * wide + (blocks + f) * BLOCK + component[None, :], mask=live, other=0.0)
-        at = key_shift + (slot * MOST + one)[None, :] * KEYS + f * BLOCK + component[:, None]
+        q = tl.load(z + mine + (blocks + f) * BLOCK, mask=live, other=0.0)
+        at = key_shift + (slot * MOST + one)[None, :] * KEYS + f * BLOCK + one[:, None]
         score = tl.dot(q, tl.load(at, mask=(one < m)[None, :], other=0.0), score, input_precision=PRECISION)
     for b in range(blocks):
         place = tl.load(entry + HEAD + b).to(tl.int64)
         attended = tl.zeros((TILE, BLOCK), tl.float32)
         for f in range(queries):
-            q = tl.load(z + first[:, None] * wide + (blocks + f) * BLOCK + component[None, :], mask=live, other=0.0)
-            at = key + (place * BLOCK + component)[None, :] * KEYS + f * BLOCK + component[:, None]
+            q = tl.load(z + mine + (blocks + f) * BLOCK, mask=live, other=0.0)
+            at = key + (place * BLOCK + one)[None, :] * KEYS + f * BLOCK + one[:, None]
             attended = tl.dot(q, tl.load(at), attended, input_precision=PRECISION)
-        own = tl.load(z + first[:, None] * wide + b * BLOCK + component[None, :], mask=live, other=0.0)
-        of = tl.load(division + place * BLOCK + component)
-        member = (of[:, None] == one[None, :]).to(tl.float32)
+        own = tl.load(z + mine + b * BLOCK, mask=live, other=0.0)
+        member = (tl.load(division + place * BLOCK + one)[:, None] == one[None, :]).to(tl.float32)
         score = tl.dot(own * attended, member, score, input_precision=PRECISION)
-    score = tl.where((one < m)[None, :], score, -float("inf"))
+    score = tl.where((one < tl.maximum(m, 1))[None, :], score, -float("inf"))
     grown = tl.exp(score - tl.max(score, 1)[:, None])
-    return grown / tl.sum(grown, 1)[:, None]
+    weights = grown / tl.sum(grown, 1)[:, None]
+    for b in range(blocks):
+        own = tl.load(z + mine + b * BLOCK, mask=live, other=0.0)
+        if queries > 0:
+            place = tl.load(entry + HEAD + b).to(tl.int64)
+            member = (one[:, None] == tl.load(division + place * BLOCK + one)[None, :]).to(tl.float32)
+            own = own * tl.dot(weights, member, input_precision=PRECISION)
+        tl.store(weighted + mine + b * BLOCK, own, mask=live)
+    if queries > 0:
+        tl.store(weighted + mine + blocks * BLOCK, weights, mask=live)
 
 
 @triton.jit
 def layer(
     x,
     y,
-    z,
+    weighted,
     weight,
     outer,
-    key,
-    division,
-    key_shift,
     shift,
     scale,
     offset,
@@ -187,9 +206,7 @@ def layer(
     wide,
     ENTRIES: tl.constexpr,
     HEAD: tl.constexpr,
-    KEYS: tl.constexpr,
     MOST: tl.constexpr,
-    DIVISIONS: tl.constexpr,
     TILE: tl.constexpr,
     COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -204,7 +221,7 @@ def layer(
     if rows == 0:
         return
     row = tl.arange(0, TILE)
-    component = tl.arange(0, BLOCK)
+    one = tl.arange(0, BLOCK)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     first = start + row
     live = (row < rows)[:, None]
@@ -218,26 +235,18 @@ def layer(
 
     entry = table + (slot * levels + level) * ENTRIES
     blocks = tl.load(entry)
-    queries = tl.load(entry + 1)
-    one = tl.arange(0, DIVISIONS)
-    weights = tl.zeros((TILE, DIVISIONS), tl.float32)
-    if queries > 0:
-        weights = weigh(
-            z, key, division, key_shift, entry, slot, first, live, blocks, queries, wide,
-            HEAD, KEYS, MOST, DIVISIONS, TILE, BLOCK, PRECISION,
-        )  # fmt: skip
-        pointers = shift + (slot * MOST + one)[:, None] * d + column[None, :]
-        shifts = tl.load(pointers, mask=(one < tl.load(entry + 2))[:, None] & inside, other=0.0)
-        total = tl.dot(weights, shifts, total, input_precision=PRECISION)
+    mine = weighted + first[:, None] * wide + one[None, :]
     for b in range(blocks):
         place = tl.load(entry + HEAD + b).to(tl.int64)
-        own = tl.load(z + first[:, None] * wide + b * BLOCK + component[None, :], mask=live, other=0.0)
-        if queries > 0:
-            of = tl.load(division + place * BLOCK + component)
-            member = (one[:, None] == of[None, :]).to(tl.float32)
-            own = own * tl.dot(weights, member, input_precision=PRECISION)
-        up = tl.load(outer + (place * BLOCK + component)[:, None] * d + column[None, :], mask=inside, other=0.0)
+        up = tl.load(outer + (place * BLOCK + one)[:, None] * d + column[None, :], mask=inside, other=0.0)
+        own = tl.load(mine + b * BLOCK, mask=live, other=0.0)
         total = tl.dot(own, up, total, input_precision=PRECISION)
+    m = tl.load(entry + 2)
+    if m > 0:
+        weights = tl.load(mine + blocks * BLOCK, mask=live, other=0.0)
+        shifts = shift + (slot * MOST + one)[:, None] * d + column[None, :]
+        shifts = tl.load(shifts, mask=(one < m)[:, None] & inside, other=0.0)
+        total = tl.dot(weights, shifts, total, input_precision=PRECISION)
 
     scales = tl.load(scale + slot * d + column, mask=column < d, other=0.0)
     offsets = tl.load(offset + slot * d + column, mask=column < d, other=0.0)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from service.engines.gpu.batching import Batch, Encoder, Layout
 from service.engines.gpu.libraries import Tensor, Torch
 from service.engines.gpu.packing import BLOCK
-from service.engines.gpu.pool import MOST_COMPONENTS, MOST_QUERIES
+from service.engines.gpu.pool import MOST_COMPONENTS, MOST_QUERIES, Grid, Pool
 from service.engines.gpu.towers import Scratch, Sent, Tower
 
 
@@ -49,10 +49,12 @@ class CpuLane:
         tower: scores.
         encoder: of the backbone's fields.
         widest: of all layers' inputs and outputs.
+        pool: of the adapters.
     """
 
-    def __init__(self, torch: Torch, tower: Tower, encoder: Encoder, widest: int) -> None:
+    def __init__(self, torch: Torch, tower: Tower, encoder: Encoder, widest: int, pool: Pool) -> None:
         self._torch, self._tower, self._encoder, self._widest = torch, tower, encoder, widest
+        self._pool = pool
         self._logits: NDArray[np.float32] = np.empty(0, np.float32)
         self.launches = 0
 
@@ -62,7 +64,7 @@ class CpuLane:
         ints = np.zeros(layout.tail + max(len(batch.tail), 1), np.int32)
         batch.write(ints, layout)
         scratch = _scratch(self._torch, layout.rows, self._widest, None)
-        self.launches = self._tower.score(_views(self._torch.from_numpy(ints), layout, batch), scratch)
+        self.launches = self._tower.score(_views(self._torch.from_numpy(ints), layout, batch, self._pool.grid), scratch)
         self._logits = scratch.logits[: batch.n].numpy()
 
     def finish(self) -> NDArray[np.float32]:
@@ -79,9 +81,9 @@ class CudaLane:
         tower: scores.
         encoder: of the backbone's fields.
         widest: of all layers' inputs and outputs.
+        pool: of the adapters; a graph knows its grid, so when that grows there is another graph.
         most_tiles: of a batch.
         most_tail: integers of a batch's tail.
-        blocks: most blocks of any combination by layer, as a graph's grid knows them; another value, another graph.
     """
 
     def __init__(
@@ -91,12 +93,12 @@ class CudaLane:
         tower: Tower,
         encoder: Encoder,
         widest: int,
+        pool: Pool,
         *,
         most_tiles: int,
         most_tail: int,
-        blocks: Callable[[], tuple[int, ...]],
     ) -> None:
-        self._torch, self._tower, self._encoder, self._blocks = torch, tower, encoder, blocks
+        self._torch, self._tower, self._encoder, self._pool = torch, tower, encoder, pool
         self._most_tiles = most_tiles
         largest = self._layout(most_tiles)
         self._pinned = torch.empty(largest.tail + most_tail, dtype=torch.int32, pin_memory=True)
@@ -105,7 +107,7 @@ class CudaLane:
         self._logits = torch.empty(largest.rows, dtype=torch.float32, pin_memory=True)
         self._copies, self._kernels = torch.cuda.Stream(device), torch.cuda.Stream(device)
         self._done = torch.cuda.Event()
-        self._graphs: dict[tuple[int, ...], Any] = {}
+        self._graphs: dict[tuple[int, Grid], Any] = {}
         self._n = 0
         self._last: Callable[[], Any] = lambda: None
         self.launches = 0
@@ -119,7 +121,7 @@ class CudaLane:
         self._kernels.wait_stream(self._copies)
         self._n = batch.n
         with self._torch.cuda.stream(self._kernels):
-            self._score(_views(self._sent, layout, batch))
+            self._score(_views(self._sent, layout, batch, self._pool.grid))
             self._logits[: batch.n].copy_(self._scratch.logits[: batch.n], non_blocking=True)
             self._done.record(self._kernels)
 
@@ -143,7 +145,7 @@ class CudaLane:
             self.launches = self._tower.score(sent, self._scratch)
             self._last = lambda: self._tower.score(sent, self._scratch)
             return
-        key = (sent.layout.tiles, *self._blocks())
+        key = (sent.layout.tiles, sent.grid)
         graph = self._graphs.get(key)
         if graph is None:
             # launched once as it is: kernels are compiled, and this batch has its logits
@@ -166,7 +168,7 @@ def on_device(torch: Torch, device: Any) -> AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def _views(sent: Tensor, layout: Layout, batch: Batch) -> Sent:
+def _views(sent: Tensor, layout: Layout, batch: Batch, grid: Grid) -> Sent:
     return Sent(
         layout,
         sent[: 3 * layout.tiles].view(-1, 3),
@@ -174,10 +176,11 @@ def _views(sent: Tensor, layout: Layout, batch: Batch) -> Sent:
         sent[layout.counts : layout.tail].view(layout.lists, layout.rows),
         sent[layout.tail :],
         batch.tiles,
+        grid,
     )
 
 
 def _scratch(torch: Torch, rows: int, widest: int, device: Any) -> Scratch:
     low_rank = (MOST_COMPONENTS + MOST_QUERIES) * BLOCK
-    one, other, z, logits = (torch.empty(rows * n, device=device) for n in (widest, widest, low_rank, 1))
-    return Scratch(one, other, z, logits)
+    widths = (widest, widest, low_rank, low_rank, 1)
+    return Scratch(*(torch.empty(rows * n, device=device) for n in widths))

@@ -84,6 +84,8 @@ class _Queries:
 
 
 _Freed = tuple[int, list[list[int]], bytes]
+Grid = tuple[tuple[int, int], ...]
+"""By layer, the most blocks that any combination so far has, and the most queries among them."""
 
 
 class Pool:
@@ -108,7 +110,7 @@ class Pool:
         self.layers = [self._layer(k, d) for k, d in shapes]
         self.host_table: NDArray[np.int32] = np.zeros((self.slots, len(shapes), ENTRIES), np.int32)
         self.table = self._empty(*self.host_table.shape, dtype=torch.int32)
-        self.most_blocks = [1] * len(shapes)  # of any combination so far, queries included
+        self._grid: Grid = ((0, 0),) * len(shapes)
         self._free_slots = list(reversed(range(self.slots)))
         self._free_places = [list(reversed(range(self.places))) for _ in shapes]
         self._queries: dict[bytes, _Queries] = {}
@@ -141,11 +143,18 @@ class Pool:
             slot = self._free_slots.pop()
             self._write(layers, places, {"inner": "down", "outer": "up", "key": "key", "division": "division"})
             self._write_slot(slot, layers, places, shared.places)
+            sizes = [(len(one.down) + len(one.query), len(one.query)) for one in layers]
+            self._grid = tuple((max(a, c), max(b, d)) for (a, b), (c, d) in zip(self._grid, sizes, strict=True))
         blocks = [len(own) + len(query) for own, query in zip(places, shared.places, strict=True)]
         nbytes = self._slot_bytes + sum(n * size for n, size in zip(blocks, self._place_bytes, strict=True))
         held = Held(slot, nbytes)
         weakref.finalize(held, self._freed.append, (slot, places, digest)).atexit = False
         return held
+
+    @property
+    def grid(self) -> Grid:
+        """What a launch must cover; it never shrinks."""
+        return self._grid
 
     @property
     def free(self) -> tuple[int, list[int]]:
@@ -203,7 +212,6 @@ class Pool:
                 own = [*places[level], *queries[level]] if len(layer.query) else [*places[level]]
                 rows[level, :HEAD] = len(places[level]), len(layer.query), len(layer.shift)
                 rows[level, HEAD : HEAD + len(own)] = own
-                self.most_blocks[level] = max(self.most_blocks[level], len(own))
                 target = self.layers[level]
                 for name in ("scale", "offset", "query_shift"):
                     values = getattr(layer, name)

@@ -15,13 +15,12 @@ from adapters_store.backbone import Backbone
 from service.engines.gpu.batching import LISTS, NUMBER, TILE, Encoder, Ints, Layout
 from service.engines.gpu.libraries import Tensor, Torch, interpreted
 from service.engines.gpu.packing import BLOCK
-from service.engines.gpu.pool import ENTRIES, HEAD, WIDEST_KEY, Pool
+from service.engines.gpu.pool import ENTRIES, HEAD, WIDEST_KEY, Grid, Pool
 from service.errors import EngineFailed
 
 Precision = Literal["ieee", "tf32x3", "tf32"]
 """How float32 is multiplied; ieee is exact float32, the others use tensor cores."""
-DIVISIONS = 16
-_COLUMNS, _STEP = 64, 32
+COLUMNS, STEP = 64, 32
 # Triton's interpreter keeps where it is once for the whole process, and copies every argument back to where it stands
 _INTERPRETER = threading.Lock()
 
@@ -37,6 +36,7 @@ class Sent:
         counts: (L, N).
         tail: any length.
         host_tiles: the tiles once more, where Python can read them.
+        grid: of the pool, when the batch was sent: it may grow while a batch is on its way.
     """
 
     layout: Layout
@@ -45,15 +45,17 @@ class Sent:
     counts: Tensor
     tail: Tensor
     host_tiles: Ints
+    grid: Grid
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scratch:
-    """What a batch needs on its way, flat float32: two activations, the low-rank inputs, and the logits (N,)."""
+    """What a batch needs on its way, flat float32: two activations, low-rank inputs twice, and the logits (N,)."""
 
     one: Tensor
     other: Tensor
     low_rank: Tensor
+    weighted: Tensor
     logits: Tensor
 
 
@@ -97,7 +99,7 @@ class Weights:
 
 
 class TritonTower:
-    """Two kernels a layer, one before and one after.
+    """One to three kernels a layer, one before and one after.
 
     Args:
         kernels: the module of them.
@@ -118,21 +120,24 @@ class TritonTower:
             EngineFailed: Triton cannot compile or launch a kernel.
         """
         try:
-            self._launch(sent, scratch)
+            with launching():
+                return self._launch(sent, scratch)
         except Exception as error:  # Triton's own exceptions share no base below this
             raise EngineFailed(f"Triton failed: {error}") from error
-        return 2 + 2 * len(self._weights.layers)
 
-    def _launch(self, sent: Sent, scratch: Scratch) -> None:
-        with launching():
-            self._gather(sent, scratch.one)
-            x, y = scratch.one, scratch.other
-            for level in range(len(self._weights.layers)):
-                self._layer(level, sent, x, y, scratch.low_rank)
-                x, y = y, x
-            self._kernels.output[(sent.layout.tiles,)](
-                x, scratch.logits, self._weights.output, sent.tiles, self._weights.widths[-1], TILE=TILE, STEP=_STEP
-            )
+    def _launch(self, sent: Sent, scratch: Scratch) -> int:
+        launches, levels = 2, len(self._weights.layers)
+        self._gather(sent, scratch.one)
+        x, y = scratch.one, scratch.other
+        for level in range(levels):
+            low_rank, launched = self._low_rank(level, sent, x, scratch)
+            self._layer(level, sent, x, y, low_rank)
+            launches += 1 + launched
+            x, y = y, x
+        self._kernels.output[(sent.layout.tiles,)](
+            x, scratch.logits, self._weights.output, sent.tiles, self._weights.widths[-1], TILE=TILE, STEP=STEP
+        )
+        return launches
 
     def _gather(self, sent: Sent, x: Tensor) -> None:
         own, layout = self._weights, sent.layout
@@ -150,38 +155,63 @@ class TritonTower:
             WIDTH=BLOCK,
         )
 
-    def _layer(self, level: int, sent: Sent, x: Tensor, y: Tensor, z: Tensor) -> None:
-        own, pool = self._weights, self._pool.layers[level]
-        (k, d), levels = own.widths[level : level + 2], len(own.layers)
-        blocks = self._pool.most_blocks[level]
-        sizes = {"ENTRIES": ENTRIES, "HEAD": HEAD, "KEYS": WIDEST_KEY, "TILE": TILE, "BLOCK": BLOCK, "STEP": _STEP}
+    def _low_rank(self, level: int, sent: Sent, x: Tensor, scratch: Scratch) -> tuple[Tensor, int]:
+        """The low-rank inputs of a layer, and how many kernels they took."""
+        pool, table, levels = self._pool.layers[level], self._pool.table, len(self._weights.layers)
+        blocks, queries = sent.grid[level]
+        if not blocks:
+            return scratch.low_rank, 0
+        sizes = {"ENTRIES": ENTRIES, "HEAD": HEAD, "KEYS": WIDEST_KEY, "TILE": TILE, "BLOCK": BLOCK}
         shared: dict[str, Any] = {**sizes, "PRECISION": self._precision}
+        z, wide, k = scratch.low_rank, blocks * BLOCK, self._weights.widths[level]
         self._kernels.project[(sent.layout.tiles, blocks)](
-            x, z, pool.inner, pool.query_shift, sent.tiles, self._pool.table, level, levels, k, blocks * BLOCK, **shared
+            x, z, pool.inner, pool.query_shift, sent.tiles, table, level, levels, k, wide, STEP=STEP, **shared
         )
-        self._kernels.layer[(sent.layout.tiles, -(-d // _COLUMNS))](
-            x,
-            y,
+        if not queries:
+            return z, 1
+        self._kernels.weigh[(sent.layout.tiles,)](
             z,
-            own.layers[level],
-            pool.outer,
+            scratch.weighted,
             pool.key,
             pool.division,
             pool.key_shift,
+            sent.tiles,
+            table,
+            level,
+            levels,
+            wide,
+            MOST=self._pool.divisions,
+            **shared,
+        )
+        return scratch.weighted, 2
+
+    def _layer(self, level: int, sent: Sent, x: Tensor, y: Tensor, low_rank: Tensor) -> None:
+        own, pool = self._weights, self._pool.layers[level]
+        k, d = own.widths[level : level + 2]
+        self._kernels.layer[(sent.layout.tiles, -(-d // COLUMNS))](
+            x,
+            y,
+            low_rank,
+            own.layers[level],
+            pool.outer,
             pool.shift,
             pool.scale,
             pool.offset,
             sent.tiles,
             self._pool.table,
             level,
-            levels,
+            len(own.layers),
             k,
             d,
-            blocks * BLOCK,
+            sent.grid[level][0] * BLOCK,
+            ENTRIES=ENTRIES,
+            HEAD=HEAD,
             MOST=self._pool.divisions,
-            DIVISIONS=DIVISIONS,
-            COLUMNS=_COLUMNS,
-            **shared,
+            TILE=TILE,
+            COLUMNS=COLUMNS,
+            BLOCK=BLOCK,
+            STEP=STEP,
+            PRECISION=self._precision,
         )
 
 

@@ -120,7 +120,8 @@ class TritonTower:
             EngineFailed: Triton cannot compile or launch a kernel.
         """
         try:
-            with launching():
+            # the interpreter multiplies by numpy, which warns of what a device is silent about
+            with launching(), np.errstate(over="ignore", invalid="ignore"):
                 return self._launch(sent, scratch)
         except Exception as error:  # Triton's own exceptions share no base below this
             raise EngineFailed(f"Triton failed: {error}") from error

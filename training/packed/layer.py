@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,8 @@ from torch.nn import functional
 from network.inputs import NetworkShape
 from network.norm import DomNorm
 from network.tower import PlainLayer, normed
-from training.packed.norm import Filled, StackedNorm
+from training.packed.norm import Dropped, Filled, StackedNorm
+from training.packed.stack import Tensors
 
 
 @dataclass(frozen=True)
@@ -35,32 +36,25 @@ class Rules:
 class PackedLayer:
     """A `TowerLayer` whose rows are (t * n): n of each of t domains in turn. Source: MultiLoRA, Eq. 8 and 9.
 
-    Dropout is applied here, before the ReLU: its factors are not negative, so that the two may be exchanged. The
-    property that asks the backbone for dropout is therefore zero.
+    Interactions call it as they call any layer. The tower is `hidden`, layer by layer: norm, ReLU and dropout are one
+    there, which the backbone's own forward pass would take apart.
 
     Args:
         rules: of the pack.
         tensors: the domains' tensors (t, ...) under an artifact's names.
         filled: the batches, in training; None normalises by running moments.
-        masks: dropout's factors (t, n, d) of each hidden layer; empty without dropout.
-        first: (t * n, d) what the first hidden linear map gives for the rows, where that is known.
+        drops: dropout of each hidden layer; empty without dropout.
     """
 
     dropout = 0.0
 
     def __init__(
-        self,
-        rules: Rules,
-        tensors: Mapping[str, Tensor],
-        filled: Filled | None = None,
-        masks: Sequence[Tensor] = (),
-        first: Tensor | None = None,
+        self, rules: Rules, tensors: Tensors, filled: Filled | None = None, drops: Sequence[Dropped] = ()
     ) -> None:
         self._rules = rules
         self._tensors = tensors
         self._filled = filled
-        self._masks = masks
-        self._first = first
+        self._drops = drops
 
     @property
     def training(self) -> bool:
@@ -68,34 +62,50 @@ class PackedLayer:
         return self._filled is not None
 
     def __call__(self, level: int, x: Tensor, linear: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the module's output (t * n, d), normed where it has a norm."""
-        h = self._first if level == 0 and self._first is not None else linear(x)
+        """Return the output (t * n, d) of a module of the interaction; none of them has a norm."""
+        return self._adapted(level, x, linear(x))
+
+    def hidden(self, level: int, x: Tensor, h: Tensor) -> Tensor:
+        """Return a hidden layer's output (t * n, d): dropout(relu(norm(W0 x + b0 + LoRA x))).
+
+        Args:
+            level: its number.
+            x: (t * n, k) its input.
+            h: (t * n, d) W0 x + b0.
+        """
         rules = self._rules
-        h = self._adapted(level, x, h) if rules.ranks[level] else normed(rules.plain.norms, level, h)
-        if level < len(self._masks):
-            mask = self._masks[level]
-            h = h * mask.view(h.shape)
-        return h
+        h = self._adapted(level, x, h)
+        if not rules.ranks[level]:
+            h = functional.relu(normed(rules.plain.norms, level, h))
+        elif rules.shape.modules[level].norm:
+            return self._activated(level, h)
+        else:
+            h = functional.relu(h)
+        if not self._drops:
+            return h
+        drop = self._drops[level]
+        return drop.of(h.view(drop.where.shape)).view(h.shape)
 
     def _adapted(self, level: int, x: Tensor, h: Tensor) -> Tensor:
-        """h + scale * (up (down x)) + shift, normed; `scale` goes into `up`, and `shift` is one column more of it."""
+        """h + scale * (up (down x)) + shift; `scale` goes into `up`, and `shift` is one column more of it."""
+        if not self._rules.ranks[level]:
+            return h
         module = self._rules.shape.modules[level]
         own = {key: self._tensors[f"{module.name}.{key}"] for key in ("down", "up", "scale", "shift")}
         t = len(own["down"])
         low = torch.bmm(x.reshape(t, -1, module.inputs), own["down"].transpose(1, 2))
         up = torch.cat([own["up"] * own["scale"].unsqueeze(2), own["shift"].unsqueeze(2)], dim=2)
         base = h.reshape(t, -1, module.outputs)
-        out = torch.baddbmm(base, functional.pad(low, (0, 1), value=1.0), up.transpose(1, 2))
-        if module.norm:
-            out = self._normed(level, out)
-        return out.view(h.shape)
+        return torch.baddbmm(base, functional.pad(low, (0, 1), value=1.0), up.transpose(1, 2)).view(h.shape)
 
-    def _normed(self, level: int, h: Tensor) -> Tensor:
-        name = self._rules.shape.modules[level].name
-        weight, bias, mean, var = (self._tensors[f"{name}.norm.{key}"] for key in ("weight", "bias", "mean", "var"))
-        like = self._rules.plain.norms[level]
+    def _activated(self, level: int, h: Tensor) -> Tensor:
+        rules = self._rules
+        name, like = rules.shape.modules[level].name, rules.plain.norms[level]
         assert isinstance(like, DomNorm)
+        weight, bias, mean, var = (self._tensors[f"{name}.norm.{key}"] for key in ("weight", "bias", "mean", "var"))
         norm = StackedNorm(weight, bias, mean, var, like.eps, like.momentum)
-        if self._filled is None or self._rules.frozen_moments:
-            return norm.by_running(h)
-        return norm.by_batch(h, self._filled)
+        rows = h.view(len(weight), -1, h.shape[1])
+        if self._filled is None:
+            return functional.relu(norm.by_running(rows)).view(h.shape)
+        drop = self._drops[level] if self._drops else None
+        return norm.hidden(rows, self._filled, rules.frozen_moments, drop).view(h.shape)

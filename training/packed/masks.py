@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from training.packed.norm import Dropped
+
 _LEVELS = 2**16
 
 
@@ -24,12 +26,11 @@ class Masks:
         self._widths = widths
         self._dropped = round(probability * _LEVELS)
 
-    def draw(self, counts: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
-        """Return the factors (t, n, d) of each hidden layer for one batch of each of the first t domains.
+    def draw(self, counts: Sequence[int]) -> list[Dropped]:
+        """Return what each hidden layer drops of one batch of each of the first t domains.
 
         Args:
-            counts: rows of each batch; rows of filling, up to the largest n, get any finite factor.
-            dtype: of the factors.
+            counts: rows of each batch; of rows of filling, up to the largest n, anything may be dropped.
         """
         n = max(counts)
         words = [torch.zeros(len(counts), -(-n * d // 4), dtype=torch.int64) for d in self._widths]
@@ -39,9 +40,8 @@ class Masks:
             for row, d in zip(rows, self._widths, strict=True):
                 own = row[place] if count == n else row[place][: -(-count * d // 4)]
                 own.random_(-(2**63), None, generator=generator)
-        return [self._factors(part, n, d, dtype) for part, d in zip(words, self._widths, strict=True)]
+        return [self._dropped_of(part, n, d) for part, d in zip(words, self._widths, strict=True)]
 
-    def _factors(self, words: Tensor, n: int, d: int, dtype: torch.dtype) -> Tensor:
+    def _dropped_of(self, words: Tensor, n: int, d: int) -> Dropped:
         levels = torch.unflatten(words.view(torch.int16)[:, : n * d], 1, (n, d))
-        kept = (levels >= self._dropped - _LEVELS // 2).to(dtype)
-        return kept.mul_(_LEVELS / (_LEVELS - self._dropped))
+        return Dropped(levels < self._dropped - _LEVELS // 2, _LEVELS / (_LEVELS - self._dropped))

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from network.backbone import Backbone
 from training.packed.layer import PackedLayer, Rules
-from training.packed.norm import Filled
+from training.packed.norm import Dropped, Filled
 from training.packed.rows import Taken
 from training.packed.stack import Layout, Stack
 
@@ -27,16 +28,14 @@ class PackNetwork(Protocol[ReadIn]):
         """Width of each hidden layer, which dropout follows."""
         ...
 
-    def logits(
-        self, stack: Stack, rows: ReadIn, filled: Filled | None = None, factors: Sequence[Tensor] = ()
-    ) -> Tensor:
+    def logits(self, stack: Stack, rows: ReadIn, filled: Filled | None = None, drops: Sequence[Dropped] = ()) -> Tensor:
         """Return the logits (t * n,) of n rows of each domain.
 
         Args:
             stack: what the t domains have of their own.
             rows: n of each domain in turn.
             filled: the batches, in training; None normalises by running moments.
-            factors: dropout's, (t, n, d) of each hidden layer; empty without dropout.
+            drops: dropout of each hidden layer; empty without dropout.
         """
         ...
 
@@ -73,7 +72,14 @@ class LoraNetwork:
         """Width of each hidden layer."""
         return self.rules.shape.tower
 
-    def logits(self, stack: Stack, rows: Taken, filled: Filled | None = None, factors: Sequence[Tensor] = ()) -> Tensor:
+    def logits(self, stack: Stack, rows: Taken, filled: Filled | None = None, drops: Sequence[Dropped] = ()) -> Tensor:
         """Return the logits (t * n,); see `PackNetwork`."""
-        layer = PackedLayer(self.rules, self.layout.cut(stack), filled, factors, rows.first)
-        return self.backbone.score_looked_up(rows.looked, layer)
+        backbone = self.backbone
+        layer = PackedLayer(self.rules, self.layout.cut(stack), filled, drops)
+        parts = backbone.interaction(rows.looked, layer)
+        x: Tensor = parts.tower
+        for level, linear in enumerate(backbone.linears):
+            known = rows.first if level == 0 else None
+            x = layer.hidden(level, x, linear(x) if known is None else known)
+        out: Tensor = backbone.output(x if parts.beside is None else torch.cat([parts.beside, x], dim=1))
+        return (out if parts.added is None else out + parts.added).squeeze(-1)

@@ -35,6 +35,23 @@ class Filled:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """What dropout does to one layer.
+
+    Args:
+        where: (t, n, d) what it zeroes.
+        scale: what it multiplies the rest by, to keep the mean.
+    """
+
+    where: Tensor
+    scale: float
+
+    def of(self, x: Tensor) -> Tensor:
+        """Apply it to x (t, n, d)."""
+        return (x * self.scale).masked_fill(self.where, 0.0)
+
+
+@dataclass(frozen=True)
 class StackedNorm:
     """The norms of one module, of t domains.
 
@@ -57,17 +74,33 @@ class StackedNorm:
         gain = self.weight * torch.rsqrt(self.var + self.eps)
         return torch.addcmul((self.bias - self.mean * gain).unsqueeze(1), h, gain.unsqueeze(1))
 
-    def by_batch(self, h: Tensor, filled: Filled) -> Tensor:
-        """Norm h (t, n, d) by each batch's moments and move the running ones; small batches as `by_running`."""
-        large = filled.counts >= MIN_ROWS
-        if not bool(large.any()):
-            return self.by_running(h)
-        out, mean, var = _Norm.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            h, self.weight, self.bias, self.mean, self.var, filled.weight, large, self.eps
+    def hidden(self, h: Tensor, filled: Filled, frozen: bool = False, dropped: Dropped | None = None) -> Tensor:
+        """Return dropout(relu(norm(h))) (t, n, d) in training, in as few passes over memory as it takes.
+
+        Large batches are normed by their own moments, which the running ones follow; small ones by the running ones.
+
+        Args:
+            h: (t, n, d); not changed.
+            filled: the batches.
+            frozen: norm every batch by the running moments.
+            dropped: what dropout zeroes; None is no dropout.
+        """
+        large = torch.zeros_like(filled.counts, dtype=torch.bool) if frozen else filled.counts >= MIN_ROWS
+        scale = 1.0 if dropped is None else dropped.scale  # positive, so that it may go before the ReLU
+        out, mean, var = _Hidden.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            h,
+            self.weight * scale,
+            self.bias * scale,
+            (self.mean, self.var),
+            filled.weight,
+            large,
+            self.eps,
+            None if dropped is None else dropped.where,
         )
-        self._follow(mean, var, filled.counts, large)
-        normed: Tensor = out
-        return normed
+        if bool(large.any()):
+            self._follow(mean, var, filled.counts, large)
+        activated: Tensor = out
+        return activated
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, var: Tensor, counts: Tensor, large: Tensor) -> None:
@@ -77,8 +110,11 @@ class StackedNorm:
         self.var.lerp_(unbiased, share.expand_as(var))
 
 
-class _Norm(torch.autograd.Function):
-    """out = weight * (h - mean) / sqrt(var + eps) + bias over filled batches (t, n, d), and the moments (t, d)."""
+class _Hidden(torch.autograd.Function):
+    """relu(weight * (h - mean) / sqrt(var + eps) + bias), zeroed where dropped, and the moments (t, d) in use.
+
+    Where the output is positive neither the ReLU nor dropout zeroed it: it is all that the backward pass needs of them.
+    """
 
     @staticmethod
     def forward(
@@ -86,32 +122,41 @@ class _Norm(torch.autograd.Function):
         h: Tensor,
         weight: Tensor,
         bias: Tensor,
-        running_mean: Tensor,
-        running_var: Tensor,
+        running: tuple[Tensor, Tensor],
         shares: Tensor,
         large: Tensor,
         eps: float,
+        dropped: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        mean, var = (value.unsqueeze(1) for value in running)
         own = large[:, None, None]
         row = shares.unsqueeze(1)  # (t, 1, n): a product with it is a mean over a batch's own rows
-        mean = torch.where(own, torch.bmm(row, h), running_mean.unsqueeze(1))
+        any_large = bool(large.any())
+        if any_large:
+            mean = torch.where(own, torch.bmm(row, h), mean)
         unit = h - mean
-        var = torch.where(own, torch.bmm(row, unit * unit), running_var.unsqueeze(1))
+        if any_large:
+            var = torch.where(own, torch.bmm(row, unit * unit), var)
         scale = torch.rsqrt(var + eps)
         unit.mul_(scale)
-        out = torch.addcmul(bias.unsqueeze(1), unit, weight.unsqueeze(1))
-        ctx.save_for_backward(unit, weight, scale, (shares * large.unsqueeze(1)).unsqueeze(2))
+        out = torch.addcmul(bias.unsqueeze(1), unit, weight.unsqueeze(1)).relu_()
+        if dropped is not None:
+            out.masked_fill_(dropped, 0.0)
+        share = (shares * large.unsqueeze(1)).unsqueeze(2) if any_large else None
+        ctx.save_for_backward(out, unit, weight, scale, share)
         mean, var = mean.squeeze(1), var.squeeze(1)
         ctx.mark_non_differentiable(mean, var)
         return out, mean, var
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        unit, weight, scale, shares = ctx.saved_tensors
-        above = gradients[0]
+        out, unit, weight, scale, share = ctx.saved_tensors
+        above = torch.where(out > 0, gradients[0], 0.0)
         of_bias = above.sum(1)
         of_weight = (above * unit).sum(1)
-        # a row moves its batch's moments by its share; rows of filling and small batches have none
-        through = torch.addcmul(of_bias.unsqueeze(1), unit, of_weight.unsqueeze(1)).mul_(shares)
-        of_h = (above - through).mul_(weight.unsqueeze(1) * scale)
-        return of_h, of_weight, of_bias, None, None, None, None, None
+        gain = weight.unsqueeze(1) * scale
+        if share is not None:
+            # a row moves its batch's moments by its share; rows of filling and small batches have none
+            through = torch.addcmul(of_bias.unsqueeze(1), unit, of_weight.unsqueeze(1)).mul_(share)
+            above = above.sub_(through)
+        return above.mul_(gain), of_weight, of_bias, None, None, None, None, None

@@ -13,7 +13,7 @@ from network.backbone import Backbone
 from network.inputs import NetworkShape
 from training.errors import ConfigError
 from training.packed.local import Block, LocalRows
-from training.packed.norm import Filled, StackedNorm
+from training.packed.norm import Dropped, Filled, StackedNorm
 from training.packed.stack import Layout, Stack, Tensors
 
 _TABLE = "embedding"
@@ -39,18 +39,14 @@ class WholeNetwork:
         return self.shape.tower
 
     def logits(
-        self, stack: Stack, rows: LocalRows, filled: Filled | None = None, factors: Sequence[Tensor] = ()
+        self, stack: Stack, rows: LocalRows, filled: Filled | None = None, drops: Sequence[Dropped] = ()
     ) -> Tensor:
         """Return the logits (t * n,); see `PackNetwork`."""
         own = self.layout.cut(stack)
         x = self._looked_up(own[_TABLE], rows).view(len(stack), -1, self.shape.input_width)
         for level in range(len(self.shape.tower)):
             x = torch.baddbmm(own[f"tower.{level}.bias"].unsqueeze(1), x, own[f"tower.{level}.weight"].transpose(1, 2))
-            if self.shape.norm:
-                x = self._normed(own, level, x, filled)
-            x = functional.relu(x)
-            if factors:
-                x = x * factors[level]
+            x = self._activated(own, level, x, filled, drops[level] if drops else None)
         out = torch.baddbmm(own["output.bias"].unsqueeze(1), x, own["output.weight"].transpose(1, 2))
         return out.flatten()
 
@@ -71,10 +67,13 @@ class WholeNetwork:
             pieces.append(chosen.flatten(1))
         return torch.cat(pieces, dim=1)
 
-    def _normed(self, own: Tensors, level: int, h: Tensor, filled: Filled | None) -> Tensor:
+    def _activated(self, own: Tensors, level: int, h: Tensor, filled: Filled | None, drop: Dropped | None) -> Tensor:
+        if not self.shape.norm:
+            h = functional.relu(h)
+            return h if drop is None else drop.of(h)
         weight, bias, mean, var = (own[f"tower.{level}.norm.{key}"] for key in ("weight", "bias", "mean", "var"))
         norm = StackedNorm(weight, bias, mean, var, self.shape.norm_eps, self.shape.norm_momentum)
-        return norm.by_running(h) if filled is None else norm.by_batch(h, filled)
+        return functional.relu(norm.by_running(h)) if filled is None else norm.hidden(h, filled, dropped=drop)
 
 
 def whole_layout(shape: NetworkShape, table_rows: int) -> Layout:

@@ -15,7 +15,7 @@ from training.packed.adam import StackedAdam
 from training.packed.aucs import domain_aucs
 from training.packed.fusion import RowAdam
 from training.packed.masks import Masks
-from training.packed.norm import Filled, StackedNorm
+from training.packed.norm import Dropped, Filled, StackedNorm
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -25,12 +25,13 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 def test_masks_are_those_of_a_domain_alone() -> None:
     """Law: a domain's factors are, layer after layer, what `network.dropout` draws from its stream."""
     counts, widths = [5, 3, 4], (3, 6)
-    drawn = Masks([torch.Generator().manual_seed(seed) for seed in range(3)], widths, 0.4).draw(counts, torch.float32)
+    drawn = Masks([torch.Generator().manual_seed(seed) for seed in range(3)], widths, 0.4).draw(counts)
     for domain, count in enumerate(counts):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(domain)
             for layer, width in enumerate(widths):
-                assert drawn[layer][domain, :count].equal(dropout(torch.ones(count, width), 0.4))
+                ones = drawn[layer].of(torch.ones(3, 5, width))[domain, :count]
+                assert ones.equal(dropout(torch.ones(count, width), 0.4))
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
@@ -59,8 +60,11 @@ def test_stacked_adam_steps_each_row_by_its_own_count(decay: float) -> None:
     np.testing.assert_allclose(chosen.detach(), expected, atol=1e-12)
 
 
-def test_stacked_norm_is_each_domains_norm() -> None:
-    """Law: outputs, gradients and running moments are those of a `DomNorm` for each domain, filled rows apart."""
+def test_hidden_layer_is_each_domains() -> None:
+    """Law: outputs, gradients and running moments are those of DomNorm, ReLU and dropout for each domain.
+
+    Rows of filling have no part in them.
+    """
     counts, width = [40, 33, 7], 3
     h = numbers(3, 40, width).requires_grad_()
     above = numbers(3, 40, width, seed=9)
@@ -68,7 +72,8 @@ def test_stacked_norm_is_each_domains_norm() -> None:
     weight, bias, mean = (numbers(3, width, seed=seed).requires_grad_(seed < 3) for seed in (1, 2, 3))
     var = numbers(3, width, seed=4).abs() + 0.1
     before = mean.clone(), var.clone()
-    out = StackedNorm(weight, bias, mean, var, 1e-5, 0.1).by_batch(h, filled)
+    dropped = Dropped(numbers(3, 40, width, seed=5) > 0.5, 1.25)
+    out = StackedNorm(weight, bias, mean, var, 1e-5, 0.1).hidden(h, filled, dropped=dropped)
     (out * above * (filled.weight > 0).unsqueeze(2)).sum().backward()
     assert h.grad is not None
     assert weight.grad is not None
@@ -78,7 +83,7 @@ def test_stacked_norm_is_each_domains_norm() -> None:
         values = (weight[domain], bias[domain], before[0][domain], before[1][domain])
         norm.load_state_dict(dict(zip(("weight", "bias", "mean", "var"), values, strict=True)))
         rows = h[domain, :count].detach().requires_grad_()
-        expected = norm(rows)
+        expected = (torch.relu(norm(rows)) * 1.25).masked_fill(dropped.where[domain, :count], 0.0)
         (expected * above[domain, :count]).sum().backward()
         for found, wanted in (
             (out[domain, :count].detach(), expected.detach()),

@@ -16,8 +16,8 @@ from training.sources.conflict import ConflictWorld, conflicting
 BASE: dict[str, Any] = {
     "network": {"width": 16, "tower": [64, 32], "dropout": 0.2, "norm": False, "embedding_std": 0.05},
     "batch_rows": 128,
-    "epochs": 40,
-    "patience": 5,
+    "epochs": 25,
+    "patience": 4,
 }
 AIMS = (("dn", "alternate"), ("dr", "finetune"), ("mamdr", "dr"), ("mamdr", "dn"), ("dr", "alternate"))
 SETTINGS: dict[str, dict[str, Any]] = {"mmoe": {"experts": 4}, "plate": {"user_fields": ["user_id", "group"]}}
@@ -47,7 +47,8 @@ def lines(work: Workplace) -> Iterator[Line]:
     data = prepare(work)
     facts = PreparedDataset.load(data).spec.facts
     yield measured("conflict: best mean per-domain AUC, of the true probabilities", f"{facts['bayes_mean_auc']:.4f}")
-    contest = Contest("mamdr-conflict", BASE, methods()[:3] if work.quick else methods(), again=AGAIN)
+    chosen = methods()[:3] if work.quick else methods()
+    contest = Contest("mamdr-conflict", BASE, chosen, again=AGAIN, core_hours=1.6)
     yield from contest.lines(work, data)
     if not work.quick:
         yield from aims(contest.name, contest.rows())

@@ -78,6 +78,7 @@ class Contest:
         methods: the rows that are trained here.
         beside: rows of other commands: what one seed gave, by the row's name. They are not run again.
         again: names of the rows whose seed 0 is run again; None is all that are trained here.
+        core_hours: of FULL=1, estimated from single epochs; told until there is a record to tell it by.
     """
 
     def __init__(
@@ -87,12 +88,14 @@ class Contest:
         methods: Sequence[Method],
         beside: Callable[[int], Mapping[str, Found]] | None = None,
         again: Sequence[str] | None = None,
+        core_hours: float | None = None,
     ) -> None:
         self.name = name
         self._base = dict(base)
         self._methods = tuple(methods)
         self._beside = beside or (lambda seed: {})
         self._chosen = [method.name for method in methods] if again is None else list(again)
+        self._core_hours = core_hours
 
     def lines(self, work: Workplace, data: Path) -> Iterator[Line]:
         """The lines of the table, then seed 0 again; the aims are the group's own."""
@@ -165,7 +168,8 @@ class Contest:
 
     def _tell_cost(self) -> None:
         trials = sum(len(method.grid) + len(SEEDS) - 1 for method in self._methods)
-        known = "its seconds are not known yet"
+        guess = self._core_hours
+        known = "its seconds are not known yet" if guess is None else f"about {guess:.1f} core hours, by single epochs"
         if self._record.exists():
             rows = self.rows()
             grid = {method.name: len(method.grid) for method in self._methods}

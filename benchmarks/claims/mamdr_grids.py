@@ -1,4 +1,4 @@
-"""What each method of the long tables is tuned over: two step sizes, each with two values of one thing of its own.
+"""What each method of the long tables is tuned over: two step sizes, each with up to two values of a thing of its own.
 
 What is alike for all, and why, stands in docs/decisions/2026-11-21-how-mamdr-is-tuned.md.
 """
@@ -20,26 +20,32 @@ RATES = (1e-3, 3e-3)
 Config = dict[str, Any]
 
 
-def framework(name: str, rates: Sequence[float] = RATES, **common: Any) -> Method:
-    """A framework on the network that `common` names, the plain one by default."""
+def framework(name: str, values: int = 2, **common: Any) -> Method:
+    """A framework on the network that `common` names, the plain one by default.
+
+    Args:
+        name: of the framework.
+        values: how many of the thing of its own are tried, 1 or 2.
+        common: keys of every configuration.
+    """
     joint = {"joint_steps": "all"} if name in JOINT else {}
-    choices = [{"framework": name, **joint, **common, **choice} for choice in _choices(name)]
-    return Method(name, _grid(rates, choices))
+    choices = [{"framework": name, **joint, **common, **choice} for choice in _choices(name)[:values]]
+    return Method(name, _grid(choices))
 
 
-def network(name: str, rates: Sequence[float] = RATES, **settings: Any) -> Method:
+def network(name: str, values: int = 2, **settings: Any) -> Method:
     """A multi-domain network, its batches mixed of all domains' rows as in its paper, tuned as Mix is."""
     common = {"framework": "mix", "structure": name, "settings": settings}
-    return Method(name, _grid(rates, [{**common, **choice} for choice in _choices("mix")]))
+    return Method(name, _grid([{**common, **choice} for choice in _choices("mix")[:values]]))
 
 
-def _grid(rates: Sequence[float], choices: Sequence[Mapping[str, Any]]) -> tuple[Config, ...]:
+def _grid(choices: Sequence[Mapping[str, Any]]) -> tuple[Config, ...]:
     """Each of the step sizes with each of the choices."""
-    return tuple({**one, "inner": {**one.get("inner", {}), "lr": lr}} for lr in rates for one in choices)
+    return tuple({**one, "inner": {**one.get("inner", {}), "lr": lr}} for lr in RATES for one in choices)
 
 
 def _choices(name: str) -> list[Config]:
-    """Two values of what a framework has besides its step size.
+    """Two values of what a framework has besides its step size, the usual one first.
 
     What has nothing else may keep its Adam for the whole training, as is usual, or forget it with each epoch, as an
     inner loop of methods.md 3 does. So Alternate's grid holds Domain Negotiation with beta = 1.
@@ -51,6 +57,6 @@ def _choices(name: str) -> list[Config]:
     if name == "finetune":
         return [{"finetune": {"optimizer": "adam", "lr": lr, "epochs": 10}} for lr in (1e-4, 1e-3)]
     if name in ("reptile", "dn"):
-        return [{"outer": {"lr": beta}} for beta in (0.2, 0.5)]
+        return [{"outer": {"lr": beta}} for beta in (0.5, 0.2)]
     gammas = [{"regularization": {"others": 3, "gamma": gamma}} for gamma in (0.1, 0.5)]
     return gammas if name == "dr" else [{"outer": {"lr": 0.5}, **one} for one in gammas]

@@ -110,7 +110,9 @@ def compressions(learned: Learned) -> Iterator[tuple[str, Compressed | str, byte
         evaluate = ValidationAuc(learned.trained.backbone.shape, run.rows, run.domains.stop[domain])
         theta_i = own.full(learned.trained.shared)
         try:
-            found = compress(learned.trained.backbone, dataset.fields, dataset.vocabulary, theta_i, evaluate)
+            found = compress(
+                learned.trained.backbone, dataset.fields, dataset.vocabulary, theta_i, evaluate, domain=own.name
+            )
         except CompressionRefused as error:
             yield own.name, str(error), b""
         else:

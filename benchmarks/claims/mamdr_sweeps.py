@@ -19,13 +19,14 @@ from benchmarks.claims.workplace import ROOT, ClaimError, Workplace
 
 RECORD = RECORDS / "mamdr-sweeps.json"
 PLOT = ROOT / "docs" / "images" / "mamdr-sweeps.png"
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1)
 VALUES: dict[str, tuple[float, ...]] = {
-    "k": (1, 2, 3, 5, 7),
-    "alpha": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
-    "beta": (0.1, 0.3, 0.5, 0.8, 1.0),
+    "k": (1, 2, 3, 5),
+    "alpha": (3e-4, 1e-3, 3e-3, 1e-2),
+    "beta": (0.1, 0.3, 0.5, 1.0),
 }
-USUAL = {"k": 3.0, "alpha": 1e-3, "beta": 0.5}
+USUAL = {"k": 1.0, "alpha": 1e-3, "beta": 0.5}
+"""One other domain where k is not swept: an epoch passes the rows 1 + 2k times."""
 
 Curve = dict[str, list[float]]
 
@@ -83,8 +84,8 @@ def lines(work: Workplace) -> Iterator[Line]:
     if work.quick:
         return
     if os.environ.get("FULL") == "1":
-        trainings = sum(map(len, VALUES.values())) * len(SEEDS)
-        print(f"# sweeps: at most {trainings} trainings of MAMDR; those with the usual values are shared", flush=True)
+        trainings = (sum(map(len, VALUES.values())) - len(VALUES) + 1) * len(SEEDS)
+        print(f"# sweeps: {trainings} trainings of MAMDR; about 1 core hour, by single epochs", flush=True)
         curves = sweep(work, prepare(work))
         RECORD.parent.mkdir(parents=True, exist_ok=True)
         RECORD.write_text(json.dumps(curves, indent=1, allow_nan=False) + "\n")

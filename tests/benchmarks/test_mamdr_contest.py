@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.claims.mamdr_contest import MOST_CONFIGURATIONS, Method, Row, aim, rank
+from benchmarks.claims.mamdr_epinions import BASE, structures
 from benchmarks.claims.mamdr_grids import FRAMEWORKS, JOINT, NETWORKS, framework, network
 from benchmarks.claims.mamdr_trial import Trial, run
 from training.baselines.table import BASELINES, settings_of
@@ -127,3 +128,28 @@ def test_the_grid_of_alternate_training_holds_negotiation_with_beta_one() -> Non
     assert loops == sorted({config["inner"]["lr"] for config in framework("dn").grid})
     for name in ("dn", "dr", "mamdr", "finetune", "reptile"):
         assert {MamdrConfig.model_validate(config).inner.reset for config in framework(name).grid} == {"loop"}
+
+
+def test_fewer_values_keep_the_usual_one() -> None:
+    """Law: a table that tries one value of each method's own thing tries the same with both step sizes."""
+    for method in [*(framework(name, 1) for name in FRAMEWORKS), *(network(name, 1) for name in NETWORKS)]:
+        first, second = method.grid
+        assert [config["inner"].pop("lr") for config in (first, second)] == [1e-3, 3e-3]
+        assert first == second
+    assert framework("dn", 1).grid[0]["outer"] == {"lr": 0.5}
+
+
+def test_other_structures_are_trained_as_the_mlp_was_tuned() -> None:
+    """Law: a structure's row takes the step size that the same framework preferred on the MLP, and is not tuned again."""
+    tuned = {
+        name: Row({**BASE, **framework(name).grid[place]}, ())
+        for place, name in enumerate(("alternate", "dn", "dr", "mamdr"))
+    }
+    found = {method.name: method.grid for method in structures(tuned)}
+    assert len(found) == 12
+    for name, grid in found.items():
+        structure, one = name.split()
+        config = MamdrConfig.model_validate(grid[0])
+        assert len(grid) == 1
+        assert (config.framework, config.inner.lr) == (one, tuned[one].config["inner"]["lr"])
+        assert structure in (config.structure, config.network.kind)

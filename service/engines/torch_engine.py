@@ -72,7 +72,7 @@ class TorchEngine:
         plain: use torch's operators even where Triton is at hand.
 
     Raises:
-        EngineAbsent: torch or the device is missing, or the backbone is not of kind mlp.
+        EngineAbsent: torch or the device is missing or has no room, or the backbone is not of kind mlp.
     """
 
     name = "torch"
@@ -99,15 +99,18 @@ class TorchEngine:
         self._biases = {module: backbone.weights[f"{module}.bias"] for module in backbone.modules}
         self._bias = float(backbone.weights["output.bias"][0])
         self._encoder = Encoder(backbone.manifest.fields)
-        with self._on_device():
-            weights = Weights(self._torch, self._device, backbone, self._encoder)
-            divisions = min(BLOCK, max(2, len(backbone.manifest.divisions)))
-            self.pool = Pool(self._torch, self._device, weights.widths, divisions, self._pool_bytes(pool_bytes))
-            tower: Tower = PlainTower(weights, self.pool)
-            if kernels is not None:
-                tower = TritonTower(kernels, weights, self.pool, precision)
-            self._lanes = [self._lane(tower, max(weights.widths)) for _ in range(2)]
-            self._verifying = self._lane(tower, max(weights.widths))
+        try:
+            with self._on_device():
+                weights = Weights(self._torch, self._device, backbone, self._encoder)
+                divisions = min(BLOCK, max(2, len(backbone.manifest.divisions)))
+                self.pool = Pool(self._torch, self._device, weights.widths, divisions, self._pool_bytes(pool_bytes))
+                tower: Tower = PlainTower(weights, self.pool)
+                if kernels is not None:
+                    tower = TritonTower(kernels, weights, self.pool, precision)
+                self._lanes = [self._lane(tower, max(weights.widths)) for _ in range(2)]
+                self._verifying = self._lane(tower, max(weights.widths))
+        except RuntimeError as error:
+            raise EngineAbsent(f"the torch engine cannot run: {error}") from error
         self._scoring, self._checking = threading.Lock(), threading.Lock()
 
     def prepare(self, folded: Folded) -> TorchPrepared | HandedOn:

@@ -25,7 +25,9 @@ from service.errors import EngineFailed
 
 TILE = 32
 """Rows of a tile."""
-SPARSE, NUMBER, LISTS = 0, 1, 2
+SPARSE, NUMBER, LISTS, PADDING = 0, 1, 2, 3
+ALIGNED = 16
+"""Inputs of the first layer are filled with zeros to a multiple of this, so that loads are whole."""
 Ints = NDArray[np.int32]
 
 
@@ -147,18 +149,20 @@ class Encoder:
         return Batch(rows.n, _tiles(parts), codes, counts, np.concatenate(tail) if tail else np.empty(0, np.int32))
 
     def about(self) -> tuple[NDArray[np.int64], int]:
-        """What the gather is told of each field, (F, 5), and the width of what it makes.
+        """What the gather is told of each field and of the padding, (F or F + 1, 5), and the width of what it makes.
 
         The five: kind, where the table begins among all (in numbers), width, first column, number among the lists.
         """
-        about = np.zeros((len(self.fields), 5), np.int64)
+        about = np.zeros((len(self.fields) + 1, 5), np.int64)
         begin = column = 0
         for at, one in enumerate(self.fields):
             kind = {"sparse": SPARSE, "dense": NUMBER, "multi_hot": LISTS}[one.kind]
             about[at] = kind, begin, one.width, column, _list_number(self.fields, at)
             begin += one.vocabulary_size * one.width
             column += one.width
-        return about, column
+        padding = -column % ALIGNED
+        about[-1] = PADDING, 0, padding, column, 0
+        return about[: len(about) if padding else -1], column + padding
 
     def _add_lists(self, one: Field, rows: EncodedRows, codes: Ints, counts: Ints, tail: list[Ints]) -> None:
         values, offsets = rows.arrays[f"{one.name}.values"], rows.arrays[f"{one.name}.offsets"]

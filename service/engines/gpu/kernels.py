@@ -25,7 +25,7 @@ def gather(
     TILE: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """Vectors of one field: a table's row, the mean of a list's rows, a number, or an overlay's vector."""
+    """Vectors of one field: a table's row, the mean of a list's rows, a number, an overlay's vector, or padding."""
     tile = tl.program_id(0)
     field = tl.program_id(1)
     start = tl.load(tiles + 3 * tile)
@@ -38,12 +38,12 @@ def gather(
     column = tl.load(about + 5 * field + 3)
     row = tl.arange(0, TILE)
     live = row < rows
-    code = tl.load(codes + field * stride + start + row, mask=live, other=0)
+    code = tl.load(codes + field * stride + start + row, mask=live & (kind != 3), other=0)
     target = x + (start + row) * inputs + column
     if kind == 1:
         tl.store(target, code.to(tl.float32, bitcast=True), mask=live)
     else:
-        count = tl.where(live, 1, 0)
+        count = tl.where(live & (kind != 3), 1, 0)
         if kind == 2:
             number = tl.load(about + 5 * field + 4)
             count = tl.load(counts + number * stride + start + row, mask=live, other=0)

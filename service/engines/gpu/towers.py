@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters_store.backbone import Backbone
-from service.engines.gpu.batching import LISTS, NUMBER, TILE, Encoder, Ints, Layout
+from service.engines.gpu.batching import LISTS, NUMBER, PADDING, TILE, Encoder, Ints, Layout
 from service.engines.gpu.libraries import Tensor, Torch, interpreted
 from service.engines.gpu.packing import BLOCK
 from service.engines.gpu.pool import ENTRIES, HEAD, WIDEST_KEY, Grid, Pool
@@ -90,7 +90,8 @@ class Weights:
         tables = [backbone.weights[f"embedding.{one.name}"] for one in encoder.fields if one.kind != "dense"]
         flat = [np.zeros(1, np.float32), *(np.ascontiguousarray(table, np.float32).ravel() for table in tables)]
         self.tables = self._put(np.concatenate(flat[1:] or flat))
-        self.layers = [self._put(backbone.weights[f"{module}.weight"]) for module in backbone.modules]
+        first, *others = (backbone.weights[f"{module}.weight"] for module in backbone.modules)
+        self.layers = [self._put(one) for one in (_padded(first, self.inputs), *others)]
         self.output = self._put(backbone.weights["output.weight"][0])
         self.widths = [self.inputs, *(layer.shape[0] for layer in self.layers)]
 
@@ -142,7 +143,7 @@ class TritonTower:
 
     def _gather(self, sent: Sent, x: Tensor) -> None:
         own, layout = self._weights, sent.layout
-        self._kernels.gather[(layout.tiles, layout.fields)](
+        self._kernels.gather[(layout.tiles, len(own.about_host))](
             x,
             sent.tiles,
             sent.codes,
@@ -252,7 +253,11 @@ class PlainTower:
         own, torch = self._weights, self._torch
         x = torch.empty(n, own.inputs, device=own.device)
         for at, (kind, begin, width, column, number) in enumerate(own.about_host.tolist()):
-            code, target = sent.codes[at, :n], x[:, column : column + width]
+            target = x[:, column : column + width]
+            if kind == PADDING:
+                target.zero_()
+                continue
+            code = sent.codes[at, :n]
             if kind == NUMBER:
                 target[:, 0] = code.view(torch.float32)
                 continue
@@ -311,3 +316,8 @@ def _groups(tiles: Sequence[Any] | Ints) -> Iterator[tuple[int, int, int]]:
         end, held = start + rows, slot
     if end > begin:
         yield begin, end, held
+
+
+def _padded(weight: NDArray[Any], inputs: int) -> NDArray[Any]:
+    """A weight (d, k) with zeros for inputs that are padding."""
+    return np.pad(weight, [(0, 0), (0, inputs - weight.shape[1])])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ from tests.service.engine_contract import MODES, EngineContract, World, probabil
 from tests.service.test_deltas import World as DeltaWorld
 from tests.service.test_deltas import draw
 
+ROOT = Path(__file__).resolve().parents[3]
 TOLERANCE = 2e-6
 POOL_BYTES = 4 << 20
 
@@ -136,7 +139,7 @@ def test_overlays_and_what_is_handed_on_equal_the_oracle(dense_run: Run, dense_b
 def test_slots_are_given_away_only_when_no_segment_has_them(random_run: Run) -> None:
     """Law: through a pool of few slots, adapters come and go beside one that is held, and its scores stay its own."""
     backbone = read_bundle(random_run.folder / "bundle")
-    engine, rng = engine_of(backbone, pool_bytes=240_000), np.random.default_rng(4)
+    engine, rng = engine_of(backbone, pool_bytes=250_000), np.random.default_rng(4)
     assert 3 <= engine.pool.slots <= 8
     folds = list(World(random_run, backbone, engine_of(backbone)).folds("single", THEMES[0]).values())
     rows = World(random_run, backbone, engine).draw(rng, THEMES[0], 5)[2]
@@ -214,6 +217,19 @@ def test_other_kinds_are_absent(random_run: Run) -> None:
     assert "deepfm" in KINDS
     with pytest.raises(EngineAbsent, match="no backbones of kind 'deepfm'"):
         TorchEngine(backbone, device="cpu")
+
+
+def test_a_device_without_room_is_absent(random_run: Run) -> None:
+    """Law: what torch cannot allocate is a reason for another engine, not for no start."""
+    backbone = read_bundle(random_run.folder / "bundle")
+    with pytest.raises(EngineAbsent, match="the torch engine cannot run"):
+        TorchEngine(backbone, device="cpu", pool_bytes=1 << 60)
+
+
+def test_torch_is_not_imported_before_it_is_asked_for() -> None:
+    """Law: a service of another engine does without torch."""
+    asked = "import sys, service.engines.chosen; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", asked], cwd=ROOT, check=False).returncode == 0
 
 
 def test_without_a_device_or_torch_the_portable_engine_serves_and_says_so_once(

@@ -80,12 +80,16 @@ class DomainSums:
         self._squares = torch.zeros(domains, width, dtype=torch.float64)
 
     def add(self, h: Tensor, owner: Tensor) -> None:
-        """Add rows h (n, d) of the domains `owner` (n,)."""
+        """Add rows h (n, d) of the domains `owner` (n,); those of one domain stand together."""
+        if not len(h):
+            return
         if self._origin is None:
             self._origin = h.mean(0)
-        centred = (h - self._origin).double()
-        self._sum.index_add_(0, owner, centred)
-        self._squares.index_add_(0, owner, centred * centred)
+        centred = h - self._origin
+        owners, counts = torch.unique_consecutive(owner, return_counts=True)
+        for total, values in ((self._sum, centred), (self._squares, centred * centred)):
+            sums = torch.stack([part.sum(0) for part in torch.split(values, counts.tolist())])
+            total.index_add_(0, owners, sums.double())
 
     def moments(self, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (t, d) of each domain."""

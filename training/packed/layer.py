@@ -84,7 +84,7 @@ class PackedLayer:
         if not self._drops:
             return h
         drop = self._drops[level]
-        return drop.of(h.view(drop.where.shape)).view(h.shape)
+        return drop.of(h.view(drop.kept.shape)).view(h.shape)
 
     def _adapted(self, level: int, x: Tensor, h: Tensor) -> Tensor:
         """h + scale * (up (down x)) + shift; `scale` goes into `up`, and `shift` is one column more of it."""

@@ -108,7 +108,7 @@ class PackLoop(Generic[Read]):
         label = self._train.label.index_select(0, at)
         filled = Filled.of(counts, label.dtype)
         learned = stack.learned.detach().requires_grad_()
-        drops = () if masks is None else masks.draw(counts)
+        drops = () if masks is None else masks.draw(counts, label.dtype)
         logits = self._network.logits(Stack(learned, stack.moments), self._train.take(at), filled, drops)
         each = functional.binary_cross_entropy_with_logits(
             logits, label, weight=filled.weight.flatten(), reduction="none"

@@ -26,11 +26,12 @@ class Masks:
         self._widths = widths
         self._dropped = round(probability * _LEVELS)
 
-    def draw(self, counts: Sequence[int]) -> list[Dropped]:
+    def draw(self, counts: Sequence[int], dtype: torch.dtype) -> list[Dropped]:
         """Return what each hidden layer drops of one batch of each of the first t domains.
 
         Args:
             counts: rows of each batch; of rows of filling, up to the largest n, anything may be dropped.
+            dtype: of the layers.
         """
         n = max(counts)
         words = [torch.zeros(len(counts), -(-n * d // 4), dtype=torch.int64) for d in self._widths]
@@ -40,8 +41,9 @@ class Masks:
             for row, d in zip(rows, self._widths, strict=True):
                 own = row[place] if count == n else row[place][: -(-count * d // 4)]
                 own.random_(-(2**63), None, generator=generator)
-        return [self._dropped_of(part, n, d) for part, d in zip(words, self._widths, strict=True)]
+        return [self._dropped_of(part, n, d, dtype) for part, d in zip(words, self._widths, strict=True)]
 
-    def _dropped_of(self, words: Tensor, n: int, d: int) -> Dropped:
+    def _dropped_of(self, words: Tensor, n: int, d: int, dtype: torch.dtype) -> Dropped:
         levels = torch.unflatten(words.view(torch.int16)[:, : n * d], 1, (n, d))
-        return Dropped(levels < self._dropped - _LEVELS // 2, _LEVELS / (_LEVELS - self._dropped))
+        kept = (levels >= self._dropped - _LEVELS // 2).to(dtype)
+        return Dropped(kept, _LEVELS / (_LEVELS - self._dropped))

@@ -39,16 +39,16 @@ class Dropped:
     """What dropout does to one layer.
 
     Args:
-        where: (t, n, d) what it zeroes.
+        kept: (t, n, d) 0 for what it zeroes, else 1.
         scale: what it multiplies the rest by, to keep the mean.
     """
 
-    where: Tensor
+    kept: Tensor
     scale: float
 
     def of(self, x: Tensor) -> Tensor:
         """Apply it to x (t, n, d)."""
-        return (x * self.scale).masked_fill(self.where, 0.0)
+        return x * (self.kept * self.scale)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class StackedNorm:
             filled.weight,
             large,
             self.eps,
-            None if dropped is None else dropped.where,
+            None if dropped is None else dropped.kept,
         )
         if bool(large.any()):
             self._follow(mean, var, filled.counts, large)
@@ -126,7 +126,7 @@ class _Hidden(torch.autograd.Function):
         shares: Tensor,
         large: Tensor,
         eps: float,
-        dropped: Tensor | None,
+        kept: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         mean, var = (value.unsqueeze(1) for value in running)
         own = large[:, None, None]
@@ -140,8 +140,8 @@ class _Hidden(torch.autograd.Function):
         scale = torch.rsqrt(var + eps)
         unit.mul_(scale)
         out = torch.addcmul(bias.unsqueeze(1), unit, weight.unsqueeze(1)).relu_()
-        if dropped is not None:
-            out.masked_fill_(dropped, 0.0)
+        if kept is not None:
+            out.mul_(kept)
         share = (shares * large.unsqueeze(1)).unsqueeze(2) if any_large else None
         ctx.save_for_backward(out, unit, weight, scale, share)
         mean, var = mean.squeeze(1), var.squeeze(1)
@@ -151,7 +151,7 @@ class _Hidden(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         out, unit, weight, scale, share = ctx.saved_tensors
-        above = torch.where(out > 0, gradients[0], 0.0)
+        above: Tensor = torch.ops.aten.threshold_backward(gradients[0], out, 0.0)
         of_bias = above.sum(1)
         of_weight = (above * unit).sum(1)
         gain = weight.unsqueeze(1) * scale

@@ -102,6 +102,16 @@ def test_domains_of_a_pack_stop_at_their_own_epochs(small_world: Path, tmp_path:
     assert [(len(t.fitted.history), t.fitted.epoch) for t in nothing] == [(1, 0)] * 3
 
 
+def test_domains_without_rows_make_a_pack(small_world: Path, tmp_path: Path) -> None:
+    """Law: a pack in which nobody has training rows gives untrained adapters, which are the backbone."""
+    trainer = scene(small_world, tmp_path / "run")
+    nobody = replace(trainer, train=trainer.train[:0])
+    for trained in PackedAdapters(nobody, PackedConfig()).every(memories(tmp_path / "packed")):
+        assert (trained.rows, trained.fitted.epoch, len(trained.fitted.history)) == (0, 0, 1)
+        untrained = trainer.untrained(trained.place).tensors()
+        assert all(value.equal(untrained[name]) for name, value in trained.adapter.tensors().items())
+
+
 def test_floats_agree_in_what_they_score(small_world: Path, tmp_path: Path) -> None:
     """Law: in float32 losses are those of training alone to 1e-4, logits in eval mode to 2e-2.
 

@@ -25,7 +25,7 @@ def numbers(*shape: int, seed: int = 0) -> Tensor:
 def test_masks_are_those_of_a_domain_alone() -> None:
     """Law: a domain's factors are, layer after layer, what `network.dropout` draws from its stream."""
     counts, widths = [5, 3, 4], (3, 6)
-    drawn = Masks([torch.Generator().manual_seed(seed) for seed in range(3)], widths, 0.4).draw(counts)
+    drawn = Masks([torch.Generator().manual_seed(seed) for seed in range(3)], widths, 0.4).draw(counts, torch.float32)
     for domain, count in enumerate(counts):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(domain)
@@ -72,7 +72,7 @@ def test_hidden_layer_is_each_domains() -> None:
     weight, bias, mean = (numbers(3, width, seed=seed).requires_grad_(seed < 3) for seed in (1, 2, 3))
     var = numbers(3, width, seed=4).abs() + 0.1
     before = mean.clone(), var.clone()
-    dropped = Dropped(numbers(3, 40, width, seed=5) > 0.5, 1.25)
+    dropped = Dropped((numbers(3, 40, width, seed=5) > 0.5).double(), 1.25)
     out = StackedNorm(weight, bias, mean, var, 1e-5, 0.1).hidden(h, filled, dropped=dropped)
     (out * above * (filled.weight > 0).unsqueeze(2)).sum().backward()
     assert h.grad is not None
@@ -83,7 +83,7 @@ def test_hidden_layer_is_each_domains() -> None:
         values = (weight[domain], bias[domain], before[0][domain], before[1][domain])
         norm.load_state_dict(dict(zip(("weight", "bias", "mean", "var"), values, strict=True)))
         rows = h[domain, :count].detach().requires_grad_()
-        expected = (torch.relu(norm(rows)) * 1.25).masked_fill(dropped.where[domain, :count], 0.0)
+        expected = torch.relu(norm(rows)) * 1.25 * dropped.kept[domain, :count]
         (expected * above[domain, :count]).sum().backward()
         for found, wanted in (
             (out[domain, :count].detach(), expected.detach()),

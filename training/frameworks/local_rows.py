@@ -1,12 +1,15 @@
-"""Rows of the table for targets side by side: a small table each, of the rows that its round reads."""
+"""Small tables of the rows that a round, or a step, reads: for targets side by side, and to differentiate through."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from network.inputs import Batch
+from training.frameworks.inner import LabelledBatch
 from training.frameworks.optimizers import Optimizer
 from training.frameworks.setting import Setting
 from training.frameworks.state import Specific
@@ -86,3 +89,39 @@ def _rows_at(own: Specific, ids: Tensor) -> Tensor:
     found = torch.isin(ids, own.ids)
     rows[found] = own.rows[torch.searchsorted(own.ids, ids[found])]
     return rows
+
+
+@dataclass(frozen=True)
+class BatchRows:
+    """The rows of the table that some batches read, as a small table of their own.
+
+    Args:
+        ids: (u,) int64 rows of the whole table, ascending.
+        batches: the batches, their vocabulary rows numbered for the small table.
+    """
+
+    ids: Tensor
+    batches: list[LabelledBatch]
+
+    @classmethod
+    def of(cls, structure: Structure, batches: Sequence[LabelledBatch]) -> BatchRows:
+        """Number the rows anew; the structure must be `localizable`."""
+        fields = structure.embeddings.shape.fields
+        sparse = [field.name for field in fields if field.kind == "sparse"]
+        columns = [column for column, name in enumerate(sparse) if name in structure.embeddings.starts]
+        starts = structure.embeddings.sparse_starts
+        ids = torch.unique(torch.cat([structure.touched(batch.inputs) for batch in batches]))
+        renumbered = []
+        for batch in batches:
+            local = batch.inputs.sparse.to(torch.int64, copy=True)
+            local[:, columns] = torch.searchsorted(ids, local[:, columns] + starts) - starts
+            inputs = Batch(local, batch.inputs.dense, batch.inputs.multi_hot)
+            renumbered.append(LabelledBatch(inputs, batch.domain, batch.label))
+        return cls(ids, renumbered)
+
+    def widened(self, gradient: Tensor, table: torch.Size) -> Tensor:
+        """Return a coalesced gradient of the small table as one of the whole table."""
+        ids = self.ids[gradient.indices()[0]]
+        return torch.sparse_coo_tensor(
+            ids.unsqueeze(0), gradient.values(), table, is_coalesced=True, check_invariants=False
+        )

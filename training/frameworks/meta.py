@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from training.frameworks.inner import LabelledBatch, loss_and_gradients, loss_of
 from training.frameworks.joint import Joint
+from training.frameworks.local_rows import BatchRows, localizable
+from training.frameworks.setting import Setting
 from training.frameworks.structure import TABLE
 from training.seeds import Stream
 
@@ -25,10 +27,11 @@ class Maml(Joint):
     def gradients(self, values: Tensors, batches: dict[int, LabelledBatch], stream: Stream) -> tuple[float, Tensors]:
         """Return the summed meta-gradients of the domains."""
         halves = [halved(batch) for batch in batches.values() if len(batch) > 1]
-        found = [self._task(values, support, query) for support, query in halves]
+        found = [on_own_rows(self.setting, values, [*half], self._task) for half in halves]
         return mean_loss(found), summed([gradients for _, gradients in found], values)
 
-    def _task(self, values: Tensors, support: LabelledBatch, query: LabelledBatch) -> tuple[float, Tensors]:
+    def _task(self, values: Tensors, half: Sequence[LabelledBatch]) -> tuple[float, Tensors]:
+        support, query = half
         setting, ahead = self.setting, self.setting.config.look_ahead
         names = setting.shared_names
         if ahead.order == 1:
@@ -57,10 +60,10 @@ class Mldg(Joint):
         """Return the gradients of F + weight G."""
         if self.setting.config.legacy_rules:
             halves = [halved(batch) for batch in batches.values() if len(batch) > 1]
-            found = [self._objective(values, [train], [test]) for train, test in halves]
+            found = [self._own(values, [train], [test]) for train, test in halves]
             return mean_loss(found), summed([gradients for _, gradients in found], values)
         train, test = self._parted(list(batches.values()), stream)
-        loss, gradients = self._objective(values, train, test)
+        loss, gradients = self._own(values, train, test)
         return loss, summed([gradients], values)
 
     def _parted(
@@ -71,6 +74,13 @@ class Mldg(Joint):
         share = round(len(batches) * self.setting.config.look_ahead.test_share)
         tested = min(max(share, 1), len(batches) - 1)
         return [batches[i] for i in order[tested:]], [batches[i] for i in order[:tested]]
+
+    def _own(
+        self, values: Tensors, train: Sequence[LabelledBatch], test: Sequence[LabelledBatch]
+    ) -> tuple[float, Tensors]:
+        cut = len(train)
+        run = lambda weights, both: self._objective(weights, both[:cut], both[cut:])  # noqa: E731
+        return on_own_rows(self.setting, values, [*train, *test], run)
 
     def _objective(
         self, values: Tensors, train: Sequence[LabelledBatch], test: Sequence[LabelledBatch]
@@ -89,6 +99,32 @@ class Mldg(Joint):
     def _mean(self, values: Tensors, batches: Sequence[LabelledBatch]) -> Tensor:
         """The mean over domains of their mean losses."""
         return torch.stack([loss_of(self.setting.structure, values, batch) for batch in batches]).mean()
+
+
+def on_own_rows(
+    setting: Setting,
+    values: Tensors,
+    batches: Sequence[LabelledBatch],
+    run: Callable[[Tensors, Sequence[LabelledBatch]], tuple[float, Tensors]],
+) -> tuple[float, Tensors]:
+    """Run what differentiates through a step on the rows of the table that its batches read; the result is the same.
+
+    Through a step the table's gradient is dense, and a table is large. Where rows cannot be numbered anew, it runs on
+    the whole one.
+
+    Args:
+        setting: the network, and what of it learns.
+        values: every parameter by name.
+        batches: what `run` reads.
+        run: gives a loss and gradients by name, of weights and batches.
+    """
+    if TABLE not in setting.shared_names or not localizable(setting.structure):
+        return run(values, batches)
+    rows = BatchRows.of(setting.structure, batches)
+    loss, gradients = run({**values, TABLE: values[TABLE][rows.ids]}, rows.batches)
+    if TABLE in gradients:
+        gradients[TABLE] = rows.widened(gradients[TABLE], values[TABLE].shape)
+    return loss, gradients
 
 
 def stepped(values: Tensors, names: Sequence[str], loss: Tensor, lr: float, through: bool = True) -> Tensors:

@@ -10,15 +10,19 @@ from torch import Tensor
 from network.inputs import Batch
 from tests.training.frameworks.oracle import gradient_at, loss_at, module_with
 from tests.training.frameworks.settings import SmallData, differing
+from training.batches import RowTensors
+from training.dataset import encode, split_of
 from training.frameworks.config import FrameworkName
 from training.frameworks.inner import LabelledBatch
 from training.frameworks.joint import LOG_VARIANCE, PCGrad, Weighted, joint_steps, projection
-from training.frameworks.meta import Maml, Mldg
+from training.frameworks.local_rows import localizable
+from training.frameworks.meta import Maml, Mldg, halved, summed
 from training.frameworks.setting import Setting
 from training.frameworks.state import State
 from training.frameworks.structure import TABLE, Structure
 from training.frameworks.table import FRAMEWORKS
 from training.seeds import Stream
+from training.sources.conflict import ConflictWorld, conflicting
 
 Tensors = dict[str, Tensor]
 
@@ -275,3 +279,30 @@ def training_loss(setting: Setting, state: State) -> float:
         for domain, rows in enumerate(setting.domains.train)
     ]
     return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_looking_ahead_on_the_rows_that_are_read_is_the_same(order: int) -> None:
+    """Law: MAML and MLDG on a small table of a step's own rows have the gradients that they have on the whole one."""
+    prepared = conflicting(ConflictWorld(rows=900, users=60, items=40, domains=3))
+    split = split_of(prepared, 0)
+    dataset = encode(prepared, split.train, 3)
+    setting = SmallData(dataset, RowTensors(dataset), split).setting(look_ahead={"lr": 0.3, "order": order})
+    assert localizable(setting.structure)
+    values = setting.structure.theta()
+    _, batches = step_of(setting)
+    maml, mldg = Maml(setting), Mldg(setting)
+    whole = [maml._task(values, halved(batch)) for batch in batches.values()]
+    train, test = mldg._parted(list(batches.values()), Stream(1))
+    for framework, stream, expected in (
+        (maml, Stream(0), summed([gradients for _, gradients in whole], values)),
+        (mldg, Stream(1), mldg._objective(values, train, test)[1]),
+    ):
+        _, found = framework.gradients(values, batches, stream)
+        assert found[TABLE].is_sparse
+        assert found[TABLE].coalesce().indices().shape[1] < len(values[TABLE])
+        assert not differing(dense(found), dense(expected), 1e-6)
+    assert all(
+        torch.equal(batch.inputs.sparse, again.inputs.sparse)
+        for batch, again in zip(batches.values(), step_of(setting)[1].values(), strict=True)
+    )

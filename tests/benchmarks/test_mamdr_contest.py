@@ -140,7 +140,7 @@ def test_fewer_values_keep_the_usual_one() -> None:
 
 
 def test_other_structures_are_trained_as_the_mlp_was_tuned() -> None:
-    """Law: a structure's row takes the step size that the same framework preferred on the MLP, and is not tuned again."""
+    """Law: a structure's row takes the step size that its framework preferred on the MLP, and is not tuned again."""
     tuned = {
         name: Row({**BASE, **framework(name).grid[place]}, ())
         for place, name in enumerate(("alternate", "dn", "dr", "mamdr"))

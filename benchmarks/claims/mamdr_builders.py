@@ -169,8 +169,9 @@ def published_lines() -> Iterator[Line]:
         unsourced = COUNTS if known is None else known.unsourced
         bound = "exactly" if known is not None and known.tolerance == 0 else "within 0.3%"
         yield not_measurable(f"{name}: {', '.join(unsourced)} of the paper's overview", bound, "no source at hand")
-        for what in () if known is None else sorted(known.sourced):
-            yield not_measurable(f"{name}: {known.of(what):,} {what}", bound, "the data is not at hand")
+        if known is not None:
+            for what in sorted(known.sourced):
+                yield not_measurable(f"{name}: {known.of(what):,} {what}", bound, "the data is not at hand")
 
 
 def lines(work: Workplace) -> Iterator[Line]:

@@ -48,7 +48,7 @@ def lines(work: Workplace) -> Iterator[Line]:
     facts = PreparedDataset.load(data).spec.facts
     yield measured("conflict: best mean per-domain AUC, of the true probabilities", f"{facts['bayes_mean_auc']:.4f}")
     chosen = methods()[:3] if work.quick else methods()
-    contest = Contest("mamdr-conflict", BASE, chosen, again=AGAIN, core_hours=1.6)
+    contest = Contest("mamdr-conflict", BASE, chosen, again=AGAIN, core_hours=1.9)
     yield from contest.lines(work, data)
     if not work.quick:
         yield from aims(contest.name, contest.rows())

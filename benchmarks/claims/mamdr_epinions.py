@@ -63,7 +63,7 @@ def lines(work: Workplace) -> Iterator[Line]:
     steps: dict[str, dict[str, Any]] = {name: {"joint_steps": "largest"} for name in JOINT}
     frameworks = (framework(name, VALUES, **steps.get(name, {})) for name in FRAMEWORKS)
     table = (*frameworks, *(network(name, VALUES, **SETTINGS.get(name, {})) for name in NETWORKS))
-    contest = Contest("mamdr-epinions", BASE, table[1:2] if work.quick else table, again=AGAIN, core_hours=3.6)
+    contest = Contest("mamdr-epinions", BASE, table[1:2] if work.quick else table, again=AGAIN, core_hours=3.2)
     yield from contest.lines(work, data)
     if work.quick:
         return

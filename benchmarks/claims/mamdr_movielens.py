@@ -48,7 +48,7 @@ def lines(work: Workplace) -> Iterator[Line]:
     if work.quick:
         yield from Contest("mamdr-movielens", BASE, methods[:2]).lines(work, data)
         return
-    contest = Contest("mamdr-movielens", BASE, methods, beside=multi_lora, core_hours=1.5)
+    contest = Contest("mamdr-movielens", BASE, methods, beside=multi_lora)
     yield from contest.lines(work, data)
     rows = contest.rows()
     for name in ("mix", *NETWORKS):

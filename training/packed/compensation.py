@@ -37,7 +37,7 @@ def compensate(backbone: Backbone, rules: Rules, layout: Layout, stack: Stack, i
     owner = torch.repeat_interleave(torch.arange(len(stack)), torch.tensor(inputs.counts))
     for part in torch.split(torch.arange(len(owner)), READ_ROWS):
         recorder.owner = owner[part]
-        backbone.score_looked_up(inputs.take(part).looked, recorder)
+        backbone.score_looked_up(inputs.looked(part), recorder)
     counts = torch.tensor(inputs.counts, dtype=torch.float64)
     for level in levels:
         name = modules[level].name

@@ -17,8 +17,11 @@ from training.packed.stack import Layout
 
 _STACK_COPIES = 9
 """Copies of what is learned: itself, the best, gradient and its parts, Adam's two moments, and what a step makes."""
-_LEVEL_COPIES = 12
-"""Tensors (t, n, d) that a training step holds for one hidden layer, forward and backward together."""
+_LEVEL_COPIES = 6
+"""Tensors (t, n, d) that a training step keeps of one hidden layer until its backward pass."""
+_STEP_PASSING, _SCORE_PASSING = 4, 5
+"""Tensors of the widest layer that one layer's pass needs beside what is kept; where nothing is learned moments are
+gathered too."""
 _MIB = 2**20
 
 
@@ -102,7 +105,8 @@ class Footprint:
         self.schedule = schedule
         self._row_bytes = row_bytes(shape, itemsize)
         self._domain_bytes = (_STACK_COPIES * layout.learned_width + 6 * layout.moments_width) * itemsize
-        self._step_bytes = step_floats(shape) * itemsize
+        self._step_bytes = (kept_floats(shape) + passing_floats(shape, _STEP_PASSING)) * itemsize
+        self._score_bytes = passing_floats(shape, _SCORE_PASSING) * itemsize
         self._table_row_bytes = (_STACK_COPIES + 2) * shape.width * itemsize
 
     def of(self, domains: int, rows: int, batch_rows: int, table_rows: int = 0) -> int:
@@ -114,23 +118,34 @@ class Footprint:
             batch_rows: rows of the largest batch of one of them.
             table_rows: rows of the largest embedding table of one of them.
         """
-        at_once = max(domains * batch_rows, min(rows, READ_ROWS), domains)
+        step = domains * batch_rows * self._step_bytes
+        score = max(min(rows, READ_ROWS), domains) * self._score_bytes
         own = self._domain_bytes + table_rows * self._table_row_bytes
-        return domains * own + rows * self._row_bytes + at_once * self._step_bytes
+        return domains * own + rows * self._row_bytes + max(step, score)
 
 
-def step_floats(shape: NetworkShape) -> int:
-    """Numbers that a training step holds for one row: counted generously, so that what is stated is a bound."""
+def kept_floats(shape: NetworkShape) -> int:
+    """Numbers that a training step keeps of one row until its backward pass."""
     k = shape.input_width
-    floats = 4 * k + _LEVEL_COPIES * sum(shape.tower)
+    floats = k + _LEVEL_COPIES * sum(shape.tower)
     if shape.kind in ("dcn", "dcn_v2"):
         floats += _LEVEL_COPIES * k * shape.cross_layers
     if shape.kind in ("deepfm", "neurfm", "autoint"):
-        floats += 6 * shape.width * len(shape.fields)
+        floats += _LEVEL_COPIES * shape.width * len(shape.fields)
     if shape.kind == "autoint":
         fields, width = len(shape.fields), shape.heads * shape.head_width
-        floats += shape.attention_layers * fields * (3 * len(PROJECTIONS) * width + 4 * shape.heads * fields)
+        floats += shape.attention_layers * fields * (2 * len(PROJECTIONS) * width + 3 * shape.heads * fields)
     return floats
+
+
+def passing_floats(shape: NetworkShape, copies: int) -> int:
+    """Numbers of one row that the pass through one layer needs at a time, of so many tensors of the widest."""
+    widest = max(*shape.tower, shape.input_width)
+    if shape.kind == "autoint":
+        widest = max(
+            widest, len(shape.fields) * max(shape.width, shape.heads * max(shape.head_width, len(shape.fields)))
+        )
+    return shape.input_width + copies * widest
 
 
 def batch_count(rows: int, schedule: Schedule) -> int:

@@ -98,11 +98,13 @@ class PackInputs:
 
     def take(self, at: Tensor) -> Taken:
         """Return the rows at these positions (n,)."""
+        return Taken(self.looked(at), None if self._first is None else self._first.index_select(0, at))
+
+    def looked(self, at: Tensor) -> LookedUp:
+        """Return what the lookup gave for the rows at these positions (n,)."""
         x = self._x.index_select(0, at)
         first_order = None if self._first_order is None else self._first_order.index_select(0, at)
-        looked = LookedUp(x, torch.split(x, self._widths, dim=1), first_order)
-        first = None if self._first is None else self._first.index_select(0, at)
-        return Taken(looked, first)
+        return LookedUp(x, torch.split(x, self._widths, dim=1), first_order)
 
 
 def split_domains(counts: Sequence[int]) -> tuple[Tensor, ...]:

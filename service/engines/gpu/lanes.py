@@ -7,6 +7,7 @@ graph, with the first batch of that size, and replayed from then on: one call in
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
@@ -19,6 +20,9 @@ from service.engines.gpu.libraries import Tensor, Torch
 from service.engines.gpu.packing import BLOCK
 from service.engines.gpu.pool import MOST_COMPONENTS, MOST_QUERIES, Grid, Pool
 from service.engines.gpu.towers import Scratch, Sent, Tower
+
+# torch records one graph at a time in a process; nobody waits for another one's
+_RECORDING = threading.Lock()
 
 
 class Lane(Protocol):
@@ -150,14 +154,22 @@ class CudaLane:
         if graph is None:
             # launched once as it is: kernels are compiled, and this batch has its logits
             self.launches = self._tower.score(sent, self._scratch)
-            graph = self._torch.cuda.CUDAGraph()
-            # other threads' work on the device is none of this graph's business
-            with self._torch.cuda.graph(graph, stream=self._kernels, capture_error_mode="thread_local"):
-                self._tower.score(sent, self._scratch)
-            self._graphs[key] = graph
+            if not _RECORDING.acquire(blocking=False):
+                return  # the next batch of this size is recorded
+            try:
+                self._graphs[key] = graph = self._recorded(sent)
+            finally:
+                _RECORDING.release()
         else:
             graph.replay()
         self._last = graph.replay
+
+    def _recorded(self, sent: Sent) -> Any:
+        graph = self._torch.cuda.CUDAGraph()
+        # other threads' work on the device is none of this graph's business
+        with self._torch.cuda.graph(graph, stream=self._kernels, capture_error_mode="thread_local"):
+            self._tower.score(sent, self._scratch)
+        return graph
 
     def _layout(self, tiles: int) -> Layout:
         return Layout(tiles, len(self._encoder.fields), self._encoder.lists)

@@ -5,21 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import signal
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from benchmarks.claims.line import Line, Verdict, at_least, at_most, exactly, measured, not_measurable
 from benchmarks.claims.workplace import ROOT, ClaimError, Workplace
-from benchmarks.killing import KillingEngine
+from benchmarks.killing import HeldEngine, KillingEngine, kill_held
 from training.cluster.config import ClusterConfig
 from training.cluster.engine import DirectEngine, Engine
 from training.cluster.fit import ClusterFitted, fit_on_cluster
@@ -46,7 +42,7 @@ NOISE: dict[str, Any] = {
     **KEYS,
     "framework": "dn",
     "network": {**KEYS["network"], "embedding_std": 0.05},
-    "outer": {"lr": 0.25},  # times 4 workers is 1: changes that add up do not overshoot
+    "outer": {"lr": 0.5},  # times 4 workers is 2: changes that only add up would overshoot
     "epochs": 60,
     "patience": 60,  # the first epochs stand nearly still, which is no reason to stop
 }
@@ -175,8 +171,8 @@ def killed_lines(work: Workplace, data: Path) -> Iterator[Line]:
             raise ClaimError(f"{who} was not killed")
         yield from _kept(who, run, found, base, wanted)
     run = run_of(config, fresh(work, "killed-driver"))
-    left = kill_driver(config, run.out, begun=9)
-    yield exactly("processes that a killed driver's cluster leaves behind", left, 0)
+    left = kill_driver(config, run.out, begun=10)  # both workers: an epoch of dn, dr, judge; dn, and dr has begun
+    yield exactly("processes that a killed driver's cluster leaves behind, Ray's own agents apart", left, 0)
     yield from _kept("the driver", run, on_cluster(run, cluster), base, wanted)
 
 
@@ -196,29 +192,15 @@ def _kept(who: str, run: MamdrRun, found: ClusterFitted, base: float, wanted: li
 
 
 def kill_driver(config: MamdrConfig, out: Path, begun: int) -> int:
-    """Kill a driver of its own as soon as round `begun` has begun; how many of its processes live a minute longer."""
-    command = [sys.executable, "-m", "benchmarks.claims.mamdr_cluster", config.model_dump_json(), str(out)]
+    """Kill a driver of its own that stands still after `begun` rounds; how many of its processes outlive a minute."""
+    command = [sys.executable, "-m", "benchmarks.claims.mamdr_cluster", config.model_dump_json(), str(out), str(begun)]
     out.mkdir(parents=True)
-    with (
-        (out.parent / "killed-driver.log").open("ab") as log,
-        subprocess.Popen(
-            command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": str(ROOT)}
-        ) as driver,
-    ):
-        until = time.monotonic() + 300
-        while not has_begun(out / "cluster.log", begun):
-            if driver.poll() is not None or time.monotonic() > until:
-                raise ClaimError(f"the driver did not come to round {begun}; see {out.parent / 'killed-driver.log'}")
-            time.sleep(0.02)
-        family = psutil.Process(driver.pid).children(recursive=True)
-        driver.send_signal(signal.SIGKILL)
-    _, alive = psutil.wait_procs(family, timeout=60)
-    return len(alive)
-
-
-def has_begun(log: Path, number: int) -> bool:
-    """Whether a round of this number stands in a log."""
-    return log.exists() and f'"round":{number},' in log.read_text()
+    log = out.parent / "killed-driver.log"
+    with log.open("ab") as errors:
+        left = kill_held(command, cwd=ROOT, stderr=errors, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    if left is None:
+        raise ClaimError(f"the driver did not come to round {begun}; see {log}")
+    return len(left)
 
 
 def byte_lines(work: Workplace, small: Path) -> Iterator[Line]:
@@ -248,4 +230,5 @@ def byte_lines(work: Workplace, small: Path) -> Iterator[Line]:
 if __name__ == "__main__":
     killed = MamdrConfig.model_validate_json(sys.argv[1])
     torch.set_num_threads(1)
-    on_cluster(run_of(killed, Path(sys.argv[2])), ClusterConfig(workers=2, shards=2))
+    held = HeldEngine(int(sys.argv[3]), cpus=2, object_store_bytes=STORE_BYTES)
+    on_cluster(run_of(killed, Path(sys.argv[2])), ClusterConfig(workers=2, shards=2), held)

@@ -121,8 +121,15 @@ class RayEngine:
             raise _own_error("a shard", error) from None
 
     def begin(self, worker: int, method: str, *arguments: Any) -> None:
-        """Call a worker."""
-        self._flying[self._workers[worker].call.remote(method, arguments)] = worker
+        """Call a worker.
+
+        Raises:
+            ActorLost: it is known to have died.
+        """
+        try:
+            self._flying[self._workers[worker].call.remote(method, arguments)] = worker
+        except RayError as error:
+            raise _own_error(f"worker {worker}", error) from None
 
     def finished(self) -> tuple[int, Any]:
         """Wait for any worker."""

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from benchmarks.killing import KillingEngine
+from benchmarks.killing import KillingEngine, kill_held
 from tests.training.cluster.tasks import SETTINGS, ClusterFitted, Task, different, expected_entries, on_cluster, task_of
 from training.cluster.errors import ClusterUnreachable
 from training.cluster.ray_engine import RayEngine
@@ -63,17 +61,7 @@ def test_killed_driver_takes_its_cluster_along_and_is_resumed(
     calls = str(2 * 5)  # both workers: dn, dr and judge of epoch 1, then dn and, in its midst, dr of epoch 2
     command = [sys.executable, "-m", "tests.training.cluster.driven", str(small_world), str(tmp_path), settings, calls]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as driver:
-        assert driver.stdout is not None
-        assert any(line == b"held\n" for line in driver.stdout)
-        family = [p for p in psutil.Process(driver.pid).children(recursive=True) if "Agent" not in p.name()]
-        driver.send_signal(signal.SIGKILL)
-    assert family
-    psutil.wait_procs(family, timeout=60)
-    left = [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-    assert left == []
+    assert kill_held(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) == []
     found = on_cluster(task, tmp_path, workers=2)
     assert different(undisturbed.fitted.state, found.fitted.state) == []
     assert sorted(found.standing.ledger.entries) == expected_entries(task, 2)

@@ -61,6 +61,7 @@ class TestInterpretedTorchEngine(EngineContract):
     if os.environ.get("INTERPRETED_CONTRACT") != "1":
         test_each_mode_equals_the_oracle_alone = None  # type: ignore[assignment]
         test_a_mixed_batch_equals_the_oracle = None  # type: ignore[assignment]
+        test_results_come_in_the_order_of_the_segments = None  # type: ignore[assignment]
         test_verification_beside_scoring_disturbs_neither = None  # type: ignore[assignment]
 
     def make(self, backbone: Backbone, rows_per_run: int) -> Engine:

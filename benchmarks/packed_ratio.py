@@ -2,9 +2,9 @@
 
 Domains are synthetic and of equal size; the backbone is random, for speed depends on shapes. Both sides start from the
 same rows in memory and train the same epochs without early stopping; the one-by-one side keeps no checkpoints. Both
-train once to warm up. Then they take turns, and a figure is the median over rounds of the ratio within a round. With one
-thread CPU seconds are counted, as in `benchmarks.engines`. Beside the ratio stands the largest distance between the two
-sides' validation AUCs.
+train once to warm up. Then they take turns, and a figure is the median over rounds of the ratio within a round. With
+one thread CPU seconds are counted, as in `benchmarks.engines`. Beside the ratio stands the largest distance between the
+two sides' validation AUCs.
 """
 
 from __future__ import annotations

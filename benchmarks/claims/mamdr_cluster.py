@@ -43,8 +43,8 @@ NOISE: dict[str, Any] = {
     "framework": "dn",
     "network": {**KEYS["network"], "embedding_std": 0.05},
     "outer": {"lr": 0.5},  # times 4 workers is 2: changes that only add up would overshoot
-    "epochs": 60,
-    "patience": 60,  # the first epochs stand nearly still, which is no reason to stop
+    "epochs": 120,  # bounded changes of 4 workers move half as far an epoch as one worker, and need twice as many
+    "patience": 120,  # the first epochs stand nearly still, which is no reason to stop
 }
 BYTES: dict[str, Any] = {
     "framework": "mamdr",

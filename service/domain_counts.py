@@ -81,6 +81,7 @@ class DomainCounts:
         self._table: Counts = np.zeros((_FIRST_ROWS, len(COLUMNS)), np.int64)
         self._aside: dict[str, Counts] = {}  # the oldest first
         self._brought: dict[int, Counts] = {}
+        self._forgot = False
 
     def __len__(self) -> int:
         return len(self._names)
@@ -105,9 +106,9 @@ class DomainCounts:
         counts = self._aside.get(domain) if row is None else self._table[row]
         return np.zeros(len(COLUMNS), np.int64) if counts is None else counts.copy()
 
-    def has(self, domain: str) -> bool:
-        """Whether the domain has a row."""
-        return domain in self._rows
+    def knows_all_of(self, domain: str) -> bool:
+        """Whether `of` tells every request: the domain has a row, or none was refused one or forgotten so far."""
+        return domain in self._rows or not (self.full or self._forgot)
 
     def brought(self, row: int) -> Counts:
         """What a domain had counted before it had its row; it was in the total alone."""
@@ -136,6 +137,7 @@ class DomainCounts:
         self._aside[domain] = self._aside.pop(domain, 0) + own
         if len(self._aside) > _ASIDE:
             del self._aside[next(iter(self._aside))]
+            self._forgot = True
 
     def _row(self, name: str) -> int:
         """The row of a domain, made if there is room; -1 for none."""

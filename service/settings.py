@@ -69,7 +69,9 @@ class Settings(BaseSettings):
     )
 
     engine: EngineName = Field(
-        "onnx", description="what scores: onnx runs everywhere; native needs espalier-kernels and AVX2, else it is onnx"
+        "onnx",
+        description="what scores: onnx runs everywhere; native needs espalier-kernels and AVX2, torch needs the "
+        "package torch and a CUDA device; where they are missing it is onnx",
     )
     precision: Precision = Field(
         "fp32", description="of the native engine; bf16 is faster and moves a probability by up to 2e-2"

@@ -88,7 +88,6 @@ class Totals:
         """
         counts = self._domains.of(domain)
         reasons = zip(REASONS, counts[FALLBACKS].tolist(), strict=True)
-        has_row = self._domains.has(domain) or not self._domains.full
         return DomainStats(
             domain,
             self._since,
@@ -97,7 +96,7 @@ class Totals:
             int(counts[CANARY_REQUESTS]),
             int(counts[CANARY_ROWS]),
             {reason: number for reason, number in reasons if number},
-            all_answered and self._complete and has_row,
+            all_answered and self._complete and self._domains.knows_all_of(domain),
         )
 
     def families(self, up: Mapping[int, bool]) -> list[Family]:

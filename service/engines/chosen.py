@@ -11,8 +11,8 @@ from service.engines.native import FP32, EngineAbsent, NativeEngine, Precision
 from service.engines.onnx import OnnxEngine
 from service.engines.torch_engine import TorchEngine
 
-EngineName = Literal["onnx", "native"]
-"""What the setting may say; `Engines.make` takes `torch`, too: see docs/gpu.md."""
+EngineName = Literal["onnx", "native", "torch"]
+"""What the setting may say."""
 
 
 class Engines:
@@ -30,7 +30,7 @@ class Engines:
 
     def make(
         self,
-        name: EngineName | Literal["torch"],
+        name: EngineName,
         backbone: Backbone,
         *,
         threads: int,

@@ -64,7 +64,7 @@ def test_made_up_ids_take_no_room() -> None:
     assert len(counts) == 1
     assert counts.total[REQUESTS] == 5003
     assert counts.of("women")[REQUESTS] == 3
-    assert not counts.has("made-up-7")
+    assert counts.knows_all_of("made-up-7")
 
 
 def test_past_its_limit_the_table_grows_no_more() -> None:
@@ -73,7 +73,7 @@ def test_past_its_limit_the_table_grows_no_more() -> None:
     for domain in ("a", "b", "c", "d", "a"):
         tally.scored(domain, 1, "live", None, known=True)
     counts.add(tally.take())
-    assert (len(counts), counts.full, counts.has("d")) == (3, True, False)
+    assert (len(counts), counts.full, counts.knows_all_of("d"), counts.knows_all_of("a")) == (3, True, False, True)
     assert counts.total[REQUESTS] == 5
     assert counts.of("a")[REQUESTS] == 2
 

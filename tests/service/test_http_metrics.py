@@ -67,7 +67,7 @@ async def test_every_scored_request_is_counted_once_by_domain(random_run: Run) -
         "fallbacks": {},
         "exact": True,
     }
-    assert (nobody["requests"], nobody["exact"]) == (0, True)
+    assert (nobody["requests"], nobody["exact"]) == (1, True)
 
 
 async def test_counts_of_what_is_no_domain_id_are_refused(random_run: Run) -> None:

@@ -232,8 +232,9 @@ def test_a_process_alone_reads_its_files_again_too(store: str, tmp_path: Path) -
 def terminal(*line: str, **variables: str) -> Iterator[tuple[int, int]]:
     """A command in a terminal of its own; yields its process id and our side of the terminal."""
     ours, theirs = os.openpty()
-    begin = "import os, sys, fcntl, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY)"
-    script = f"{begin}; os.execv(sys.argv[1], sys.argv[1:])"
+    begin = "import os, signal, sys, fcntl, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY)"
+    # whoever runs the tests under nohup would have all of them ignore the signal
+    script = f"{begin}; signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
     process = subprocess.Popen(
         [sys.executable, "-c", script, *line], stdin=theirs, stdout=theirs, stderr=theirs, env=environment(**variables)
     )

@@ -10,7 +10,8 @@ from service.clock import Clock, slept
 
 BUSY_S = 0.25  # how long after a batch the next requests are still expected
 _CREDIT_S = 0.02
-_DEBT_S = 0.05  # no matter what publishes and cold domains spent, a change waits for this much at most
+_DEBT_S = 0.05  # no more of what publishes and cold domains spent is remembered
+_LONGEST_S = 0.5  # a load waits its turn at most so long, whatever they spend meanwhile
 _REST_S = 0.001
 _LOAD_S = 0.003  # what a load that has begun is expected to take; what it really took is counted at its end
 
@@ -19,8 +20,9 @@ class Pace:
     """Gives background loads their turns.
 
     While requests are being scored loads begin one by one, as the processor time that the loader thread has spent, for
-    whomever, is let grow by `share` of a core; a short burst is free. What has begun may wait for the store as long as
-    it takes, and holds up no other. While nobody scores there is no bound.
+    whomever, is let grow by `share` of a core; a short burst is free. Where publishes and cold domains alone take that
+    share, one load begins each half second all the same. What has begun may wait for the store as long as it takes, and
+    holds up no other. While nobody scores there is no bound.
 
     Args:
         clock: whose seconds count.
@@ -47,8 +49,9 @@ class Pace:
             yield
             return
         async with self._turn:
-            while self._busy() and (lacking_s := -self._credit()) > 0:
-                await slept(self._clock, max(_REST_S, lacking_s / self._share))
+            until = self._clock.now() + _LONGEST_S
+            while self._busy() and (lacking_s := -self._credit()) > 0 and (left_s := until - self._clock.now()) > 0:
+                await slept(self._clock, min(left_s, max(_REST_S, lacking_s / self._share)))
             self._begun += 1
         try:
             yield

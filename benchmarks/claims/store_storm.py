@@ -1,8 +1,8 @@
 """200 publishes a second through the feed, beside steady scoring: how much the slow tail of scoring grows.
 
 Publishing takes processor time of its own, and where two cores share more than they show (memory, a hypervisor, what
-the machine runs beside us) a busy core slows the other down. So the same storm is also published into another store, which
-the server does not follow: what that costs is the machine's. The bound is held against windows without any storm.
+the machine runs beside us) a busy core slows the other down. So the same storm is also published into another store,
+which the server does not follow: what that costs is the machine's. The bound is held against windows without any storm.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ demo: $(VENV)/.demo-installed
 	@exec $(BIN)/espalier demo --port $(PORT) $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/.dev-installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.dev-installed
 	$(BIN)/ruff check .

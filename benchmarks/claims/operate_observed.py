@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import math
@@ -16,13 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import polars
 import psutil
 
-from adapters_store.artifact import decode_adapter, encode_adapter
-from adapters_store.store import AdapterStore
-from adapters_store.urls import open_backend
 from benchmarks.claims.line import Line, exactly, measured, not_measurable
+from benchmarks.claims.stirring import stirring
 from benchmarks.claims.workplace import ROOT, ClaimError, Workplace, free_port, run
 
 BOARDS = ROOT / "helm" / "espalier" / "dashboards"
@@ -57,11 +53,17 @@ class Load:
         """URL of the store that its server serves from."""
         return (self.folder / "store").as_uri()
 
+    @property
+    def url(self) -> str:
+        """Of its server."""
+        return f"http://127.0.0.1:{self.port}"
+
 
 @contextlib.contextmanager
 def loading(work: Workplace) -> Iterator[tuple[Load, subprocess.Popen[bytes]]]:
     """The load test as `make load` runs it, once its server listens."""
     folder, log = work.folder / "load", work.folder / "load.log"
+    shutil.rmtree(folder / "store", ignore_errors=True)  # a catalogue lists what an earlier run stirred, too
     command = [sys.executable, "-m", "loadtest", "--folder", str(folder), *(("--stages", "5") if work.quick else ())]
     with log.open("wb") as sink:
         process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink)
@@ -105,47 +107,6 @@ def prometheus(binary: str, work: Workplace, load: Load) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(30)
-
-
-def stir(load: Load) -> None:
-    """What a load test does not do by itself: shadow and canary of domains that it leaves alone, and other writers."""
-    catalogue = json.loads((load.folder / "catalogue" / "catalogue.json").read_text())
-    shadowed, tried, moved = [name for name in catalogue["domains"] if name not in catalogue["dyes"]][:3]
-    others = {domain: asyncio.run(another(load.store, domain)) for domain in (shadowed, tried, moved)}
-    said("adapters", "shadow", shadowed, others[shadowed], "--percent", "100", "--store", load.store)
-    said("adapters", "canary", tried, others[tried], "--percent", "50", "--store", load.store)
-    said("adapters", "activate", moved, others[moved], "--store", load.store)
-    table = load.folder / "items.parquet"
-    polars.read_parquet(load.folder / "data" / "items.parquet").rename({"item_id": "id"}).write_parquet(table)
-    said("features", "publish", str(table), "--side", "items", "--full", "--store", load.store)
-
-
-async def another(url: str, domain: str) -> str:
-    """Store a domain's live adapter with another calibration; its revision."""
-    store = AdapterStore(open_backend(url, timeout_s=30), time.time)
-    try:
-        record = await store.domain(domain)
-        assert record is not None
-        assert record.live is not None
-        adapter = decode_adapter(await store.get(record.live.revision))
-        calibration = adapter.manifest.calibration.model_copy(update={"intercept": 0.25})
-        manifest = adapter.manifest.model_copy(update={"calibration": calibration})
-        return await store.put(encode_adapter(manifest, adapter.tensors))
-    finally:
-        await store.close()
-
-
-def said(*arguments: str) -> str:
-    """What a command of Espalier prints.
-
-    Raises:
-        ClaimError: it failed.
-    """
-    command = [str(Path(sys.executable).with_name("espalier")), *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ClaimError(f"{' '.join(arguments)}: {done.stdout[-1000:]}{done.stderr[-1000:]}")
-    return done.stdout
 
 
 def queries() -> Iterator[tuple[str, str]]:
@@ -199,10 +160,11 @@ def lines(work: Workplace) -> Iterator[Line]:
         return
     with loading(work) as (load, process), prometheus(binary, work, load) as url:
         started = time.time()
-        work.secrets["token of make load"] = (load.folder / "token").read_text().strip()
-        stir(load)
-        shown = httpx.get(f"http://127.0.0.1:{load.port}/metrics", headers=_token(load)).raise_for_status()
-        process.wait(1800)
+        token = work.secrets["token of make load"] = (load.folder / "token").read_text().strip()
+        headers = {"Authorization": f"Bearer {token}"}
+        with stirring(load.folder, load.store, load.url, token):
+            shown = httpx.get(f"{load.url}/metrics", headers=headers).raise_for_status()
+            process.wait(1800)
         ended = time.time()
         yield exactly("`make load` under Prometheus: exit status", process.returncode, 0)
         asked = list(queries())
@@ -215,10 +177,6 @@ def lines(work: Workplace) -> Iterator[Line]:
         yield exactly(f"rules: of {sum(len(g['rules']) for g in rules)}, not evaluated without fault", sick, [])
     status, told = promtool("check", "metrics", stdin=shown.content)
     yield exactly(f"promtool check metrics ({_last(told)})", status, 0)
-
-
-def _token(load: Load) -> dict[str, str]:
-    return {"Authorization": f"Bearer {(load.folder / 'token').read_text().strip()}"}
 
 
 def _last(told: str) -> str:

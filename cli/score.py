@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -17,6 +19,11 @@ Items = Annotated[list[str], typer.Option("--item", help="Item id; repeat it for
 Contexts = Annotated[list[str] | None, typer.Option("--context", help="NAME=VALUE of a context field; repeat it.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse rather than fall back.")]
 Token = Annotated[str | None, typer.Option(help="Bearer token.", envvar="ESPALIER_TOKEN", show_envvar=True)]
+Ca = Annotated[Path | None, typer.Option(help="PEM file of the authorities that may sign the service's certificate.")]
+Cert = Annotated[
+    Path | None, typer.Option(help="PEM file of a client certificate, for a service that asks for one; with its key.")
+]
+Key = Annotated[Path | None, typer.Option(help="PEM file of the client certificate's key, where --cert has none.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the reply as it came.")]
 
 TIMEOUT_S = 30.0
@@ -31,6 +38,9 @@ def score(
     context: Contexts = None,
     strict: Strict = False,
     token: Token = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
     as_json: Json = False,
 ) -> None:
     """Score items for a user in a domain."""
@@ -40,8 +50,9 @@ def score(
     if context:
         body["context"] = dict(map(_pair, context))
     headers = {"Authorization": f"Bearer {token}"} if token else {}
+    trust = _trust(ca, cert, key)
     try:
-        answer = httpx.post(f"{url.rstrip('/')}/score", json=body, headers=headers, timeout=TIMEOUT_S)
+        answer = httpx.post(f"{url.rstrip('/')}/score", json=body, headers=headers, timeout=TIMEOUT_S, verify=trust)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         _fail(f"no service answers at {url}: {error or type(error).__name__}")
     if answer.is_error:
@@ -89,6 +100,25 @@ def _pair(text: str) -> tuple[str, str | float]:
     # a dense field takes a number only; a sparse one takes 18 and "18" for the same
     number = json.loads(value) if _NUMBER.fullmatch(value) else value
     return name, number
+
+
+def _trust(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext | bool:
+    """What is spoken with a service over TLS; True is the machine's own authorities and no client certificate."""
+    if key is not None and cert is None:
+        raise typer.BadParameter("--key is the key of a certificate: give --cert too")
+    if ca is None and cert is None:
+        return True
+    for path in (ca, cert, key):
+        if path is not None and not path.is_file():
+            raise typer.BadParameter(f"{path} is no file")
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        if cert is not None:
+            context.load_cert_chain(cert, key)
+    except (ssl.SSLError, OSError) as error:
+        named = ", ".join(str(path) for path in (ca, cert, key) if path is not None)
+        raise typer.BadParameter(f"{named}: no certificates, or not the key of them: {error}") from error
+    return context
 
 
 def _refusal(answer: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -55,9 +56,19 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(store: str, *options: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server that is ready; yields its process and address, and kills it at the end if it still runs."""
+def running(
+    store: str, *options: str, trust: ssl.SSLContext | None = None, **variables: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server that is ready; yields its process and address, and kills it at the end if it still runs.
+
+    Args:
+        store: URL of its store.
+        options: of the command.
+        trust: what is spoken with it, where its variables give it a certificate.
+        variables: of its environment.
+    """
     port = free_port()
+    url = f"{'http' if trust is None else 'https'}://127.0.0.1:{port}"
     process = subprocess.Popen(
         command("--store", store, "--port", str(port), *options),
         env=environment(**variables),
@@ -66,18 +77,18 @@ def running(store: str, *options: str, **variables: str) -> Iterator[tuple[subpr
         text=True,
     )
     try:
-        wait_ready(process, f"http://127.0.0.1:{port}")
-        yield process, f"http://127.0.0.1:{port}"
+        wait_ready(process, url, trust)
+        yield process, url
     finally:
         process.kill()
         process.communicate()
 
 
-def wait_ready(process: subprocess.Popen[str], url: str) -> None:
+def wait_ready(process: subprocess.Popen[str], url: str, trust: ssl.SSLContext | None = None) -> None:
     """Until it says that it is ready; if it ends first, what it said fails the test."""
     while process.poll() is None:
         with suppress(httpx.TransportError):
-            if httpx.get(f"{url}/healthz/ready", timeout=5).status_code == 200:
+            if httpx.get(f"{url}/healthz/ready", timeout=5, verify=trust or True).status_code == 200:
                 return
     raise AssertionError(f"the server ended with {process.returncode}: {process.communicate()}")
 

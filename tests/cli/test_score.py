@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from benchmarks.forge import Run
 from cli import token
 from cli.score import score
 from tests.cli.serving import file_store, free_port, running
+from tests.servers.certificates import make_certificates
 
 app = typer.Typer()
 app.command(name="score")(score)
@@ -93,3 +95,35 @@ def test_a_token_is_printed_once_and_alone(tmp_path: Path) -> None:
     again = CliRunner().invoke(app, ["token", "new", "--name", "a", "--scope", "score", "--out", str(path)])
     assert (again.exit_code, again.stdout) == (1, "")
     assert "choose another name" in again.stderr
+
+
+def test_a_service_behind_mutual_tls_is_asked_with_a_certificate(random_run: Run, tmp_path: Path) -> None:
+    """--ca trusts its certificate and --cert with --key shows ours; without one of them nobody answers."""
+    store = asyncio.run(file_store(tmp_path / "store", random_run))
+    files = make_certificates(tmp_path)
+    trust = ssl.create_default_context(cafile=files.ca)
+    trust.load_cert_chain(files.cert, files.key)
+    given = {"TLS_CERT": files.cert, "TLS_KEY": files.key, "TLS_CLIENT_CA": files.ca}
+    variables = {f"ESPALIER_{name}": str(path) for name, path in given.items()}
+    variables |= {"ESPALIER_COLD_WAIT_MS": "30000", "ESPALIER_DEADLINE_MS": "30000"}
+    with running(store, trust=trust, **variables) as (_, url):
+        ask = [*ASK, "--item", "item-1", "--url", url]
+        own = ["--cert", str(files.cert), "--key", str(files.key)]
+        answered = CliRunner().invoke(app, [*ask, "--ca", str(files.ca), *own, "--json"])
+        assert answered.exit_code == 0, answered.output
+        assert len(json.loads(answered.stdout)["scores"]) == 1
+        for missing in (["--ca", str(files.ca)], own):
+            refused = CliRunner().invoke(app, [*ask, *missing])
+            assert refused.exit_code == 1
+            assert url in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [(["--key", "key.pem"], "--cert"), (["--ca", "nowhere.pem"], "nowhere.pem is no file")],
+)
+def test_certificates_that_are_not_there_are_told_before_anything_is_sent(options: list[str], named: str) -> None:
+    """A wrong use ends with 2 and names what is missing."""
+    done = CliRunner().invoke(app, [*ASK, "--item", "item-1", *options])
+    assert done.exit_code == 2
+    assert named in done.stderr

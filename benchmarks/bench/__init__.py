@@ -1,0 +1,1 @@
+"""What `make bench` measures and the claims of the engine judge: one code for both."""

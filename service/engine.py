@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,39 @@ class Engine(Protocol):
 
     def logits(self, rows: EncodedRows, folded: Folded) -> NDArray[np.float64]:
         """Logits before calibration, float64 (n,), as verification compares them with golden rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineForm:
+    """What decides whether an engine reproduces golden rows, and what it makes of a fold.
+
+    Args:
+        engine: its name.
+        precision: fp32 or bf16.
+        isa: the instruction set that it runs on.
+        build: of the code that scores: the digest of an extension, or a library's version and the graph's digest.
+        in_place: what it prepares uses the fold's arrays where they lie, rather than a copy in a form of its own.
+    """
+
+    engine: str
+    precision: str
+    isa: str
+    build: str
+    in_place: bool
+
+
+@runtime_checkable
+class HasForm(Protocol):
+    """An engine that says so; what another one accepted is not kept on disk."""
+
+    @property
+    def form(self) -> EngineForm:
+        """The same in every process in which it would do the same."""
+
+
+def form_of(engine: Engine) -> EngineForm | None:
+    """The form of an engine, if it says one."""
+    return engine.form if isinstance(engine, HasForm) else None
 
 
 def run_each(segments: Sequence[Segment]) -> list[NDArray[np.float64]]:

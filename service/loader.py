@@ -327,7 +327,7 @@ class Loader:
                 self._domains.reject(domain, revision, str(error), type(error).__name__)
 
     async def _slot(self, domain: str, revision: str) -> Slot:
-        return await self._preparer.slot(await self._preparer.verified_revision(domain, revision))
+        return await self._preparer.slot_of_revision(domain, revision)
 
     def _candidates(self, look: _Look, live: str) -> Iterator[str]:
         """The ladder over revisions: live, the one that serves already, then earlier ones; none rolled back from."""

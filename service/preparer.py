@@ -1,6 +1,7 @@
 """From an artifact's bytes to a slot: decode, fetch pins, verify with this replica's engine, fold, prepare.
 
-Everything that costs runs on the loader thread; the event loop only waits for the store.
+Everything that costs runs on the loader thread; the event loop only waits for the store. With a disk cache, what was
+verified and folded once is kept there, and whoever loads it next, in this process or another, only prepares it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from adapters_store.store import AdapterStore
 from adapters_store.tensors import TensorLimits
 from adapters_store.verification import verify_adapter, verify_fusion
 from service.backbones import Backbones
+from service.prepared.blobs import PreparedBlobs
+from service.prepared.contents import Accepted
+from service.prepared.turns import Turn
 from service.serving import Serving
 from service.slots import Slot
 from service.threads import WorkerThread
@@ -46,11 +50,19 @@ class Verified:
     Args:
         folds: what its combinations fold into.
         serving: its backbone.
+        bundle: revision of the bundle that it was verified with; that of its backbone may be another by now.
     """
 
     adapter: Adapter
     folds: Mapping[Combination, Folded]
     serving: Serving
+    bundle: str
+
+    def accepted(self) -> Accepted:
+        """What serving needs of it."""
+        manifest = self.adapter.manifest
+        made_s = None if manifest.created_at is None else seconds_of(manifest.created_at)
+        return Accepted(tuple(manifest.auxiliary), dict(manifest.fuses), manifest.fusion, made_s, self.folds)
 
 
 class Preparer:
@@ -63,6 +75,7 @@ class Preparer:
         thread: the loader thread.
         limits: checked before anything is allocated.
         pause: called on the loader thread between two steps.
+        blobs: what was prepared before, on the local disk; None where there is no disk cache.
     """
 
     def __init__(
@@ -73,6 +86,7 @@ class Preparer:
         thread: WorkerThread,
         limits: TensorLimits,
         pause: Pause,
+        blobs: PreparedBlobs | None = None,
     ) -> None:
         self._store = store
         self._backbones = backbones
@@ -80,6 +94,7 @@ class Preparer:
         self._thread = thread
         self._limits = limits
         self._pause = pause
+        self._blobs = blobs
         # many domains pin the same few auxiliaries and one fusion: they are read and decoded once
         self._pinned_adapter = alru_cache(maxsize=_CACHED_PINS)(self._read_adapter)
         self._pinned_fusion = alru_cache(maxsize=_CACHED_PINS)(self._read_fusion)
@@ -107,8 +122,20 @@ class Preparer:
         return await self._verified(domain, body, lambda verified: verified, serving)
 
     async def slot_of_revision(self, domain: str, revision: str) -> Slot:
-        """A stored revision verified and prepared; errors as `verified`."""
-        return await self._verified(domain, await self._store.get(revision), self._prepared)
+        """A stored revision prepared: as it was kept on disk if it was, else verified; errors as `verified`."""
+        if self._blobs is None:
+            return await self._verified(domain, await self._store.get(revision), self._slot)
+        kept = await self._blobs.find(domain, revision, self._backbones, self._kept(revision))
+        if kept is not None:
+            return kept
+        async with self._blobs.turn(revision) as turn:
+            if turn.waited:
+                kept = await self._blobs.find(domain, revision, self._backbones, self._kept(revision))
+                if kept is not None:
+                    return kept
+            verified, slot = await self._verified(domain, await self._store.get(revision), self._with_slot)
+            self._keep(verified, turn)
+            return slot
 
     async def verified_fusion(self, body: bytes | memoryview) -> Fusion:
         """Decode and verify a fusion."""
@@ -118,8 +145,17 @@ class Preparer:
         return fusion
 
     async def slot(self, verified: Verified) -> Slot:
-        """Prepare every combination of a verified adapter."""
-        return await self._thread.run(partial(self._prepared, verified))
+        """Prepare every combination of a verified adapter, and keep it on disk for who loads it next."""
+        slot = await self._thread.run(partial(self._slot, verified))
+        if self._blobs is not None:
+            async with self._blobs.turn(verified.adapter.revision, wait=False) as turn:
+                self._keep(verified, turn)
+        return slot
+
+    async def stop(self) -> None:
+        """Leave out what is not on the disk yet."""
+        if self._blobs is not None:
+            await self._blobs.stop()
 
     async def auxiliary_slot(self, adapters: Sequence[Adapter], serving: Serving) -> Slot:
         """A slot of verified auxiliary adapters of one backbone only, in the order of the divisions."""
@@ -166,9 +202,10 @@ class Preparer:
         fusion: Fusion | None,
     ) -> Verified:
         self._pause()
+        backbone = serving.backbone  # another bundle of the same fingerprint may take its place meanwhile
         folds = verify_adapter(
             adapter,
-            serving.backbone,
+            backbone,
             auxiliaries,
             fusion,
             serving.engine.logits,
@@ -176,22 +213,37 @@ class Preparer:
             limits=self._limits,
             pause=self._pause,
         )
-        return Verified(adapter, folds, serving)
+        return Verified(adapter, folds, serving, backbone.revision)
 
-    def _prepared(self, verified: Verified) -> Slot:
-        manifest, combinations = verified.adapter.manifest, {}
-        for combination, folded in verified.folds.items():
+    def _slot(self, verified: Verified) -> Slot:
+        return self._prepared(verified.adapter.revision, verified.accepted(), verified.serving)
+
+    def _with_slot(self, verified: Verified) -> tuple[Verified, Slot]:
+        return verified, self._slot(verified)
+
+    def _kept(self, revision: str) -> Callable[[Accepted, Serving], Slot]:
+        return partial(self._prepared, revision)
+
+    def _prepared(self, revision: str, accepted: Accepted, serving: Serving) -> Slot:
+        combinations = {}
+        for combination, folded in accepted.folds.items():
             self._pause()
-            combinations[combination] = verified.serving.engine.prepare(folded)
+            combinations[combination] = serving.engine.prepare(folded)
         return Slot(
-            verified.adapter.revision,
-            tuple(manifest.auxiliary),
+            revision,
+            accepted.divisions,
             combinations,
-            dict(manifest.fuses),
-            verified.serving,
-            None if manifest.created_at is None else seconds_of(manifest.created_at),
-            next(iter(verified.folds.values())).overlay,
+            accepted.fuses,
+            serving,
+            accepted.made_s,
+            accepted.overlay,
         )
+
+    def _keep(self, verified: Verified, turn: Turn) -> None:
+        assert self._blobs is not None
+        domain, revision = verified.adapter.manifest.domain, verified.adapter.revision
+        identity = self._blobs.identity(verified.serving, verified.bundle, domain, revision)
+        self._blobs.keep(identity, verified.accepted(), turn)
 
     async def _pins(self, adapter: Adapter) -> dict[str, Adapter]:
         """What an adapter fuses, by domain; more than could ever be folded is refused before any of it is read."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adapters_store.backbone import Backbone
+from adapters_store.canonical import digest
 from adapters_store.folding import Folded
 from features.rows import EncodedRows
-from service.engine import Engine, Prepared, Segment
+from service.engine import Engine, EngineForm, Prepared, Segment
 from service.errors import EngineFailed
 
 EXTENSION = "espalier_kernels"
@@ -121,6 +124,13 @@ class NativeEngine:
         exact = {"threads": 1, "cpus": [], "isa": None}
         self._exact = self._network if precision == "fp32" else _network(backbone, self._modules, exact)
         self._dense = dense
+        build = _digest_of(type(self._network).__module__)
+        self._form = EngineForm(self.name, precision, self._network.isa, build, in_place=False)
+
+    @property
+    def form(self) -> EngineForm:
+        """Precision, instruction set and the extension's digest; it packs a fold into memory of its own."""
+        return self._form
 
     @property
     def isa(self) -> str:
@@ -214,6 +224,13 @@ def _modules(backbone: Backbone) -> list[str]:
     if backbone.manifest.kind != _KIND or list(backbone.modules) != modules:
         raise EngineAbsent(f"the native engine has no backbones of kind {backbone.manifest.kind!r}")
     return modules
+
+
+def _digest_of(module: str) -> str:
+    """Digest of the file that an extension module was loaded from."""
+    file = sys.modules[module].__file__
+    assert file is not None  # an extension has one
+    return digest(Path(file).read_bytes())
 
 
 def _network(backbone: Backbone, modules: Sequence[str], options: Mapping[str, Any]) -> _Network:

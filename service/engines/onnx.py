@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,12 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from adapters_store.backbone import Backbone
+from adapters_store.canonical import digest
 from adapters_store.dense import DENSE_GRAPH
 from adapters_store.folding import Folded
 from features.lookup import EmbeddingLookup, OwnVectors
 from features.rows import EncodedRows
-from service.engine import Segment
+from service.engine import EngineForm, Segment
 from service.engines.graph import check_graph
 from service.errors import EngineFailed
 
@@ -64,6 +66,13 @@ class OnnxEngine:
         self._dense = _session(backbone, DENSE_GRAPH, threads) if DENSE_GRAPH in backbone.files else None
         self._lookup = EmbeddingLookup(backbone.manifest.fields, backbone.weights)
         self._rows_per_run = rows_per_run
+        build = f"onnxruntime {onnxruntime.__version__} {digest(backbone.file('scoring.onnx'))}"
+        self._form = EngineForm(self.name, "fp32", platform.machine(), build, in_place=True)
+
+    @property
+    def form(self) -> EngineForm:
+        """ONNX Runtime's version and the graph; what it prepares are the fold's own arrays."""
+        return self._form
 
     def prepare(self, folded: Folded) -> OnnxPrepared:
         """Name a fold's arrays as the graph names its inputs; nothing is copied.

@@ -1,0 +1,195 @@
+"""Prepared blobs in the local disk cache: found by what they are of, checked, mapped; written behind the load.
+
+The cache's own discipline is all there is: a blob is one of its blobs, named by the sha256 of its bytes, so it is
+written beside its place, synced and renamed, never changed, bounded in bytes and evicted by the one evictor together
+with the artifacts. Which blob is the one is one of its records, under the digest of the blob's identity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+from adapters_store.backend import Versioned
+from adapters_store.canonical import digest
+from adapters_store.disk import DiskCache
+from adapters_store.errors import BadId
+from adapters_store.ids import check_revision
+from adapters_store.pausing import Pause
+from adapters_store.tensors import TensorLimits
+from service.engine import form_of
+from service.errors import EngineFailed
+from service.prepared.contents import Accepted, ForeignBlob, decode, encode
+from service.prepared.identity import Identity, digest_of_code
+from service.prepared.mapping import Mappings
+from service.prepared.turns import Turn, Turns
+from service.serving import Serving
+from service.threads import WorkerThread
+
+T = TypeVar("T")
+
+Outcome = Literal["used", "absent", "gone", "foreign", "kept", "skipped"]
+"""used: a load took it. absent: none was ever kept. gone: evicted, torn or damaged. foreign: it is not what its record
+says. kept: given to the disk. skipped: too many waited to be written, or it is of a kind that is not kept."""
+
+_WAITING = 128  # blobs on their way to the disk; their folds stay in memory so long
+_WRITERS = 2
+_PATIENCE_S = 0.05  # a load takes a few milliseconds; whoever waits for this one must not wait for long
+
+
+@dataclass(frozen=True, slots=True)
+class _Found(Generic[T]):
+    finished: T
+
+
+class PreparedBlobs:
+    """What this replica and the other workers on this disk cache verified and folded before.
+
+    Args:
+        cache: where blobs and their records are.
+        folder: of that cache, for the lock by which one worker prepares what several need.
+        thread: the loader thread; all that costs runs there.
+        limits: what adapters are held to; those accepted under others are verified again.
+        pause: called on that thread between two steps.
+        told: of each outcome, on the event loop.
+        patience_s: the longest that a load waits for another process that prepares the same adapter.
+        mappings: those of this process.
+    """
+
+    def __init__(
+        self,
+        cache: DiskCache,
+        folder: Path,
+        thread: WorkerThread,
+        limits: TensorLimits,
+        pause: Pause,
+        *,
+        told: Callable[[Outcome], None] = lambda outcome: None,
+        patience_s: float = _PATIENCE_S,
+        mappings: Mappings | None = None,
+    ) -> None:
+        self._cache = cache
+        self._thread = thread
+        self._limits = limits
+        self._pause = pause
+        self._told = told
+        self._code = digest_of_code()
+        self._mappings = Mappings() if mappings is None else mappings
+        self._turns = Turns(folder / "preparing", patience_s)
+        self._writers = asyncio.Semaphore(_WRITERS)
+        self._writing: set[asyncio.Task[None]] = set()
+
+    def identity(self, serving: Serving, bundle: str, domain: str, revision: str) -> Identity | None:
+        """What a blob of this adapter would be of; None for an engine whose prepared adapters are not kept."""
+        form = form_of(serving.engine)
+        if form is None:
+            return None
+        return Identity(domain, revision, bundle, serving.fingerprint, form, self._limits, self._code)
+
+    @asynccontextmanager
+    async def turn(self, revision: str, *, wait: bool = True) -> AsyncIterator[Turn]:
+        """The turn to prepare a revision; ended with the block, or by `keep` once the blob is there for others.
+
+        Args:
+            revision: of the adapter.
+            wait: a moment for another process that has it.
+        """
+        turn = await self._turns.take(revision, wait=wait)
+        try:
+            yield turn
+        finally:
+            turn.end()
+
+    async def find(
+        self, domain: str, revision: str, backbones: Iterable[Serving], finish: Callable[[Accepted, Serving], T]
+    ) -> T | None:
+        """What was kept of an adapter.
+
+        Args:
+            domain: that it is asked for.
+            revision: of the adapter.
+            backbones: those in memory; the adapter may be of any.
+            finish: called on the loader thread with what was found and its backbone.
+
+        Returns:
+            What `finish` returned; None where there is nothing that can be used, and the adapter is to be verified.
+        """
+        wanted: dict[str, tuple[Identity, Serving]] = {}
+        for serving in backbones:
+            identity = self.identity(serving, serving.revision, domain, revision)
+            if identity is not None:
+                wanted[identity.key] = (identity, serving)
+        recorded = await self._cache.recall(list(wanted)) if wanted else {}
+        for key, versioned in recorded.items():
+            if versioned is not None:
+                found = await self._read(versioned, *wanted[key], finish)
+                self._told("used" if isinstance(found, _Found) else found)
+                return found.finished if isinstance(found, _Found) else None
+        self._told("absent")
+        return None
+
+    async def _read(
+        self, versioned: Versioned, identity: Identity, serving: Serving, finish: Callable[[Accepted, Serving], T]
+    ) -> _Found[T] | Outcome:
+        try:
+            name = check_revision(str(versioned.record.get("blob")))
+        except BadId:
+            return "foreign"
+        content = await self._content(name, identity.form.in_place)
+        if content is None:
+            return "gone"
+        try:
+            return _Found(await self._thread.run(lambda: finish(decode(content, identity), serving)))
+        except (ForeignBlob, EngineFailed):
+            return "foreign"
+
+    async def _content(self, name: str, in_place: bool) -> bytes | memoryview | None:
+        """The checked bytes: mapped where the engine will use them as they lie, else read, to be let go at once."""
+        if in_place and self._mappings.has_room:
+            path = await self._cache.path(name)
+            mapped = None if path is None else self._mappings.open(path)
+            if mapped is not None:
+                return mapped
+        return await self._cache.get(name)
+
+    def keep(self, identity: Identity | None, accepted: Accepted, turn: Turn) -> None:
+        """Write a blob behind the load, and end the turn once it is there; past a bound it is left out."""
+        if identity is None or not accepted.is_keepable or len(self._writing) >= _WAITING:
+            self._told("skipped")
+            return
+        task = asyncio.get_running_loop().create_task(self._keep(identity, accepted, turn.handed_on()))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    async def _keep(self, identity: Identity, accepted: Accepted, turn: Turn) -> None:
+        try:
+            name, content = await self._thread.run(partial(self._encoded, identity, accepted))
+            del accepted
+            async with self._writers:
+                await self._cache.put(name, content)
+                await self._cache.write_record(identity.key, Versioned({"blob": name, "of": identity.written()}, name))
+            self._told("kept")
+        finally:
+            turn.end()
+
+    def _encoded(self, identity: Identity, accepted: Accepted) -> tuple[str, bytes]:
+        content = encode(identity, accepted, self._pause)
+        self._pause()
+        return digest(content), content
+
+    async def settle(self) -> None:
+        """Wait until what was given is on the disk."""
+        while self._writing:
+            await asyncio.gather(*self._writing)
+
+    async def stop(self) -> None:
+        """Leave out what is not written yet, and end all turns."""
+        for task in self._writing:
+            task.cancel()
+        await asyncio.gather(*self._writing, return_exceptions=True)
+        self._turns.close()

@@ -62,6 +62,24 @@ def every(config: Config, out: Out, resume: Resume = False, seed: Seed = None, d
     _train("all", config, out, resume, seed, data)
 
 
+@app.command()
+def divisions(config: Config, out: Out, resume: Resume = False, seed: Seed = None, data: Data = None) -> None:
+    """Choose auxiliary divisions by cheap probes; OUT/divisions gets the table, the data and the configuration."""
+
+    def work(console: Console) -> None:
+        from training.chooser.choosing import choose_divisions
+        from training.config import load_config
+        from training.progress import RichMeter
+
+        settings = load_config(config, seed=seed, data=data)
+        ranking = choose_divisions(settings, out, resume=resume, meter=RichMeter(console))
+        for row in ranking.table().rows:
+            console.print("  ".join(row), highlight=False, markup=False, soft_wrap=True)
+        console.print(f"configuration: {out / 'divisions' / 'config.yaml'}", soft_wrap=True, markup=False)
+
+    _run(out, work)
+
+
 class Mode(StrEnum):
     """When the workers of a cluster wait for each other."""
 

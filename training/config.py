@@ -155,6 +155,38 @@ class GateConfig(Section):
     min_positives: Positive = 20
 
 
+class DivisionsConfig(Section):
+    """Where `espalier train divisions` looks for auxiliary divisions, and how closely (docs/divisions.md).
+
+    Args:
+        columns: of users, items and context that are tried; null tries every one that can divide.
+        counts: also try users by activity and items by popularity, both by training rows.
+        clusters: clusters of users, and of items, that are learned from the backbone's errors; 0 learns none.
+        most_domains: of a candidate: the values with most training rows; rows of other values lie in no domain.
+        bands: that a column of more numbers than that is cut into.
+        min_rows: training rows that a value needs to be a domain.
+        rows: training rows of a probe, at most.
+        judged_rows: rows of the `stop` half that judge it, at most.
+        epochs: of a probe.
+        placebos: that each candidate is compared with; one alone does not tell how far chance goes.
+        confidence: of the intervals, over all candidates together.
+        most: divisions that are chosen, at most.
+    """
+
+    columns: tuple[str, ...] | None = None
+    counts: bool = True
+    clusters: Annotated[int, Field(ge=0, le=64)] = 8
+    most_domains: Annotated[int, Field(ge=2, le=1000)] = 32
+    bands: Annotated[int, Field(ge=2, le=32)] = 4
+    min_rows: Positive = 200
+    rows: Positive = 200_000
+    judged_rows: Positive = 50_000
+    epochs: Positive = 2
+    placebos: Annotated[int, Field(ge=2, le=20)] = 2
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    most: Positive = 1
+
+
 class TrainingConfig(Section):
     """Everything that decides what a run learns.
 
@@ -169,6 +201,7 @@ class TrainingConfig(Section):
         calibration: of natural domains' adapters.
         gate: which of them are published.
         packed: trains domains side by side (docs/packed.md); null is one by one.
+        divisions: how auxiliary divisions are looked for; no part of what a run learns.
         export_ablations: also write adapters of every mode to RUN/ablations.
         artifact_dtype: of down, up, query and key in the artifacts.
         bootstrap_draws: draws of the confidence intervals.
@@ -187,6 +220,7 @@ class TrainingConfig(Section):
     calibration: CalibrationConfig = CalibrationConfig()
     gate: GateConfig = GateConfig()
     packed: PackedConfig | None = None
+    divisions: DivisionsConfig = DivisionsConfig()
     export_ablations: bool = False
     artifact_dtype: Literal["float16", "float32"] = "float16"
     bootstrap_draws: Annotated[int, Field(ge=100)] = 1000

@@ -10,6 +10,7 @@ from cli import (
     config,
     data,
     demo,
+    domain,
     evaluate,
     features,
     load_catalogue,
@@ -34,6 +35,7 @@ app.add_typer(train.app, name="train")
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="publish")(publish.publish)
 app.add_typer(adapters.app, name="adapters")
+app.add_typer(domain.app, name="domain")
 app.add_typer(release.app, name="release")
 app.add_typer(backbone.app, name="backbone")
 app.add_typer(store.app, name="store")

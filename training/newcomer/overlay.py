@@ -1,0 +1,157 @@
+"""The trained id overlay: a domain's own embeddings of ids, beside a backbone that stays as it is (methods.md 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from features.fields import Field
+from network.backbone import Backbone
+from network.embeddings import LookedUp
+from training.deltas.overlay import OverlayRows, overlay_rows
+from training.newcomer.config import OverlayConfig
+from training.newcomer.encoding import SideRows
+
+_LEAST_SPREAD = 1e-3  # of a table without trained rows, whose ids would otherwise never move
+
+
+class TrainedOverlay(nn.Module):
+    """One side's overlay while it is trained: row = start + spread * pace * moved.
+
+    Starting from the backbone's own rows with `moved` at zero the logits are the backbone's, bit for bit. Adam moves
+    each coordinate of `moved` by about its step size, whatever the scale of the table is.
+
+    Args:
+        field: the id field whose vectors it replaces.
+        place: of the field among the network's fields.
+        ids: raw ids (m,).
+        start: (m, E) the backbone's rows of these ids, its row 0 where it lacks one; a first-order weight comes last.
+        spread: (E,), with the first-order weight's last: how far the backbone's rows lie from their mean.
+        pace: how many step sizes a row moves in one step, in units of the spread.
+    """
+
+    start: Tensor
+    spread: Tensor
+
+    def __init__(
+        self, field: Field, place: int, ids: Sequence[str], start: Tensor, spread: Tensor, pace: float
+    ) -> None:
+        super().__init__()
+        self.field = field
+        self.place = place
+        self.ids = tuple(ids)
+        self.pace = pace
+        self.register_buffer("start", start, persistent=False)
+        self.register_buffer("spread", spread, persistent=False)
+        self.moved = nn.Parameter(torch.zeros_like(start))
+
+    def rows(self) -> Tensor:
+        """The domain's embeddings (m, E), a first-order weight last."""
+        return self.start + self.spread * (self.pace * self.moved)
+
+    def distance(self) -> Tensor:
+        """How far the rows lie from the backbone's: the sum of squares, in units of the spread."""
+        return (self.pace * self.moved).square().sum()
+
+    def laid_over(self, looked: LookedUp, positions: Tensor) -> LookedUp:
+        """Replace the id field's vector of rows, as the service does.
+
+        Args:
+            looked: n rows, from the backbone's lookup.
+            positions: (n,) in `ids`, -1 where the overlay lacks the id.
+        """
+        known, at = (positions >= 0).unsqueeze(1), positions.clamp(min=0)
+        rows = self.rows()[at]
+        width = self.field.width
+        vectors = list(looked.vectors)
+        vectors[self.place] = torch.where(known, rows[:, :width], vectors[self.place])
+        first_order = looked.first_order
+        if first_order is not None:
+            first_order = first_order + known * (rows - self.start[at])[:, width:]
+        return replace(looked, x=torch.cat(vectors, dim=1), vectors=vectors, first_order=first_order)
+
+    def exported(self) -> OverlayRows:
+        """The rows by raw id, for an artifact."""
+        rows, width = self.rows().detach(), self.field.width
+        weights = rows[:, width].contiguous() if rows.shape[1] > width else None
+        return overlay_rows(self.field, self.ids, rows[:, :width].contiguous(), weights)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One side's overlay and where each row of the data stands in it.
+
+    Args:
+        overlay: untrained.
+        positions: (n,) int64, -1 where it lacks the id.
+    """
+
+    overlay: TrainedOverlay
+    positions: Tensor
+
+
+def choose_overlay(
+    backbone: Backbone,
+    field: Field,
+    side: SideRows,
+    unseen: NDArray[np.bool_],
+    train: NDArray[np.int64],
+    config: OverlayConfig,
+) -> Chosen | None:
+    """Choose the ids of one side that get embeddings of the domain's own: among those that training rows name.
+
+    An id that only other rows name would keep its start, which is what it is scored on without an overlay.
+
+    Args:
+        backbone: frozen.
+        field: the id field of the side, with a trained table.
+        side: the ids that the rows name.
+        unseen: (ids,) whether the backbone's training never saw an id.
+        train: positions of the training rows.
+        config: which ids.
+
+    Returns:
+        The untrained overlay; None where no id is to have one.
+    """
+    if config.ids == "none":
+        return None
+    named = np.zeros(len(side.index), bool)
+    named[side.entity[train]] = True
+    chosen = np.flatnonzero(named if config.ids == "all" else named & unseen)
+    if not len(chosen):
+        return None
+    places = np.full(len(side.index), -1)
+    places[chosen] = np.arange(len(chosen))
+    table = _table(backbone, field.name)
+    start = table[torch.from_numpy(side.columns.arrays[field.name][chosen].astype(np.int64))]
+    shape = backbone.shape
+    overlay = TrainedOverlay(
+        field,
+        [one.name for one in shape.fields].index(field.name),
+        [side.index.raw(int(place)) for place in chosen],
+        start,
+        _spread(table, field.width),
+        config.pace,
+    )
+    return Chosen(overlay, torch.from_numpy(places[side.entity]))
+
+
+def _table(backbone: Backbone, field: str) -> Tensor:
+    """A field's table (V, E); where the kind has first-order weights, they are its last column."""
+    live = backbone.embeddings.live()
+    table = live[f"embedding.{field}"]
+    return torch.column_stack([table, live[f"first_order.{field}"]]) if backbone.shape.first_order else table
+
+
+def _spread(table: Tensor, width: int) -> Tensor:
+    """Root mean square distance of the rows from row 0, which is their mean; one number for all of E."""
+    if len(table) < 2:
+        return torch.full((table.shape[1],), _LEAST_SPREAD)
+    squares = (table[1:] - table[0]).double().square().mean(0)
+    squares[:width] = squares[:width].mean()
+    return squares.sqrt().clamp(min=_LEAST_SPREAD).float()

@@ -1,0 +1,169 @@
+"""The rows of a new domain, out of one parquet file.
+
+    user_id, item_id   strings or integers, never empty
+    label              0 or 1 (or true and false), both of them somewhere
+    <field>            one column for each field of context; empty is missing
+    domain_id          optional; the new domain's id in every row
+    split              optional: train, validation or test; rows of test are scored and reported only
+
+Other columns are not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from features.fields import Field
+from training.dataset import Split
+from training.newcomer.errors import BadRows
+from training.prepared import PARTS, SPLIT
+
+KEYS = ("user_id", "item_id")
+_SPLIT_STREAM = 2_0_1
+"""Second word of the split's seed, so that no other consumer of the seed has its stream."""
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """n checked rows.
+
+    Args:
+        frame: user_id and item_id as strings, the columns of context, and `split` where the file has it.
+        label: float32 (n,), 0 or 1.
+    """
+
+    frame: pl.DataFrame
+    label: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+def read_rows(path: Path, domain: str, context: Sequence[Field]) -> NewRows:
+    """Read and check a file of rows.
+
+    Args:
+        path: of the parquet file.
+        domain: the new domain's id.
+        context: fields that each row brings itself.
+
+    Raises:
+        BadRows: it cannot be read, lacks a column, is empty, or holds what no row may; column and row are named.
+    """
+    frame = _read(path)
+    name = path.name
+    wanted = [*KEYS, "label", *(field.name for field in context)]
+    missing = [column for column in wanted if column not in frame.columns]
+    if missing:
+        raise BadRows(f"{name} has no column {missing[0]!r}; it has {', '.join(map(repr, frame.columns)) or 'none'}")
+    if len(frame) == 0:
+        raise BadRows(f"{name} holds no rows: a domain is learned from one row at least of each label")
+    _check_domain(frame, name, domain)
+    kept = [_ids(frame[key], name) for key in KEYS] + [_context(frame[field.name], field, name) for field in context]
+    if SPLIT in frame.columns:
+        kept.append(_split_column(frame[SPLIT], name))
+    return NewRows(pl.DataFrame(kept), _labels(frame["label"], name))
+
+
+def split_rows(rows: NewRows, validation: float, seed: int) -> Split:
+    """Choose what each row serves: as the column `split` says, else at random, alike for both labels.
+
+    Args:
+        rows: n of them.
+        validation: share that is not trained on; half of it stops the training, half is the gate's.
+        seed: decides the draw, and how given validation rows are halved.
+
+    Returns:
+        Sorted positions of each part.
+
+    Raises:
+        BadRows: the rows to train on have one label only.
+    """
+    n = len(rows)
+    shuffled = np.random.default_rng([seed, _SPLIT_STREAM]).permutation(n)
+    given = rows.frame[SPLIT].to_list() if SPLIT in rows.frame.columns else None
+    halves: tuple[list[NDArray[np.int64]], ...] = ([], [])
+    for value in (0, 1):
+        mine = shuffled[rows.label[shuffled] == value]
+        if given is None:
+            held = mine[: round(len(mine) * validation)]
+        else:
+            held = np.array([row for row in mine if given[row] == PARTS[1]], np.int64)
+        for half, part in zip(halves, (held[::2], held[1::2]), strict=True):
+            half.append(part)
+    stop, gate = (np.sort(np.concatenate(half)).astype(np.int64) for half in halves)
+    test = np.flatnonzero([part == PARTS[2] for part in given]) if given is not None else np.empty(0, np.int64)
+    train = np.setdiff1d(np.arange(n), np.concatenate([stop, gate, test]))
+    if len(np.unique(rows.label[train])) < 2:
+        raise BadRows(f"the {len(train)} rows that are left to train on have one label only: give more rows")
+    return Split(train.astype(np.int64), stop, gate, test.astype(np.int64))
+
+
+def _read(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise BadRows(f"{path.name} cannot be read as parquet: {error}") from None
+
+
+def _check_domain(frame: pl.DataFrame, name: str, domain: str) -> None:
+    if "domain_id" not in frame.columns:
+        return
+    row = _first(frame["domain_id"].cast(pl.String).ne_missing(domain))
+    if row is not None:
+        raise BadRows(f"{name} row {row} is of domain {frame['domain_id'][row]!r}: give the rows of {domain!r} alone")
+
+
+def _ids(column: pl.Series, name: str) -> pl.Series:
+    if not (column.dtype.is_integer() or column.dtype == pl.String):
+        raise BadRows(f"{name}: {column.name} holds {column.dtype}; ids are strings or integers")
+    row = _first(column.is_null())
+    if row is not None:
+        raise BadRows(f"{name} row {row}: {column.name} is empty")
+    return column.cast(pl.String)
+
+
+def _labels(column: pl.Series, name: str) -> NDArray[np.float32]:
+    if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
+        raise BadRows(f"{name}: label holds {column.dtype}; a label is 0 or 1")
+    row = _first(~column.cast(pl.Float64).is_in([0.0, 1.0]).fill_null(False))
+    if row is not None:
+        found = "empty" if column[row] is None else str(column[row])
+        raise BadRows(f"{name} row {row}: label is {found}; a label is 0 or 1")
+    label = column.cast(pl.Float32).to_numpy().astype(np.float32)
+    if label.min() == label.max():
+        raise BadRows(f"{name}: all {len(label):,} labels are {label[0]:.0f}; a domain is learned from rows of both")
+    return label
+
+
+def _context(column: pl.Series, field: Field, name: str) -> pl.Series:
+    inner = column.dtype
+    if field.kind == "multi_hot":
+        if not isinstance(inner, pl.List):
+            raise BadRows(f"{name}: {field.name} holds {inner}; field {field.name!r} takes lists")
+        inner = column.explode().dtype
+    fits = inner.is_numeric() if field.kind == "dense" else inner.is_integer() or inner == pl.String
+    if not fits and inner != pl.Null:
+        wanted = "numbers" if field.kind == "dense" else "strings or integers"
+        raise BadRows(f"{name}: {field.name} holds {inner}; field {field.name!r} takes {wanted}")
+    return column
+
+
+def _split_column(column: pl.Series, name: str) -> pl.Series:
+    parts = column.cast(pl.String)
+    row = _first(~parts.is_in(list(PARTS)).fill_null(False))
+    if row is not None:
+        raise BadRows(f"{name} row {row}: {SPLIT} is {parts[row]!r}; it is one of {', '.join(PARTS)}")
+    return parts
+
+
+def _first(odd: pl.Series) -> int | None:
+    """The first row that is true; None where none is."""
+    rows = odd.arg_true()
+    return int(rows[0]) if len(rows) else None

@@ -152,6 +152,11 @@ class Preparer:
                 self._keep(verified, turn)
         return slot
 
+    async def settled(self) -> None:
+        """Wait until what was prepared is on the disk."""
+        if self._blobs is not None:
+            await self._blobs.settle()
+
     async def stop(self) -> None:
         """Leave out what is not on the disk yet."""
         if self._blobs is not None:

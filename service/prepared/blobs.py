@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 from adapters_store.backend import Versioned
 from adapters_store.canonical import digest
@@ -27,15 +27,12 @@ from service.errors import EngineFailed
 from service.prepared.contents import Accepted, ForeignBlob, decode, encode
 from service.prepared.identity import Identity, digest_of_code
 from service.prepared.mapping import Mappings
+from service.prepared.outcome import Outcome
 from service.prepared.turns import Turn, Turns
 from service.serving import Serving
 from service.threads import WorkerThread
 
 T = TypeVar("T")
-
-Outcome = Literal["used", "absent", "gone", "foreign", "kept", "skipped"]
-"""used: a load took it. absent: none was ever kept. gone: evicted, torn or damaged. foreign: it is not what its record
-says. kept: given to the disk. skipped: too many waited to be written, or it is of a kind that is not kept."""
 
 _WAITING = 128  # blobs on their way to the disk; their folds stay in memory so long
 _WRITERS = 2

@@ -22,8 +22,9 @@ from features.rows import EncodedRows
 from service.backbones import Backbones
 from service.engine import Engine, Segment
 from service.engines.onnx import OnnxEngine
-from service.prepared.blobs import Outcome, PreparedBlobs
+from service.prepared.blobs import PreparedBlobs
 from service.prepared.mapping import Mappings
+from service.prepared.outcome import Outcome
 from service.preparer import Preparer
 from service.serving import Serving, verified_serving
 from service.slots import Slot

@@ -10,6 +10,7 @@
 # make claims-operate those of running it (installs Prometheus, HAProxy and image tools from Debian)
 # make claims-mamdr   those of MAMDR and its baselines (FULL=1: everything, over hours)
 # make test-ceph      the store's contract on Ceph RGW (installs it from Debian)
+# make test-azure     the store's contract on Azure Blob Storage (installs Azurite, its server for tests, from npm)
 .DEFAULT_GOAL := help
 PYTHON ?= python3.11
 VENV := .venv
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 PORT ?= 8000
 DATA ?=
 
-.PHONY: help demo test lint bench load kernels test-kernels claims-main claims-store claims-operate claims-mamdr test-ceph clean
+.PHONY: help demo test lint bench load kernels test-kernels claims-main claims-store claims-operate claims-mamdr test-ceph test-azure clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -80,6 +81,11 @@ test-ceph: $(VENV)/.dev-installed
 	SUDO=$$( [ "$$(id -u)" = 0 ] || echo sudo ); $$SUDO apt-get update -qq && \
 	$$SUDO env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends ceph-mon ceph-osd radosgw
 	$(BIN)/python -m pytest tests/adapters_store/test_ceph.py
+
+test-azure: $(VENV)/.dev-installed
+	mkdir -p build/azurite
+	cd build/azurite && npm install --no-audit --no-fund --ignore-scripts azurite@3
+	$(BIN)/python -m pytest tests/adapters_store/test_azure.py
 
 clean:
 	rm -rf $(VENV) .demo .bench .load build *.egg-info

@@ -91,13 +91,9 @@ class World:
     @cached_property
     def with_graph(self) -> Backbone:
         """The backbone with the graph that the `onnx` engine runs."""
-        given = {name: torch.from_numpy(np.array(value)) for name, value in self.backbone.weights.items()}
         manifest = self.backbone.manifest
-        fields = tuple(FieldShape(field.name, field.kind, field.vocabulary_size) for field in manifest.fields)
-        network = Network(NetworkShape(fields, width=WIDTH, tower=self.shape.tower))
-        network.load_weights(given)
-        content = {**self.backbone.files, "scoring.onnx": export_scoring(network.freeze())}
-        return Backbone(self.backbone.revision, manifest, content)
+        graph = graph_of(self.shape, manifest.fields, self.backbone.weights)
+        return Backbone(self.backbone.revision, manifest, {**self.backbone.files, "scoring.onnx": graph})
 
 
 def auxiliary_of(domain: int) -> str:
@@ -127,6 +123,14 @@ def make_world(shape: Shape, requests: int, items: int, seed: int = 0) -> World:
         auxiliaries={name: _adapter(shape, name, draw_loras(rng, shape)) for name in AUXILIARIES},
         fusion=Fusion(NONE, FusionManifest(fingerprint=NONE, ranks=ranks_of(shape)), draw_fusion(rng, shape), 0),
     )
+
+
+def graph_of(shape: Shape, fields: Sequence[Field], weights: Mapping[str, Array]) -> bytes:
+    """`scoring.onnx` as training exports it."""
+    shapes = tuple(FieldShape(field.name, field.kind, field.vocabulary_size) for field in fields)
+    network = Network(NetworkShape(shapes, width=WIDTH, tower=shape.tower))
+    network.load_weights({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
+    return export_scoring(network.freeze())
 
 
 def draw_weights(rng: np.random.Generator, shape: Shape, fields: Sequence[Field]) -> dict[str, Array]:

@@ -1,6 +1,6 @@
 """A prepared blob's bytes: one tensor file whose arrays are used where they lie.
 
-All folded arrays stand in one float32 tensor, each at a multiple of 64 bytes from its start and equal ones once; the
+All folded arrays stand in one float32 tensor, each at a multiple of 64 bytes from its start and shared ones once; the
 metadata entry says which is which. An id overlay has its own tensors beside it: its index, its rows, its weights.
 """
 
@@ -131,31 +131,31 @@ def decode(content: bytes | memoryview, identity: Identity) -> Accepted:
 
 @dataclass(slots=True)
 class _Shelf:
-    """Arrays side by side; equal ones once.
+    """Arrays side by side; one that several folds share stands there once.
 
     Args:
         places: of each, where it starts, in floats, and its shape.
     """
 
     places: list[list[int]] = field(default_factory=list)
-    _known: dict[tuple[tuple[int, ...], bytes], int] = field(default_factory=dict)
+    _arrays: list[Floats] = field(default_factory=list)
+    _known: dict[int, int] = field(default_factory=dict)
     _end: int = 0
 
     def put(self, array: Floats) -> int:
         """The number of this array."""
-        content = (array.shape, array.tobytes())
-        found = self._known.get(content)
-        if found is None:
-            found = self._known[content] = len(self.places)
+        number = self._known.setdefault(id(array), len(self._arrays))
+        if number == len(self._arrays):
+            self._arrays.append(array)
             self.places.append([self._end, *array.shape])
             self._end += -(-array.size // _ALIGNED) * _ALIGNED
-        return found
+        return number
 
     def floats(self) -> Floats:
         """All of them."""
         whole = np.zeros(self._end, np.float32)
-        for (start, *shape), (_, content) in zip(self.places, self._known, strict=True):
-            whole[start : start + math.prod(shape)] = np.frombuffer(content, np.float32)
+        for (start, *_), array in zip(self.places, self._arrays, strict=True):
+            whole[start : start + array.size] = array.reshape(-1)
         return whole
 
 

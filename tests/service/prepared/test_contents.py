@@ -35,7 +35,7 @@ def accepted() -> Accepted:
 
 
 def test_what_is_read_is_what_was_written() -> None:
-    """Law: every array, calibration and name comes back bit for bit, equal arrays stored once and in place."""
+    """Law: every array, calibration and name comes back bit for bit, shared arrays stored once and in place."""
     given = accepted()
     content = encode(IDENTITY, given, no_pause)
     found = decode(content, IDENTITY)

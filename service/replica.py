@@ -214,7 +214,6 @@ class Replica:
         """What loads nobody waits for may take of a core while requests are scored."""
         return Pace(
             self.clock,
-            spent=lambda: self._loader_thread.spent_s,
             busy=lambda: self.clock.now() - self.batcher.scored_at < BUSY_S,
             share=share,
         )

@@ -9,11 +9,24 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
 
 LOADER_NICENESS = 10
+
+
+@dataclass
+class Account:
+    """Processor time, in seconds, of the calls on worker threads that were made on it."""
+
+    spent_s: float = 0.0
+
+
+# whose calls the running task makes; tasks that it starts make theirs on the same account
+ACCOUNT: ContextVar[Account | None] = ContextVar("account", default=None)
 
 
 class WorkerThread:
@@ -29,7 +42,6 @@ class WorkerThread:
 
     def __init__(self, name: str, *, niceness: int = 0) -> None:
         self._niceness = niceness
-        self.spent_s = 0.0  # processor time of the calls that have ended
         self._executor = ThreadPoolExecutor(1, name, initializer=self._lower_priority)
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -40,7 +52,7 @@ class WorkerThread:
         given = [work]
         del work
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, given)
+            return await asyncio.get_running_loop().run_in_executor(self._executor, self._run, given, ACCOUNT.get())
         finally:
             given.clear()
 
@@ -53,11 +65,12 @@ class WorkerThread:
             own = threading.get_native_id()
             os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + self._niceness)
 
-    def _run(self, given: list[Callable[[], T]]) -> T:
+    def _run(self, given: list[Callable[[], T]], account: Account | None) -> T:
         before = time.thread_time()
         try:
             # taken out, because the executor keeps its arguments until the thread's next turn;
             # nothing left to take was cancelled in this very moment, and nobody hears of the IndexError
             return given.pop()()
         finally:
-            self.spent_s += time.thread_time() - before
+            if account is not None:
+                account.spent_s += time.thread_time() - before

@@ -120,7 +120,7 @@ async def test_a_fault_of_ours_in_one_record_holds_up_no_domain(core: Core) -> N
         feed=False,
         random=lambda: 0.5,
         wall=lambda: 0.0,
-        pace=Pace(core.clock, spent=lambda: 0.0, busy=lambda: False, share=1.0),
+        pace=Pace(core.clock, busy=lambda: False, share=1.0),
     )
     with pytest.raises(ZeroDivisionError):
         await watcher.reconcile()

@@ -159,7 +159,7 @@ class DivisionsConfig(Section):
     """Where `espalier train divisions` looks for auxiliary divisions, and how closely (docs/divisions.md).
 
     Args:
-        columns: of users, items and context that are tried; null tries every one that can divide.
+        columns: of users and items that are tried; null tries every one that can divide.
         counts: also try users by activity and items by popularity, both by training rows.
         clusters: clusters of users, and of items, that are learned from the backbone's errors; 0 learns none.
         most_domains: of a candidate: the values with most training rows; rows of other values lie in no domain.

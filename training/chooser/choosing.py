@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.checkpoint import Memory
-from training.chooser.candidates import Candidate, Of, Proposal, domains_of, propose, sides_of, table_of
+from training.checkpoint import Memory, Record
+from training.chooser.candidates import Candidate, Of, domains_of, sides_of
 from training.chooser.clusters import cluster, signatures
 from training.chooser.estimate import Floats, clustered, pooled_variance
 from training.chooser.findings import Finding, Ranking
 from training.chooser.placebo import shuffled
 from training.chooser.probe import Probe, Probed
+from training.chooser.proposing import Proposal, propose
 from training.chooser.writing import write_choice
 from training.config import TrainingConfig
 from training.encoding import Side
@@ -91,12 +92,7 @@ def _clustered(run: Run, pretrained: Pretrained, proposal: Proposal, of: Of, sid
     train = _sampled(run.positions.train, settings.rows, Stream(run.config.seed, (_STAGE, "train")))
     points, weight = signatures(pretrained.backbone, run.rows, train, side.entity, len(side.frame))
     number = cluster(points, weight, settings.clusters, _draw(run, "clusters", of))
-    names = pl.DataFrame({f"{of}_id": side.frame[f"{of}_id"], "number": number})
-    lines = (
-        table_of(proposal.prepared, of).select(f"{of}_id").join(names, on=f"{of}_id", how="left", maintain_order="left")
-    )
-    column = pl.select(pl.when(lines["number"] >= 0).then((lines["number"] + 1).cast(pl.String))).to_series()
-    return proposal.with_column(f"{of}-cluster", of, column, sides, settings.min_rows, settings.clusters)
+    return proposal.with_clusters(of, number, side, settings.min_rows)
 
 
 def _probe(run: Run, pretrained: Pretrained) -> Probe:
@@ -214,17 +210,18 @@ class _Probing:
         return self.probe.run(candidate.division, domain, stream, self._memory_of(candidate, kind))
 
     def _memory_of(self, candidate: Candidate, kind: str) -> MemoryOf:
-        config = self.run.config
-        settings = config.model_dump(mode="json")
-        assert config.data is not None
-        identity = {
-            "data": folder_digest(config.data),
-            **{key: settings[key] for key in _IDENTITY},
-            "divisions": {key: settings["divisions"][key] for key in _PROBE_KEYS},
-            "division": candidate.division.model_dump(mode="json"),
-        }
+        identity = {**self._identity, "division": candidate.division.model_dump(mode="json")}
         folder = f"{_STAGE}/{candidate.division.name}/{kind}"
         return lambda name, content: Memory(self.run.state, f"{folder}/{name}", {**identity, **content})
+
+    @cached_property
+    def _identity(self) -> Record:
+        """Every setting that decides what a probe finds."""
+        config = self.run.config
+        assert config.data is not None
+        settings = config.model_dump(mode="json")
+        probes = {key: settings["divisions"][key] for key in _PROBE_KEYS}
+        return {"data": folder_digest(config.data), "divisions": probes, **{key: settings[key] for key in _IDENTITY}}
 
 
 def _figures(probed: Probed) -> dict[str, Floats]:

@@ -9,6 +9,7 @@
 # make claims-store   those of the store and the life cycle
 # make claims-operate those of running it (installs Prometheus, HAProxy and image tools from Debian)
 # make claims-mamdr   those of MAMDR and its baselines (FULL=1: everything, over hours)
+# make claims-multilora   those of MultiLoRA, packed training, the gate and new domains (FULL=1: everything, over many hours)
 # make test-ceph      the store's contract on Ceph RGW (installs it from Debian)
 # make test-azure     the store's contract on Azure Blob Storage (installs Azurite, its server for tests, from npm)
 .DEFAULT_GOAL := help
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 PORT ?= 8000
 DATA ?=
 
-.PHONY: help demo test lint bench load kernels test-kernels claims-main claims-store claims-operate claims-mamdr test-ceph test-azure clean
+.PHONY: help demo test lint bench load kernels test-kernels claims-main claims-store claims-operate claims-mamdr claims-multilora test-ceph test-azure clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -76,6 +77,9 @@ claims-operate: $(VENV)/.dev-installed
 
 claims-mamdr: $(VENV)/.dev-installed
 	$(BIN)/python -m benchmarks.claims.mamdr
+
+claims-multilora: $(VENV)/.dev-installed
+	$(BIN)/python -m benchmarks.claims.multilora
 
 test-ceph: $(VENV)/.dev-installed
 	SUDO=$$( [ "$$(id -u)" = 0 ] || echo sudo ); $$SUDO apt-get update -qq && \

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from adapters_store.feature_tables import Side
     from training.newcomer.addition import Addition
     from training.newcomer.config import NewcomerConfig
-    from training.newcomer.ground import Ground
+    from training.newcomer.ground import Ground, Over
 
 app = typer.Typer(help="Add domains that the backbone never saw.", no_args_is_help=True)
 
@@ -77,7 +77,8 @@ def add(
     gate: Annotated[Policy | None, typer.Option(help="Replaces the configuration's policy of the gate.")] = None,
     overlay: Annotated[Overlaid | None, typer.Option(help="Replaces the configuration's choice of ids.")] = None,
     seed: Annotated[int | None, typer.Option(help="Replaces the configuration's seed.", min=0)] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="The domain may serve already.")] = False,
+    go_on: Annotated[bool, typer.Option("--continue", help="Train on from the revision that is live.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Train anew, in the place of what is live.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write the artifact to this file.", dir_okay=False)] = None,
     by: Annotated[str | None, typer.Option(help="Who publishes, for the record.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Train and verify, publish nothing.")] = False,
@@ -95,9 +96,12 @@ def add(
 
     began = time.monotonic()
     who = by or author(COMMAND)
+    if go_on and replace:
+        raise typer.BadParameter("--continue trains on from what is live, --replace anew: choose one")
     try:
         settings = _settings(config, gate, overlay, seed)
-        ground = _ground(name, store, {"users": users, "items": items}, replace)
+        over: Over = "continue" if go_on else "replace" if replace else "none"
+        ground = _ground(name, store, {"users": users, "items": items}, over)
         made = _made(rows, ground, settings, Console(stderr=True))
         if out is not None:
             write_durably(out, made.content)
@@ -127,12 +131,12 @@ def _settings(config: Path | None, gate: Policy | None, overlay: Overlaid | None
     return settings.model_copy(update=changes)
 
 
-def _ground(name: str, store: str, files: dict[Side, Path | None], replace: bool) -> Ground:
+def _ground(name: str, store: str, files: dict[Side, Path | None], over: Over) -> Ground:
     """What the store has, with the users and items of these files."""
     from training.newcomer.ground import read_ground
 
     async def read(opened: AdapterStore) -> Ground:
-        return await read_ground(opened, name, replace=replace)
+        return await read_ground(opened, name, over)
 
     ground = with_store(store, read)
     return ground.with_files({side: path for side, path in files.items() if path is not None})
@@ -182,6 +186,7 @@ def _content(ground: Ground, made: Addition, record: DomainRecord | None, second
         "overlay": made.overlaid,
         "rows": {"train": len(made.split.train), **{part: found["rows"] for part, found in made.figures.items()}},
         "epoch": made.trained.fitted.epoch,
+        "drift": None if made.drift is None else dict(made.drift),
         "figures": {part: dict(found) for part, found in made.figures.items()},
         "gate": None if verdict is None else verdict.record(),
         "withheld": made.withheld,
@@ -197,7 +202,7 @@ def _say(ground: Ground, made: Addition, record: DomainRecord | None, seconds: f
     for line in _lines(ground, made):
         console.print(line, markup=False)
     if made.withheld:
-        outcome = "nothing is published: the backbone scores this domain as before"
+        outcome = f"nothing is published: {ground.live or 'the backbone'} scores this domain as before"
     elif record is None:
         outcome = "verified; nothing written"
     else:
@@ -223,7 +228,8 @@ def _lines(ground: Ground, made: Addition) -> list[str]:
     lines.append(f"{passes} epochs; {chosen}")
     for part, found in made.figures.items():
         if found["auc"] is not None:
-            aucs = f"AUC {found['auc_backbone']:.4f} by the backbone, {found['auc']:.4f} by the adapter"
+            live = "" if made.drift is None else f"{found['auc_start']:.4f} by what is live, "
+            aucs = f"AUC {found['auc_backbone']:.4f} by the backbone, {live}{found['auc']:.4f} by the adapter"
             lines.append(f"{part}: {aucs} ({found['rows']:,} rows, {found['positives']:,} positive)")
     calibration = next(iter(made.judged.calibrations["single"].values()))
     served = calibration.served()
@@ -232,6 +238,9 @@ def _lines(ground: Ground, made: Addition) -> list[str]:
         if calibration.reason
         else f"calibration: {served['slope']:.4f} * logit + {served['intercept']:.4f}"
     )
+    if made.drift is not None:
+        moved = f"{made.drift['mean']:.4f} on average, {made.drift['largest']:.4f} at most"
+        lines.append(f"drift: probabilities of {made.drift['rows']:,} rows moved by {moved}")
     verdict = made.verdict
     if verdict is not None:
         lines.append(f"gate: {'passed' if verdict.passed else 'not passed'}: {verdict.reason}")

@@ -4,7 +4,8 @@ TrainingError
 └── NewcomerError
     ├── BadRows      a file of rows that nothing can be learned from: what is wrong, and where
     ├── UnknownIds   rows name users or items that no feature table holds
-    └── DomainTaken  the name belongs to a domain that serves already, or to another division
+    ├── DomainTaken  the name belongs to a domain that serves already, or to another division
+    └── NothingLive  the domain serves nothing that training could go on from
 """
 
 from __future__ import annotations
@@ -26,3 +27,7 @@ class UnknownIds(NewcomerError):
 
 class DomainTaken(NewcomerError):
     """The name belongs to a domain that serves already, or to one of another division."""
+
+
+class NothingLive(NewcomerError):
+    """The domain serves nothing that training could go on from."""

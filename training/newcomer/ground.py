@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from adapters_store.artifact import Adapter, decode_adapter
 from adapters_store.backbone import Backbone as Bundle
 from adapters_store.errors import StoreUnavailable
 from adapters_store.feature_tables import SIDES, LoadedTable, Side, load_table, side_divisions, side_fields
@@ -20,7 +22,9 @@ from features.index import RawIndex
 from features.layers import Delta
 from features.parquet import read_parquet
 from features.vocabulary import Vocabulary
-from training.newcomer.errors import BadRows, DomainTaken
+from training.newcomer.errors import BadRows, DomainTaken, NothingLive
+
+Over = Literal["none", "replace", "continue"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Ground:
         tables: the current feature tables, those of the bundle where none were published.
         record: of the domain, if there ever was one.
         live: revision that scores the domain now.
+        begun: its adapter, where training is to go on from it.
         added: users and items on top of the tables.
     """
 
@@ -60,6 +65,7 @@ class Ground:
     tables: Mapping[Side, LoadedTable]
     record: DomainRecord | None = None
     live: str | None = None
+    begun: Adapter | None = None
     added: Mapping[Side, Added] = field(default_factory=dict)
 
     @property
@@ -88,17 +94,19 @@ class Ground:
         return Added(side, _taken(read.rows, found < 0), read.unknown_values, int(np.count_nonzero(found >= 0)))
 
 
-async def read_ground(store: AdapterStore, domain: str, *, replace: bool = False) -> Ground:
+async def read_ground(store: AdapterStore, domain: str, over: Over = "none") -> Ground:
     """Read what a store has, and refuse a name that is taken.
 
     Args:
         store: where the domain is to be published.
         domain: its id.
-        replace: whether it may serve already.
+        over: what becomes of an adapter that serves already: `none`, the domain must not have one; `replace`, it is
+            trained anew; `continue`, training goes on from it.
 
     Raises:
         BadId: `domain` is no domain id.
-        DomainTaken: it serves already, or belongs to another division.
+        DomainTaken: it serves already and must not, or belongs to another division.
+        NothingLive: there is nothing to go on from.
         ArtifactError: the bundle or a table is refused.
         StoreUnavailable: the store cannot be read, or has no backbone.
     """
@@ -109,14 +117,15 @@ async def read_ground(store: AdapterStore, domain: str, *, replace: bool = False
     bundle = await store.bundle(default)
     record = await store.domain(domain)
     live = await _live(store, record, domain)
-    _check_free(domain, bundle, record, live, replace)
+    _check_free(domain, bundle, record, live, over)
+    begun = await _begun(store, bundle, domain, live) if over == "continue" else None
     tables: dict[Side, LoadedTable] = {}
     for side in SIDES:
         tables[side] = await load_table(
             store, bundle, side, (await store.feature_record(bundle.fingerprint, side)).revision
         )
     vocabulary = Vocabulary.from_tensors(bundle.tensors("vocabulary"), bundle.manifest.fields)
-    return Ground(domain, bundle, vocabulary, tables, record, live)
+    return Ground(domain, bundle, vocabulary, tables, record, live, begun)
 
 
 def natural_division(bundle: Bundle) -> Division:
@@ -131,7 +140,23 @@ async def _live(store: AdapterStore, record: DomainRecord | None, domain: str) -
     return effective(record, pointer, release, domain)
 
 
-def _check_free(domain: str, bundle: Bundle, record: DomainRecord | None, live: str | None, replace: bool) -> None:
+async def _begun(store: AdapterStore, bundle: Bundle, domain: str, live: str | None) -> Adapter:
+    """The live adapter, if training can go on from it."""
+    if live is None:
+        raise NothingLive(f"domain {domain!r} serves no revision that training could go on from: leave --continue out")
+    adapter = decode_adapter(await store.get(live))
+    manifest = adapter.manifest
+    if manifest.kind != "lora":
+        raise NothingLive(f"domain {domain!r} serves kind {manifest.kind!r}; training goes on from kind 'lora' alone")
+    if manifest.fingerprint != bundle.fingerprint:
+        raise NothingLive(
+            f"revision {live} of domain {domain!r} is of backbone fingerprint {manifest.fingerprint}; the default has "
+            f"{bundle.fingerprint}: --replace trains it anew"
+        )
+    return adapter
+
+
+def _check_free(domain: str, bundle: Bundle, record: DomainRecord | None, live: str | None, over: Over) -> None:
     for division in bundle.manifest.divisions:
         if domain in division.domains and not division.natural:
             raise DomainTaken(
@@ -140,9 +165,9 @@ def _check_free(domain: str, bundle: Bundle, record: DomainRecord | None, live: 
     own = natural_division(bundle).name
     if record is not None and record.division != own:
         raise DomainTaken(f"{domain!r} is in use by division {record.division!r}, not by {own!r}: choose another name")
-    if live is not None and not replace:
+    if live is not None and over == "none":
         raise DomainTaken(
-            f"domain {domain!r} serves revision {live} already: --replace puts the new adapter in its place"
+            f"domain {domain!r} serves revision {live} already: --continue trains on from it, --replace trains anew"
         )
 
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from features.fields import Field
+from features.overlay import IdOverlay
+from features.vocabulary import Vocabulary
 from network.backbone import Backbone
 from network.embeddings import LookedUp
 from training.deltas.overlay import OverlayRows, overlay_rows
@@ -30,22 +32,25 @@ class TrainedOverlay(nn.Module):
         field: the id field whose vectors it replaces.
         place: of the field among the network's fields.
         ids: raw ids (m,).
-        start: (m, E) the backbone's rows of these ids, its row 0 where it lacks one; a first-order weight comes last.
+        own: (m, E) the backbone's rows of these ids, its row 0 where it lacks one; a first-order weight comes last.
+        start: (m, E) likewise: what training starts from and is held to, `own` or the rows of a live overlay.
         spread: (E,), with the first-order weight's last: how far the backbone's rows lie from their mean.
         pace: how many step sizes a row moves in one step, in units of the spread.
     """
 
+    own: Tensor
     start: Tensor
     spread: Tensor
 
     def __init__(
-        self, field: Field, place: int, ids: Sequence[str], start: Tensor, spread: Tensor, pace: float
+        self, field: Field, place: int, ids: Sequence[str], own: Tensor, start: Tensor, spread: Tensor, pace: float
     ) -> None:
         super().__init__()
         self.field = field
         self.place = place
         self.ids = tuple(ids)
         self.pace = pace
+        self.register_buffer("own", own, persistent=False)
         self.register_buffer("start", start, persistent=False)
         self.register_buffer("spread", spread, persistent=False)
         self.moved = nn.Parameter(torch.zeros_like(start))
@@ -55,7 +60,7 @@ class TrainedOverlay(nn.Module):
         return self.start + self.spread * (self.pace * self.moved)
 
     def distance(self) -> Tensor:
-        """How far the rows lie from the backbone's: the sum of squares, in units of the spread."""
+        """How far the rows lie from where they started: the sum of squares, in units of the spread."""
         return (self.pace * self.moved).square().sum()
 
     def laid_over(self, looked: LookedUp, positions: Tensor) -> LookedUp:
@@ -72,7 +77,7 @@ class TrainedOverlay(nn.Module):
         vectors[self.place] = torch.where(known, rows[:, :width], vectors[self.place])
         first_order = looked.first_order
         if first_order is not None:
-            first_order = first_order + known * (rows - self.start[at])[:, width:]
+            first_order = first_order + known * (rows - self.own[at])[:, width:]
         return replace(looked, x=torch.cat(vectors, dim=1), vectors=vectors, first_order=first_order)
 
     def exported(self) -> OverlayRows:
@@ -102,6 +107,8 @@ def choose_overlay(
     unseen: NDArray[np.bool_],
     train: NDArray[np.int64],
     config: OverlayConfig,
+    live: IdOverlay | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> Chosen | None:
     """Choose the ids of one side that get embeddings of the domain's own: among those that training rows name.
 
@@ -114,31 +121,51 @@ def choose_overlay(
         unseen: (ids,) whether the backbone's training never saw an id.
         train: positions of the training rows.
         config: which ids.
+        live: the overlay to train on from; all its ids stay, those that the rows do not name as they are.
+        vocabulary: of the backbone, where there is a live one.
 
     Returns:
         The untrained overlay; None where no id is to have one.
     """
-    if config.ids == "none":
-        return None
     named = np.zeros(len(side.index), bool)
     named[side.entity[train]] = True
-    chosen = np.flatnonzero(named if config.ids == "all" else named & unseen)
-    if not len(chosen):
+    wanted = {"all": named, "unseen": named & unseen, "none": np.zeros_like(named)}[config.ids]
+    absent: list[str] = []
+    if live is not None:
+        found = side.index.find(live.index.values())
+        wanted[found[found >= 0]] = True
+        absent = [live.index.raw(int(place)) for place in np.flatnonzero(found < 0)]
+    chosen = np.flatnonzero(wanted)
+    ids = [side.index.raw(int(place)) for place in chosen] + absent
+    if not ids:
         return None
     places = np.full(len(side.index), -1)
     places[chosen] = np.arange(len(chosen))
+    rows = side.columns.arrays[field.name][chosen].astype(np.int64)
+    if absent and vocabulary is not None:
+        rows = np.concatenate([rows, vocabulary.rows(field.name, absent).astype(np.int64)])
     table = _table(backbone, field.name)
-    start = table[torch.from_numpy(side.columns.arrays[field.name][chosen].astype(np.int64))]
-    shape = backbone.shape
+    own = table[torch.from_numpy(rows)]
     overlay = TrainedOverlay(
         field,
-        [one.name for one in shape.fields].index(field.name),
-        [side.index.raw(int(place)) for place in chosen],
-        start,
+        [one.name for one in backbone.shape.fields].index(field.name),
+        ids,
+        own,
+        own if live is None else _started(own, ids, live),
         _spread(table, field.width),
         config.pace,
     )
     return Chosen(overlay, torch.from_numpy(places[side.entity]))
+
+
+def _started(own: Tensor, ids: Sequence[str], live: IdOverlay) -> Tensor:
+    """The backbone's rows, those of a live overlay in the place of its ids."""
+    found = live.index.find(ids)
+    known = np.flatnonzero(found >= 0)
+    parts = [live.rows] if live.first_order is None else [live.rows, live.first_order[:, None]]
+    start = own.clone()
+    start[torch.from_numpy(known)] = torch.tensor(np.concatenate(parts, axis=1)[found[known]]).float()
+    return start
 
 
 def _table(backbone: Backbone, field: str) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from adapters_store.artifact import decode_adapter
 from adapters_store.canonical import digest
-from adapters_store.errors import RecordConflict
+from adapters_store.errors import Frozen, RecordConflict
 from adapters_store.feature_publishing import PublishedLayer, publish_layer
 from adapters_store.feature_tables import Side
 from adapters_store.records import DomainRecord
@@ -63,7 +63,7 @@ class NewcomerPublisher:
             StoreUnavailable: unknown what was stored.
         """
         ground = self._ground
-        now = await read_ground(self._store, ground.domain, replace=ground.live is not None)
+        now = await read_ground(self._store, ground.domain, "none" if ground.live is None else "replace")
         if now.bundle.revision != ground.bundle.revision:
             raise RecordConflict(
                 f"the default backbone became {now.bundle.revision} while this domain was trained on "
@@ -71,6 +71,9 @@ class NewcomerPublisher:
             )
         if _generation(now) != _generation(ground):
             raise RecordConflict(f"domain {ground.domain!r} changed while it was trained: look at it, and run again")
+        stop = (await self._store.switches()).frozen or (None if now.record is None else now.record.frozen)
+        if stop is not None:
+            raise Frozen(f"changes are stopped by {stop.by or 'someone'} since {stop.at}: {stop.reason}")
         for side in self.sides:
             await self._layer(side, dry_run=True)
         await self._store.put(self._content)

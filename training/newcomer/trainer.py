@@ -10,24 +10,25 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from adapters_store.artifact import Adapter
 from network.backbone import Backbone
-from network.lora import DomainAdapter
+from network.lora import DomainAdapter, domain_generator
+from network.norm import Moments, compensating
 from training.adapters import AdapterTrainer, Place
-from training.batches import RowTensors, logits_of
+from training.batches import EVAL_ROWS, RowTensors, logits_of
 from training.checkpoint import Memory, StateFolder
 from training.config import Schedule, Select
 from training.dataset import Split
-from training.deltas.overlay import OverlayRows
 from training.loops import Fitted, Loop, Trainee
+from training.metrics import Floats
 from training.newcomer.config import NewcomerConfig
+from training.newcomer.network import NewcomerNetwork, OwnParts
 from training.newcomer.overlay import Chosen
 from training.progress import Meter
 from training.seeds import Stream
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -35,60 +36,25 @@ class TrainedNewcomer:
     """What training gives.
 
     Args:
-        backbone: frozen.
-        rows: the domain's.
-        adapter: the LoRA and its norms, frozen and in eval mode.
-        overlays: the id overlays, at most one a side.
-        fitted: how it went; epoch 0 is the start, which is the backbone.
+        network: frozen and in eval mode.
+        fitted: how it went; epoch 0 is the start.
+        start: (n,) logits of all rows by what training started from: the backbone, or the adapter that was live.
         blind: whether the `stop` half had too few rows of a label to stop the training by.
     """
 
-    backbone: Backbone
-    rows: RowTensors
-    adapter: DomainAdapter
-    overlays: Sequence[Chosen]
+    network: NewcomerNetwork
     fitted: Fitted
+    start: Floats
     blind: bool
 
     def logits(self, positions: NDArray[np.int64]) -> Floats:
         """Logits (n,) of rows as the domain is served, before calibration."""
-        return logits_of(torch.from_numpy(positions), lambda part: score(self, part))
+        return logits_of(torch.from_numpy(positions), self.network.score)
 
     def backbone_logits(self, positions: NDArray[np.int64]) -> Floats:
         """Logits (n,) of rows by the backbone alone."""
-        return logits_of(torch.from_numpy(positions), lambda part: self.backbone(self.rows.batch(part)))
-
-    def exported(self) -> list[OverlayRows]:
-        """The overlays by raw id, for an artifact."""
-        return [chosen.overlay.exported() for chosen in self.overlays]
-
-
-class _OwnParts(nn.Module):
-    """Everything that is trained."""
-
-    def __init__(self, adapter: DomainAdapter, overlays: Sequence[Chosen]) -> None:
-        super().__init__()
-        self.adapter = adapter
-        self.overlays = nn.ModuleList(chosen.overlay for chosen in overlays)
-
-
-@dataclass(frozen=True)
-class _Training:
-    """One training on its way; what `score` reads of it is what a trained one has."""
-
-    backbone: Backbone
-    rows: RowTensors
-    adapter: DomainAdapter
-    overlays: Sequence[Chosen]
-
-
-def score(newcomer: TrainedNewcomer | _Training, positions: Tensor) -> Tensor:
-    """Return the logits (n,) of rows: the backbone's lookup, the overlays over it, the LoRA in its layers."""
-    with torch.no_grad():
-        looked = newcomer.backbone.embeddings.look_up(newcomer.rows.batch(positions))
-    for chosen in newcomer.overlays:
-        looked = chosen.overlay.laid_over(looked, chosen.positions[positions])
-    return newcomer.backbone.score_looked_up(looked, newcomer.adapter)
+        backbone, rows = self.network.backbone, self.network.rows
+        return logits_of(torch.from_numpy(positions), lambda part: backbone(rows.batch(part)))
 
 
 def train_newcomer(
@@ -98,11 +64,13 @@ def train_newcomer(
     overlays: Sequence[Chosen],
     config: NewcomerConfig,
     meter: Meter,
+    begun: Adapter | None = None,
 ) -> TrainedNewcomer:
     """Train a new domain's LoRA and overlay; the backbone never changes.
 
-    The loss is the mean cross entropy of a batch, and l2 / (2 N) of the overlay's squared distance from the backbone's
-    rows, N being the training rows: with l2 = 1 the posterior mode under a normal prior of the backbone's own spread.
+    The loss is the mean cross entropy of a batch, and l2 / (2 N) of the overlay's squared distance from the rows that
+    it started from, N being the training rows: with l2 = 1 the posterior mode under a normal prior of the backbone's
+    own spread. The start is the backbone's rows, or those of the adapter that training goes on from.
 
     Args:
         backbone: frozen.
@@ -111,41 +79,63 @@ def train_newcomer(
         overlays: untrained.
         config: how.
         meter: where progress goes.
+        begun: the adapter of kind `lora` that training goes on from; its overlay is in `overlays`.
 
     Raises:
         ConfigError: the adapter's ranks or targets do not fit the backbone.
     """
-    division, name = rows.divisions[0].name, rows.divisions[0].domains[0]
+    place = Place(0, 0, rows.divisions[0].name, rows.divisions[0].domains[0])
     train, stop = torch.from_numpy(split.train), torch.from_numpy(split.stop)
     blind = _fewest(rows.label[stop]) < config.min_of_class
     schedule, select = _course(config, blind)
-    stream = Stream(config.seed, ("newcomer", division, name))
+    stream = Stream(config.seed, ("newcomer", place.division_name, place.name))
     plain = AdapterTrainer(backbone, rows, train, stop, config.lora(backbone.shape), schedule, select, stream, meter)
-    adapter = plain.untrained(Place(0, 0, division, name))
-    training = _Training(backbone, rows, adapter, overlays)
-    own = _OwnParts(adapter, overlays)
+    adapter = plain.untrained(place) if begun is None else _loaded(plain, place, begun)
+    network = NewcomerNetwork(backbone, rows, adapter, overlays)
+    own = OwnParts(network).eval()
+    start = logits_of(torch.arange(len(rows.label)), network.score)
 
     def loss(batch: Tensor) -> Tensor:
-        entropy = functional.binary_cross_entropy_with_logits(score(training, batch), rows.label[batch])
-        distance = sum((chosen.overlay.distance() for chosen in overlays), torch.zeros(()))
-        return entropy + config.overlay.l2 / (2 * len(train)) * distance
-
-    def prepare() -> None:
-        plain.compensate(adapter, train)  # the overlay has not moved yet: the moments are those of its start
+        entropy = functional.binary_cross_entropy_with_logits(network.score(batch), rows.label[batch])
+        return entropy + config.overlay.l2 / (2 * len(train)) * network.distance()
 
     trainee = Trainee(
         layer=own,
         trained=own,
-        prepare=prepare,
+        prepare=lambda: _compensate(network, train, plain.config.moments),
         loss=loss,
-        auc=lambda: rows.auc(stop, logits_of(stop, lambda part: score(training, part))),
+        auc=lambda: rows.auc(stop, logits_of(stop, network.score)),
         start_counts=True,
     )
     with tempfile.TemporaryDirectory() as folder:
-        memory = Memory(StateFolder(Path(folder)), name, {})
+        memory = Memory(StateFolder(Path(folder)), place.name, {})
         fitted = Loop(trainee, train, schedule, select, stream, memory, meter).run()
     own.requires_grad_(False).eval()
-    return TrainedNewcomer(backbone, rows, adapter, overlays, fitted, blind)
+    return TrainedNewcomer(network, fitted, start, blind)
+
+
+def _loaded(plain: AdapterTrainer, place: Place, begun: Adapter) -> DomainAdapter:
+    """The adapter as it is live, to be trained on; its ranks stay."""
+    ranks = [begun.manifest.ranks.get(module.name, 0) for module in plain.backbone.shape.modules]
+    adapter = DomainAdapter.untrained(
+        plain.backbone,
+        ranks,
+        domain_generator(plain.stream.seed, place.division_name, place.name),
+        dropout=plain.schedule.dropout,
+        moments=plain.config.moments,
+    )
+    adapter.load_tensors({name: torch.tensor(value) for name, value in begun.tensors.items()})
+    return adapter
+
+
+@torch.no_grad()
+def _compensate(network: NewcomerNetwork, train: Tensor, moments: Moments) -> None:
+    """Move the norms to the domain's own moments before the first step, the function unchanged (methods.md 2)."""
+    if moments != "compensated":
+        return
+    with compensating(network.adapter.dom_norms()):
+        for part in torch.split(train, EVAL_ROWS):
+            network.score(part)
 
 
 def _fewest(label: Tensor) -> int:

@@ -182,6 +182,17 @@ class RecordStore(BlobStore):
         key = REPLICA + check_domain(report.replica)
         return await self._change(key, ReplicaReport, change, ReplicaReport(replica=report.replica))
 
+    async def withdraw_replica(self, replica: str) -> None:
+        """Take back what a replica said of itself, because it stops; no flip waits for it then.
+
+        Raises:
+            StoreUnavailable: Unknown whether it happened.
+        """
+        key = REPLICA + check_domain(replica)
+        held = await self._backend.read_record(key)
+        if held is not None:
+            await self._backend.delete_record(key, held.record["generation"])
+
     async def prewarm_list(self) -> PrewarmList:
         """What a starting replica loads first; errors as `pointer`."""
         return await self._read(PREWARM, PrewarmList)

@@ -26,6 +26,7 @@ from service.slots import SlotTable
 _REPORT_S = 5.0  # while a release is staged that does not serve yet
 _REPORT_IDLE_S = 30.0
 _TRY_AGAIN_S = 5.0
+_WITHDRAW_S = 1.0  # a store that is away holds no stop up
 _ASKED_AT_ONCE = 512  # revisions that the store is asked for in one call
 
 
@@ -122,12 +123,17 @@ class Staging:
             await asyncio.wait({self._preparing})
 
     async def stop(self) -> None:
-        """Stop preparing and reporting."""
+        """Stop preparing and reporting, and take the last report back: no flip shall wait for who is gone."""
         await self._stop_preparing()
         reporting, self._reporting = self._reporting, None
         if reporting is not None:
             reporting.cancel()
             await asyncio.gather(reporting, return_exceptions=True)
+            try:
+                async with asyncio.timeout(_WITHDRAW_S):
+                    await self._store.withdraw_replica(self._replica_id)
+            except (StoreError, TimeoutError):  # the report is ignored once it is old
+                self._observer.store_failed("report")
 
     async def report(self) -> None:
         """Say in the store how far this replica is.

@@ -199,6 +199,21 @@ async def test_flip_asks_whether_replicas_are_ready(store: AdapterStore, clock: 
     assert (await store.flip(release, "me")).release == release
 
 
+async def test_a_replica_that_withdraws_holds_no_flip_up(store: AdapterStore) -> None:
+    """Law: a replica that takes its report back is not waited for; taking back what is not there is no fault."""
+    (a,) = await revisions(store, 1)
+    release = await release_of(store, t=a)
+    await store.stage(release, "me")
+    await store.report_replica(ReplicaReport(replica="stays", release=release, staged=1, of=1))
+    await store.report_replica(ReplicaReport(replica="stops"))
+    with pytest.raises(NotStaged, match="stops"):
+        await store.flip(release, "me")
+    for _ in range(2):
+        await store.withdraw_replica("stops")
+    assert [report.replica for report in await store.replica_reports()] == ["stays"]
+    assert (await store.flip(release, "me")).release == release
+
+
 async def test_release_of_absent_revisions_cannot_be_staged(store: AdapterStore) -> None:
     """Law: no release goes live whose adapters are not there."""
     release = await release_of(store, t="0" * 64)

@@ -316,6 +316,21 @@ async def test_staging_reports_and_a_flip_waits_for_it(random_run: Run) -> None:
         await core.store.flip(release, "someone")
 
 
+@pytest.mark.parametrize("away", [False, True])
+async def test_a_replica_that_stops_takes_its_report_back(random_run: Run, away: bool) -> None:
+    """Law: who stops holds no flip up; where the store is away the stop ends all the same, and the fault is counted."""
+    async with opened(random_run, ManualClock(), feed=False, prewarm_s=0, replica_id="here") as core:
+        await core.replica.start()
+        await turns_until(lambda: core.backend.reads["compare_and_set"] > 0)
+        await quiet()
+        assert [report.replica for report in await core.store.replica_reports()] == ["here"]
+        core.backend.away = away
+        await core.replica.staging.stop()
+        core.backend.away = False
+        assert core.ledger.failures["report"] == away
+        assert [report.replica for report in await core.store.replica_reports()] == (["here"] if away else [])
+
+
 async def test_another_staged_release_takes_the_place_of_the_first(core: Core) -> None:
     """Law: what was prepared for a release that is staged no more is given back; none staged leaves nothing."""
     await core.publish(DOMAIN)

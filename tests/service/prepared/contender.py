@@ -12,12 +12,12 @@ from tests.service.prepared.rig import rigged
 
 
 async def main(run: Run, folder: Path) -> None:
-    """Say when it is ready, load, then say what it scores."""
-    async with rigged(run, folder) as rig:
+    """Say when it is ready, load with all patience, then say whether it left a blob and what it scores."""
+    async with rigged(run, folder, patience_s=30.0) as rig:
         print("ready", flush=True)
         sys.stdin.readline()
         slot = await rig.load(rig.body())
-        print(digest(b"".join(rig.bits(slot))), flush=True)
+        print(rig.outcomes["kept"], rig.outcomes["used"], digest(b"".join(rig.bits(slot))), flush=True)
 
 
 if __name__ == "__main__":

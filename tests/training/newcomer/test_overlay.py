@@ -1,0 +1,146 @@
+"""Which ids an overlay has, where its rows start, and what training moves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from features.index import RawIndex
+from features.overlay import IdOverlay
+from features.vocabulary import Vocabulary
+from tests.factory import Sizes
+from tests.kinds import KINDS
+from tests.training.newcomer.world import NEW_USERS, UNSEEN_USERS, config_of, frame_of, ground_of, make_bundle, rows_of
+from training.batches import RowTensors
+from training.dataset import Split
+from training.newcomer.addition import overlays_of
+from training.newcomer.config import OverlayConfig
+from training.newcomer.encoding import EncodedNewcomer, encode_rows
+from training.newcomer.ground import Ground
+from training.newcomer.loading import network_of
+from training.newcomer.overlay import Chosen, choose_overlay
+from training.newcomer.rows import split_rows
+from training.newcomer.trainer import TrainedNewcomer, train_newcomer
+from training.progress import SilentMeter
+
+
+class Scene:
+    """Rows of a domain on a random backbone."""
+
+    def __init__(self, folder: Path, sizes: Sizes | None = None, rows: int = 300) -> None:
+        self.sizes = sizes or Sizes()
+        self.ground: Ground = ground_of(make_bundle(folder / "bundle", self.sizes))
+        self.frame = frame_of(rows)
+        new = rows_of(self.frame)
+        self.encoded: EncodedNewcomer = encode_rows(new, self.ground)
+        self.split: Split = split_rows(new, 0.2, seed=0)
+        self.backbone = network_of(self.ground.bundle)
+
+    def chosen(self, **overlay: object) -> dict[str, Chosen]:
+        config = config_of(self.sizes, overlay=overlay)
+        found = overlays_of(self.backbone, self.encoded, self.ground, self.split, config)
+        return {chosen.overlay.field.of: chosen for chosen in found}
+
+    def trained(self, **overlay: object) -> TrainedNewcomer:
+        config = config_of(self.sizes, overlay=overlay)
+        chosen = list(self.chosen(**overlay).values())
+        rows = RowTensors(self.encoded.dataset)
+        return train_newcomer(self.backbone, rows, self.split, chosen, config, SilentMeter())
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return Scene(tmp_path_factory.mktemp("overlay"))
+
+
+def test_ids_are_those_of_training_rows_that_the_choice_names(scene: Scene) -> None:
+    """Law: `unseen` has the ids without a row of the backbone's, `all` every one, `none` no overlay; ids that only
+    validation names are left out."""
+    trained_on = set(scene.frame["user_id"].gather(scene.split.train).to_list())
+    assert set(scene.chosen(ids="unseen")["user"].overlay.ids) == trained_on & set(UNSEEN_USERS) != set()
+    everyone = scene.chosen(ids="all")["user"].overlay
+    assert set(everyone.ids) == trained_on
+    assert scene.chosen(ids="none") == {}
+    few = Split(scene.split.train[:5], scene.split.stop, scene.split.gate, scene.split.test)
+    field = everyone.field
+    side = scene.encoded.sides["users"]
+    unseen = np.ones(len(side.index), bool)
+    chosen = choose_overlay(scene.backbone, field, side, unseen, few.train, OverlayConfig(ids="all"))
+    assert chosen is not None
+    assert set(chosen.overlay.ids) == set(scene.frame["user_id"][:].gather(few.train).to_list())
+    placed = chosen.positions.numpy()
+    for row, position in enumerate(placed):
+        raw = scene.frame["user_id"][row]
+        assert (chosen.overlay.ids[position] == raw) if position >= 0 else (raw not in chosen.overlay.ids)
+
+
+def test_of_a_hashed_vocabulary_unseen_is_what_the_bundle_s_table_lacks(tmp_path: Path) -> None:
+    """Law: where every id has a row, those in the table that training left are known, others unseen."""
+    ground = ground_of(make_bundle(tmp_path / "bundle"))
+    indices = {f.name: ground.vocabulary[f.name] for f in ground.bundle.manifest.fields if f.kind != "dense"}
+    hashed = Vocabulary({**indices, "user_id": RawIndex.of_buckets(35)})
+    pl.DataFrame(NEW_USERS).write_parquet(tmp_path / "users.parquet")
+    ground = replace(ground, vocabulary=hashed).with_files({"users": tmp_path / "users.parquet"})
+    new = rows_of(frame_of(40, users=("1", "40", "u-new")))
+    encoded, split = encode_rows(new, ground), split_rows(new, 0.2, seed=0)
+    found = overlays_of(network_of(ground.bundle), encoded, ground, split, config_of())
+    (user,) = (chosen.overlay.ids for chosen in found if chosen.overlay.field.of == "user")
+    assert user == ("u-new",)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "deepfm"])
+def test_an_untrained_overlay_leaves_every_logit_as_it_is(kind: str, tmp_path: Path) -> None:
+    """Law: before the first step the network is the backbone, bit for bit, first-order weights included."""
+    scene = Scene(tmp_path, Sizes() if kind == "mlp" else KINDS["deepfm"], rows=80)
+    trained = scene.trained(ids="all")
+    everything = np.arange(80)
+    np.testing.assert_array_equal(trained.start, trained.backbone_logits(everything))
+    assert np.abs(trained.logits(everything) - trained.start).max() > 1e-3
+
+
+def test_rows_start_from_the_backbone_s_own_and_are_held_there(scene: Scene) -> None:
+    """Law: a known id starts from its row, an unseen one from row 0; an endless l2 leaves both there."""
+    table = torch.tensor(scene.ground.bundle.weights["embedding.user_id"])
+    overlay = scene.chosen(ids="all")["user"].overlay
+    known = scene.ground.vocabulary.rows("user_id", list(overlay.ids))
+    torch.testing.assert_close(overlay.rows(), table[torch.from_numpy(known.astype(np.int64))], rtol=0, atol=0)
+    free, held = (scene.trained(ids="all", l2=l2).network.overlays[0].overlay for l2 in (0.0, 1e9))
+    far, near = ((one.rows() - one.own).abs().max().item() for one in (free, held))
+    assert far > 20 * near
+    assert near < 0.05
+
+
+def test_training_leaves_the_backbone_and_moves_every_named_id(scene: Scene) -> None:
+    """Law: not a bit of the backbone changes; every row of the overlay does."""
+    before = scene.backbone.weights()
+    overlay = scene.trained(ids="all", l2=0.0).network.overlays[0].overlay
+    for name, value in scene.backbone.weights().items():
+        assert torch.equal(value, before[name]), name
+    assert bool((overlay.moved != 0).any(1).all())
+
+
+def test_a_live_overlay_is_started_from_and_keeps_every_id(scene: Scene) -> None:
+    """Law: ids of a live overlay start from its rows, also those that no row names; others from the backbone."""
+    side = scene.encoded.sides["users"]
+    field = scene.chosen(ids="all")["user"].overlay.field
+    index = RawIndex.from_values(["36", "37", "elsewhere"])
+    rows = np.arange(12, dtype=np.float16).reshape(3, 4)
+    live = IdOverlay("user_id", index, rows)
+    unseen = np.asarray(side.columns.arrays["user_id"] == 0)
+    chosen = choose_overlay(
+        scene.backbone, field, side, unseen, scene.split.train, OverlayConfig(), live, scene.ground.vocabulary
+    )
+    assert chosen is not None
+    found = dict(zip(chosen.overlay.ids, chosen.overlay.rows().detach(), strict=True))
+    for raw in ("36", "37", "elsewhere"):
+        assert found[raw].tolist() == rows[index.find([raw])[0]].tolist()
+    row_0 = torch.tensor(scene.ground.bundle.weights["embedding.user_id"][0])
+    assert torch.equal(found["38"], row_0)
+    places = {raw: i for i, raw in enumerate(chosen.overlay.ids)}
+    expected = [places.get(raw, -1) for raw in scene.frame["user_id"].to_list()]
+    assert chosen.positions.tolist() == expected

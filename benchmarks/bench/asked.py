@@ -13,14 +13,15 @@ from benchmarks.bench.served import ITEMS, USERS, domain
 COUNT = 100
 
 
-def questions(domains: int, count: int, seed: int = 0, items: int = COUNT) -> list[dict[str, Any]]:
-    """So many requests; request i is of domain i modulo `domains`."""
+def questions(domains: int, count: int, *, strict: bool = False, seed: int = 0) -> list[dict[str, Any]]:
+    """So many requests; request i is of domain i modulo `domains`; a strict one is answered by its adapter or not."""
     rng = np.random.default_rng(seed)
     return [
         {
             "user_id": int(rng.integers(1, USERS + 1)),
             "domain_id": domain(i % domains),
-            "item_ids": (rng.choice(ITEMS, items, replace=False) + 1).tolist(),
+            "item_ids": (rng.choice(ITEMS, COUNT, replace=False) + 1).tolist(),
+            "strict": strict,
         }
         for i in range(count)
     ]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import shutil
 import statistics
-from collections.abc import Callable
+import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from benchmarks.bench import machine, ours
-from benchmarks.bench.asked import encoded, questions
+from benchmarks.bench.asked import COUNT, encoded, questions
+from benchmarks.bench.exposition import samples
 from benchmarks.bench.load import JSON, Target, once
 from benchmarks.bench.rounds import ROUNDS, Seconds, Trial, ratio
 from benchmarks.bench.served import make_run
@@ -23,6 +25,8 @@ from benchmarks.claims.workplace import Server, Workplace, serving
 COLD, WARM = "cold", "warm"
 Source = Literal["redis", "prepared"]
 WARM_TURNS = 9
+OUTCOMES = "espalier_prepared_blobs_total"
+PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Cold:
         precision: of the native engine.
         source: where the cold adapter comes from.
         trial: seconds of a request of 100 items; a round is a domain, its warm seconds are a median.
+        loads: domains that were loaded in the last attempt.
+        blobs: how many of these loads took a prepared blob, as the server counts them.
         absent: why there is none.
     """
 
@@ -41,48 +47,84 @@ class Cold:
     precision: str
     source: str
     trial: Trial | None = None
+    loads: int = 0
+    blobs: int = 0
     absent: str = ""
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What a server is started with.
+
+    Args:
+        work: folder of its files.
+        store: URL.
+        settings: of the service.
+        domains: to load.
+    """
+
+    work: Workplace
+    store: str
+    settings: dict[str, Any]
+    domains: int
+
+    def serving(self, **more: Any) -> AbstractContextManager[Server]:
+        """A server on the measured core."""
+        return serving(self.work, self.store, core=machine.measured_core(), **{**self.settings, **more})
 
 
 def first_scores(shape: Shape, precision: str, source: Source, folder: Path, quick: bool = False) -> Cold:
     """Each round is another domain: its first request, then the same again; one domain before warms what is shared."""
-    if precision == "bf16" and not {"avx512_bf16", ours.AMX} & set(ours.instruction_sets()):
-        return Cold(shape.name, precision, source, absent="no bfloat16 products, or the extension is missing")
+    if why := ours.lacking(precision):
+        return Cold(shape.name, precision, source, absent=why)
     domains = 4 if quick else 2 * ROUNDS + 1
-    run = make_run(folder / f"cold-{shape.name}", shape, domains)
-    work = Workplace(folder)
-    cache = folder / f"cache-{shape.name}-{precision}"
+    run = make_run(folder / f"cold-{shape.name}-{domains}", shape, domains)
+    work, used = Workplace(folder), 0
     with servers.valkey(servers.fresh(folder / "valkey")) as valkey:
         work.espalier("publish", str(run.folder), "--store", valkey.url)
         settings = {"engine": "native", "precision": precision, **quiet_settings()}
-        core = machine.measured_core()
+        setting = _Setting(work, valkey.url, settings, domains)
 
         def attempt() -> Seconds:
-            shutil.rmtree(cache, ignore_errors=True)
+            nonlocal used
             if source == "redis":
-                with serving(work, valkey.url, core=core, **settings) as server:
+                with setting.serving() as server:
                     return _rounds(server, domains)
-            cached = {**settings, "cache_dir": str(cache)}
-            with serving(work, valkey.url, core=core, **cached) as server:
-                _rounds(server, domains)  # leaves prepared blobs on the disk
-                _settle(server)
-            with serving(work, valkey.url, core=core, **cached) as server:
-                return _rounds(server, domains)
+            seconds, used = _from_blobs(setting, folder / f"cache-{shape.name}-{precision}")
+            return seconds
 
-        return Cold(shape.name, precision, source, Trial(len(questions(1, 1)[0]["item_ids"]), _attempts(attempt)))
+        attempts = [attempt()]
+        if ratio(attempts[0], WARM, COLD).unsteady:
+            attempts.append(attempt())
+    trial = Trial(COUNT, attempts)
+    return Cold(shape.name, precision, source, trial, domains, used)
 
 
-def _attempts(attempt: Callable[[], Seconds]) -> list[Seconds]:
-    attempts = [attempt()]
-    if ratio(attempts[0], WARM, COLD).unsteady:
-        attempts.append(attempt())
-    return attempts
+def _from_blobs(setting: _Setting, cache: Path) -> tuple[Seconds, int]:
+    """Load all domains with a disk cache, restart on it, and load them again; how many then took a prepared blob."""
+    shutil.rmtree(cache, ignore_errors=True)
+    with setting.serving(cache_dir=str(cache)) as server:
+        _rounds(server, setting.domains)
+        _wait_for_blobs(server, setting.domains)
+    with setting.serving(cache_dir=str(cache)) as server:
+        seconds = _rounds(server, setting.domains)
+        return seconds, int(samples(server, OUTCOMES, "outcome").get("used", 0))
+
+
+def _wait_for_blobs(server: Server, domains: int) -> None:
+    """Until as many are kept as were loaded: they are written behind the load, and a stop leaves the rest out."""
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        outcomes = samples(server, OUTCOMES, "outcome")
+        if outcomes.get("kept", 0) + outcomes.get("skipped", 0) >= domains:
+            return
+        time.sleep(0.2)
 
 
 def _rounds(server: Server, domains: int) -> Seconds:
     """Cold and warm seconds of every domain but the first."""
     found: Seconds = {COLD: [], WARM: []}
-    for i, question in enumerate(questions(domains, domains)):
+    for i, question in enumerate(questions(domains, domains, strict=True)):
         bodies = [encoded(question)] * (1 + WARM_TURNS)
         with machine.on_cores(machine.client_cores()):
             first, *again = asyncio.run(once(Target(COLD, server.url, "/score", bodies, JSON, server.headers)))
@@ -90,8 +132,3 @@ def _rounds(server: Server, domains: int) -> Seconds:
             found[COLD].append(first)
             found[WARM].append(statistics.median(again))
     return found
-
-
-def _settle(server: Server) -> None:
-    """Blobs are written behind the load: answered requests later they are on the disk, as stopping waits for them."""
-    asyncio.run(once(Target(WARM, server.url, "/score", [encoded(questions(1, 1)[0])] * 20, JSON, server.headers)))

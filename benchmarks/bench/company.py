@@ -40,7 +40,7 @@ class Company:
     compositions: int = 0
     segments: int = 0
     changed: int = 0
-    distance: float = float("nan")
+    distance: float = 1.0
     absent: str = ""
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Any
 
-from litserve import LitAPI, LitServer
-
 from benchmarks.bench.plain_service import MAX_BATCH, WAIT_MS, PlainService
 
+litserve: Any = importlib.import_module("litserve")  # optional, and without types
 
-class Scores(LitAPI):  # type: ignore[misc]
+
+class Scores(litserve.LitAPI):  # type: ignore[misc]
     """One process that scores batches of requests."""
 
     def setup(self, device: str) -> None:
@@ -40,5 +41,5 @@ class Scores(LitAPI):  # type: ignore[misc]
 
 if __name__ == "__main__":
     api = Scores(max_batch_size=MAX_BATCH, batch_timeout=WAIT_MS / 1e3)
-    server = LitServer(api, accelerator="cpu", devices=1, workers_per_device=1, timeout=60)
+    server = litserve.LitServer(api, accelerator="cpu", devices=1, workers_per_device=1, timeout=60, fast_queue=True)
     server.run(host="127.0.0.1", port=int(sys.argv[1]), num_api_servers=1, generate_client_file=False)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import msgspec
-from mosec import Server, Worker
 
 from benchmarks.bench.plain_service import MAX_BATCH, WAIT_MS, PlainService
 
+mosec: Any = importlib.import_module("mosec")  # optional, and without types
 
-class Scores(Worker):  # type: ignore[misc]
+
+class Scores(mosec.Worker):  # type: ignore[misc]
     """One process that scores batches of requests."""
 
     def __init__(self) -> None:
@@ -31,6 +33,6 @@ class Scores(Worker):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
-    server = Server()
+    server = mosec.Server()
     server.append_worker(Scores, num=1, max_batch_size=MAX_BATCH, max_wait_time=WAIT_MS)
     server.run()

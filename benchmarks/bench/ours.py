@@ -20,6 +20,7 @@ UNSHARED = "native fp32, MultiLoRA, nothing shared"
 MULTI_BF16, SINGLE_BF16 = "native bf16, MultiLoRA", "native bf16, SingleLoRA"
 ONNX = "onnx engine, MultiLoRA"
 AMX = "amx_bf16"
+HALVES = frozenset({AMX, "avx512_bf16"})
 
 
 def instruction_sets() -> list[str]:
@@ -28,6 +29,17 @@ def instruction_sets() -> list[str]:
         return list(importlib.import_module(EXTENSION).instruction_sets())
     except ImportError:
         return []
+
+
+def lacking(precision: str) -> str:
+    """What keeps the native engine from this precision here; empty where nothing does.
+
+    A server would go on with another engine or precision, and its figures would be of that one.
+    """
+    here = set(instruction_sets())
+    if not here:
+        return "the extension espalier-kernels is not installed, or this processor has none of its instruction sets"
+    return "" if precision == "fp32" or here & HALVES else "this processor has no bfloat16 products"
 
 
 def native_engine(world: World, threads: int = 1, precision: str = "fp32", **options: Any) -> NativeEngine:

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from benchmarks.bench import batches, cold, company, domains, machine, web
+from benchmarks.bench import machine
 from benchmarks.bench.shapes import MAIN, Batching, Shape, shapes
 from benchmarks.claims.workplace import ROOT, ClaimError
 
@@ -54,14 +54,60 @@ class Asked:
 
 
 Measure = Callable[[Asked, Path], Any]
+
+
+def _batch(asked: Asked, folder: Path) -> Any:
+    from benchmarks.bench.batches import measure
+
+    return measure(asked.network, asked.batching, asked.threads, asked.quick)
+
+
+def _in_a_batch(asked: Asked, folder: Path) -> Any:
+    from benchmarks.bench.domains import in_a_batch
+
+    return in_a_batch(asked.network, asked.precision, asked.quick)
+
+
+def _resident(asked: Asked, folder: Path) -> Any:
+    from benchmarks.bench.domains import resident
+
+    return resident(asked.network, asked.precision, asked.quick)
+
+
+def _company(asked: Asked, folder: Path) -> Any:
+    from benchmarks.bench.company import looked_at
+
+    return looked_at(asked.network, asked.subject, asked.count)
+
+
+def _cold(asked: Asked, folder: Path) -> Any:
+    from benchmarks.bench.cold import first_scores
+
+    source: Literal["redis", "prepared"] = "prepared" if asked.subject == "prepared" else "redis"
+    return first_scores(asked.network, asked.precision, source, folder, asked.quick)
+
+
+def _web(asked: Asked, folder: Path) -> Any:
+    from benchmarks.bench.web import one_core
+
+    return one_core(asked.network, folder, asked.quick)
+
+
+def _workers(asked: Asked, folder: Path) -> Any:
+    from benchmarks.bench.web import workers
+
+    return workers(asked.network, folder, asked.quick)
+
+
+# each imports what it needs when it runs: a part without torch or PEFT starts in a fraction of the time
 PARTS: Mapping[str, Measure] = {
-    "batch": lambda a, folder: batches.measure(a.network, a.batching, a.threads, a.quick),
-    "in_a_batch": lambda a, folder: domains.in_a_batch(a.network, a.precision, a.quick),
-    "resident": lambda a, folder: domains.resident(a.network, a.precision, a.quick),
-    "company": lambda a, folder: company.looked_at(a.network, a.subject, a.count),
-    "cold": lambda a, folder: cold.first_scores(a.network, a.precision, a.subject, folder, a.quick),  # type: ignore[arg-type]
-    "web": lambda a, folder: web.one_core(a.network, folder, a.quick),
-    "workers": lambda a, folder: web.workers(a.network, folder, a.quick),
+    "batch": _batch,
+    "in_a_batch": _in_a_batch,
+    "resident": _resident,
+    "company": _company,
+    "cold": _cold,
+    "web": _web,
+    "workers": _workers,
 }
 SERVERS = frozenset({"cold", "web", "workers"})
 """Parts that start servers and bind them themselves; the client stays on another core."""

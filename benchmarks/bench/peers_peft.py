@@ -1,6 +1,7 @@
 """PEFT's mixed batch as a peer: `adapter_names` for each row, one LoRA a domain.
 
 It has neither fusion nor norms of a domain, so it is spared both, and the backbone's norms are folded into its weights.
+Its LoRAs are untrained, so that they cost what trained ones cost and its logits are the backbone's, which is checked.
 Its documentation says what helps: few adapters in a batch, rows in large batches, inference mode; the first two are the
 world's to say.
 """
@@ -41,7 +42,7 @@ def mixed_batch(world: World, threads: int) -> Contender:
         logits: Logits = mixed(x, adapter_names=of_rows).squeeze(-1).numpy()
         return logits
 
-    return Contender(NAME, score, None)
+    return Contender(NAME, score, "plain")
 
 
 def _sequential(world: World) -> nn.Sequential:

@@ -53,7 +53,7 @@ def _started(
     name: str, options: Sequence[str], port: int, bundle: Path, folder: Path, path: str, bodies: Sequence[bytes]
 ) -> Iterator[Target]:
     if importlib.util.find_spec(name) is None:
-        raise PeerAbsent(f"{name} is not installed: pip install -c constraints.txt -e '.[peers]'")
+        raise PeerAbsent(f"{name} is not installed: pip install -c constraints.txt {name}")
     command = [sys.executable, "-m", f"benchmarks.bench.{name}_app", *options]
     with (folder / f"{name}.log").open("ab") as log, machine.on_cores({machine.measured_core()}):
         process = subprocess.Popen(

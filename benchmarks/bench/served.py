@@ -18,6 +18,7 @@ from adapters_store.backbone import read_bundle, write_bundle
 from adapters_store.folding import fold_backbone
 from adapters_store.manifest import AdapterManifest, BackboneManifest, FusionManifest
 from adapters_store.tensors import write_tensors
+from benchmarks.bench.exported import graph_of
 from benchmarks.bench.graphs import plain_graph
 from benchmarks.bench.shapes import Shape
 from benchmarks.bench.world import (
@@ -26,7 +27,6 @@ from benchmarks.bench.world import (
     draw_loras,
     draw_norms,
     draw_weights,
-    graph_of,
     ranks_of,
 )
 from benchmarks.forge import Run, digest

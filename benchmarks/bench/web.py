@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import httpx
+from typing import Any
 
 from benchmarks.bench import machine, ours
-from benchmarks.bench.asked import encoded, questions
+from benchmarks.bench.asked import COUNT, encoded, questions
 from benchmarks.bench.contender import PeerAbsent
+from benchmarks.bench.exposition import samples
 from benchmarks.bench.load import JSON, MSGPACK, Target, burst, once
 from benchmarks.bench.peers_web import litserve, mosec
 from benchmarks.bench.rounds import ROUNDS, Seconds, Trial, ratio
@@ -52,25 +52,28 @@ class Web:
 
 def one_core(shape: Shape, folder: Path, quick: bool = False) -> Web:
     """All servers on one core, asked in turn from another."""
-    run = make_run(folder / f"run-{shape.name}", shape, 4 if quick else DOMAINS)
-    bodies = {kind: _bodies(run, kind, quick) for kind in (JSON, MSGPACK)}
+    if why := ours.lacking("fp32"):
+        return Web(shape.name, None, absent={BF16: why})
+    run = _run(folder, shape, quick)
+    store, bodies = _store(folder, run), {kind: _bodies(run, quick, kind) for kind in (JSON, MSGPACK)}
+    lenient = _bodies(run, quick, strict=False)
     absent: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
-        targets = [_plain(stack, folder, run, bodies[JSON])]
+        targets = [stack.enter_context(_plain(folder, run, lenient))]
         servers = {}
         for precision, names in (("bf16", (BF16, BF16_BINARY)), ("fp32", (FP32, FP32_BINARY))):
-            if precision == "bf16" and not {"avx512_bf16", ours.AMX} & set(ours.instruction_sets()):
-                absent |= dict.fromkeys(names, "the processor has no bfloat16 products, or the extension is missing")
+            if why := ours.lacking(precision):
+                absent |= dict.fromkeys(names, why)
                 continue
-            server = stack.enter_context(_native(folder, _store(folder, run), precision))
+            server = stack.enter_context(_native(folder, store, precision))
             for name, kind in zip(names, (JSON, MSGPACK), strict=True):
                 servers[name] = server
                 targets.append(Target(name, server.url, "/score", bodies[kind], kind, server.headers))
         for start in (mosec, litserve):
             try:
-                targets.append(stack.enter_context(start(run.folder / "bundle", folder, bodies[JSON])))
-            except PeerAbsent as why:
-                absent[start.__name__] = str(why)
+                targets.append(stack.enter_context(start(run.folder / "bundle", folder, lenient)))
+            except PeerAbsent as missing:
+                absent[start.__name__] = str(missing)
         with machine.on_cores(machine.client_cores()):
             trial, shares = _in_turn(targets, quick, [(each.name, PLAIN) for each in targets[1:]])
         first = next(iter(servers.values()))
@@ -79,16 +82,16 @@ def one_core(shape: Shape, folder: Path, quick: bool = False) -> Web:
 
 def workers(shape: Shape, folder: Path, quick: bool = False) -> Web:
     """One worker on one core, and two workers on two; the client is where there is room."""
-    if len(machine.cores()) < 2:
-        return Web(shape.name, None, absent={TWO: "there is one core"})
-    run = make_run(folder / f"run-{shape.name}", shape, 4 if quick else DOMAINS)
-    store, bodies = _store(folder, run), _bodies(run, JSON, quick)
+    if why := ours.lacking("fp32") or ("" if len(machine.cores()) > 1 else "there is one core"):
+        return Web(shape.name, None, absent={TWO: why})
+    run = _run(folder, shape, quick)
+    store, bodies = _store(folder, run), _bodies(run, quick)
     two = {machine.measured_core(), machine.cores()[-2]}
     with contextlib.ExitStack() as stack:
         targets = []
         for name, count, where in ((ONE, 1, {machine.measured_core()}), (TWO, 2, two)):
             with machine.on_cores(where):
-                server = stack.enter_context(_native(folder, store, _best(), workers=str(count), core=None))
+                server = stack.enter_context(_native(folder, store, _best(), bound=False, workers=str(count)))
             targets.append(Target(name, server.url, "/score", bodies, JSON, server.headers))
         trial, shares = _in_turn(targets, quick, [(TWO, ONE)])
     return Web(shape.name, trial, shares)
@@ -96,17 +99,17 @@ def workers(shape: Shape, folder: Path, quick: bool = False) -> Web:
 
 def stages(server: Server) -> dict[str, float]:
     """Where the time of a request went, microseconds, from the server's own histogram."""
-    text = httpx.get(f"{server.url}/metrics", headers=server.headers).raise_for_status().text
-    found: dict[str, dict[str, float]] = {"sum": {}, "count": {}}
-    pattern = r'^espalier_stage_seconds_(sum|count)\{[^}]*stage="(\w+)"[^}]*\} (\S+)$'
-    for part, stage, value in re.findall(pattern, text, re.MULTILINE):
-        found[part][stage] = found[part].get(stage, 0.0) + float(value)
-    counts = found["count"]
-    return {stage: 1e6 * total / counts[stage] for stage, total in found["sum"].items() if counts.get(stage)}
+    sums, counts = (samples(server, f"espalier_stage_seconds_{part}", "stage") for part in ("sum", "count"))
+    return {stage: 1e6 * total / counts[stage] for stage, total in sums.items() if counts.get(stage)}
 
 
 def _best() -> str:
-    return "bf16" if {"avx512_bf16", ours.AMX} & set(ours.instruction_sets()) else "fp32"
+    return "fp32" if ours.lacking("bf16") else "bf16"
+
+
+def _run(folder: Path, shape: Shape, quick: bool) -> Run:
+    domains = 4 if quick else DOMAINS
+    return make_run(folder / f"run-{shape.name}-{domains}", shape, domains)
 
 
 def _in_turn(
@@ -131,27 +134,29 @@ def _in_turn(
     attempts = [attempt()]
     if any(ratio(attempts[0], name, base).unsteady for name, base in watched):
         attempts.append(attempt())
-    return Trial(len(questions(1, 1)[0]["item_ids"]), attempts), {n: sorted(s)[len(s) // 2] for n, s in shares.items()}
+    return Trial(COUNT, attempts), {n: sorted(s)[len(s) // 2] for n, s in shares.items()}
 
 
 @contextlib.contextmanager
-def _native(folder: Path, store: str, precision: str, core: int | None = -1, **settings: str) -> Iterator[Server]:
-    given = {"engine": "native", "precision": precision, **quiet_settings(), **settings}
-    chosen = machine.measured_core() if core == -1 else core
-    with serving(Workplace(folder), store, core=chosen, **given) as server:
+def _native(folder: Path, store: str, precision: str, *, bound: bool = True, **settings: str) -> Iterator[Server]:
+    """A server of the native engine; bound to the measured core, or to where this thread is."""
+    given: dict[str, Any] = {"engine": "native", "precision": precision, **quiet_settings(), **settings}
+    core = machine.measured_core() if bound else None
+    with serving(Workplace(folder), store, core=core, **given) as server:
         yield server
 
 
-def _plain(stack: contextlib.ExitStack, folder: Path, run: Run, bodies: Sequence[bytes]) -> Target:
+@contextlib.contextmanager
+def _plain(folder: Path, run: Run, bodies: Sequence[bytes]) -> Iterator[Target]:
     store = folder / f"store-plain-{run.folder.name}"
-    if not store.exists():
-        asyncio.run(publish_bundle(store.as_uri(), make_plain_bundle(run, folder / f"plain-{run.folder.name}")))
-    given = {"engine": "onnx", **quiet_settings()}
-    server = stack.enter_context(serving(Workplace(folder), store.as_uri(), core=machine.measured_core(), **given))
-    return Target(PLAIN, server.url, "/score", bodies, JSON, server.headers)
+    shutil.rmtree(store, ignore_errors=True)
+    asyncio.run(publish_bundle(store.as_uri(), make_plain_bundle(run, folder / f"plain-{run.folder.name}")))
+    given: dict[str, Any] = {"engine": "onnx", **quiet_settings()}
+    with serving(Workplace(folder), store.as_uri(), core=machine.measured_core(), **given) as server:
+        yield Target(PLAIN, server.url, "/score", bodies, JSON, server.headers)
 
 
-def quiet_settings() -> dict[str, str]:
+def quiet_settings() -> dict[str, Any]:
     """Settings of a server that is measured: nothing else to do in between, and time to load what is cold."""
     return {
         "feed": "false",
@@ -166,11 +171,12 @@ def quiet_settings() -> dict[str, str]:
 
 def _store(folder: Path, run: Run) -> str:
     store = folder / f"store-{run.folder.name}"
-    if not store.exists():
-        Workplace(folder).espalier("publish", str(run.folder), "--store", store.as_uri())
+    shutil.rmtree(store, ignore_errors=True)
+    Workplace(folder).espalier("publish", str(run.folder), "--store", store.as_uri())
     return store.as_uri()
 
 
-def _bodies(run: Run, kind: str, quick: bool) -> list[bytes]:
-    count = 8 if quick else REQUESTS
-    return [encoded(question, kind) for question in questions(len(run.domains), count)]
+def _bodies(run: Run, quick: bool, kind: str = JSON, *, strict: bool = True) -> list[bytes]:
+    """Strict for ours, which must score by adapters; the plain backbone has none."""
+    asked = questions(len(run.domains), 8 if quick else REQUESTS, strict=strict)
+    return [encoded(question, kind) for question in asked]

@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from adapters_store.artifact import Adapter, Fusion
@@ -25,9 +24,6 @@ from benchmarks.bench.shapes import WIDTH, Shape
 from features.fields import Field
 from features.lookup import EmbeddingLookup
 from features.rows import EncodedRows
-from network.backbone import Backbone as Network
-from network.inputs import FieldShape, NetworkShape
-from network.onnx_export import export_scoring
 
 Array = NDArray[Any]
 NONE = "0" * 64
@@ -91,6 +87,8 @@ class World:
     @cached_property
     def with_graph(self) -> Backbone:
         """The backbone with the graph that the `onnx` engine runs."""
+        from benchmarks.bench.exported import graph_of  # torch takes seconds to import, and few need it
+
         manifest = self.backbone.manifest
         graph = graph_of(self.shape, manifest.fields, self.backbone.weights)
         return Backbone(self.backbone.revision, manifest, {**self.backbone.files, "scoring.onnx": graph})
@@ -123,14 +121,6 @@ def make_world(shape: Shape, requests: int, items: int, seed: int = 0) -> World:
         auxiliaries={name: _adapter(shape, name, draw_loras(rng, shape)) for name in AUXILIARIES},
         fusion=Fusion(NONE, FusionManifest(fingerprint=NONE, ranks=ranks_of(shape)), draw_fusion(rng, shape), 0),
     )
-
-
-def graph_of(shape: Shape, fields: Sequence[Field], weights: Mapping[str, Array]) -> bytes:
-    """`scoring.onnx` as training exports it."""
-    shapes = tuple(FieldShape(field.name, field.kind, field.vocabulary_size) for field in fields)
-    network = Network(NetworkShape(shapes, width=WIDTH, tower=shape.tower))
-    network.load_weights({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
-    return export_scoring(network.freeze())
 
 
 def draw_weights(rng: np.random.Generator, shape: Shape, fields: Sequence[Field]) -> dict[str, Array]:

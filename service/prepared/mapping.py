@@ -22,7 +22,7 @@ class Mappings:
     def __init__(self, limit: int | None = None) -> None:
         self._limit = min(_AT_MOST, _descriptors() // _SHARE) if limit is None else limit
         self._count = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         return self._count
@@ -48,7 +48,7 @@ class Mappings:
         return memoryview(mapped)
 
     def _add(self, step: int) -> None:
-        with self._lock:  # arrays die on any thread
+        with self._lock:  # arrays die on any thread, and perhaps in the middle of this one
             self._count += step
 
 

@@ -91,7 +91,8 @@ class Turns:
         self._held[revision] -= 1
         if self._held[revision] <= 0:
             del self._held[revision]
-            fcntl.lockf(self._file(), fcntl.LOCK_UN, 1, _place(revision))
+            if self._descriptor is not None:  # else all have ended
+                fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, _place(revision))
 
     def close(self) -> None:
         """End all turns."""

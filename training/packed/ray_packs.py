@@ -1,0 +1,295 @@
+"""Packs as tasks of processes that may die: any free worker takes the next one, and a lost worker's is run again.
+
+Workers keep nothing. What a pack has learned travels to the driver, which writes it where training in one process
+would have: a run folder does not show how many processes filled it, and no other machine needs to see it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from training.adapters import Place
+from training.checkpoint import Memory, Record, Saved, StateFolder
+from training.cluster.client import Link
+from training.cluster.engine import Engine
+from training.cluster.errors import ActorLost, ClusterLost
+from training.cluster.ray_engine import RayEngine
+from training.config import Positive, Rate, Section, TrainingConfig
+from training.errors import ConfigError
+from training.packed.adapters import MemoryOf, PackedAdapters
+from training.packed.plan import Pack
+from training.pipeline import train
+from training.progress import Meter, SilentMeter
+from training.stages import Run, refuse_existing
+from training.threads import threads
+
+
+class PackCluster(Section):
+    """The processes that train packs; no part of what they learn.
+
+    Args:
+        workers: how many.
+        restarts: how often in a row dead workers are replaced without one pack finished in between.
+        object_store_bytes: memory of a Ray that is started here for objects that travel.
+        start_timeout_s: how long the workers may take to come up.
+    """
+
+    workers: Positive = 2
+    restarts: Annotated[int, Field(ge=0)] = 3
+    object_store_bytes: Annotated[int, Field(ge=80 * 2**20)] = 200 * 2**20
+    start_timeout_s: Rate = 120.0
+
+
+@dataclass(frozen=True)
+class PackTask:
+    """One piece of stage 2.
+
+    Args:
+        name: of its checkpoint.
+        content: what that holds beside the stage's settings.
+        what: the pack, or the domain that is too large for one.
+    """
+
+    name: str
+    content: Record
+    what: Pack | Place
+
+
+@dataclass(frozen=True)
+class Carried(Memory):
+    """A checkpoint that lies on no disk: it remembers what was saved last."""
+
+    saved: list[Saved] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, name: str) -> Carried:
+        """An empty one."""
+        return cls(StateFolder(Path()), name, {})
+
+    def save(self, tensors: Mapping[str, Tensor], record: Record) -> None:
+        """Remember copies: training goes on in the tensors themselves."""
+        self.saved[:] = [Saved({name: value.detach().clone() for name, value in tensors.items()}, record)]
+
+    def load(self) -> Saved | None:
+        """Return nothing: whoever trains with it begins at the beginning."""
+        return None
+
+
+class PackWorker:
+    """Trains what it is given.
+
+    Args:
+        packed: what trains packs.
+        cores: that torch uses here; part of the result, as in one process.
+    """
+
+    def __init__(self, packed: PackedAdapters, cores: int) -> None:
+        torch.set_num_threads(cores)
+        self._packed = packed
+
+    def train(self, task: PackTask) -> Saved:
+        """Train one pack, or one domain by itself, and return its finished checkpoint."""
+        memory = Carried.of(task.name)
+        if isinstance(task.what, Pack):
+            self._packed.one(task.what, memory)
+        else:
+            self._packed.trainer.one(task.what, memory)
+        (saved,) = memory.saved
+        return saved
+
+
+class PackDriver:
+    """Deals tasks out to the workers of an engine until all are done.
+
+    Args:
+        engine: runs the workers; it has no shards.
+        packed: what every worker trains with.
+        memory_of: where finished checkpoints are kept.
+        cluster: how many workers, and how often they may be lost.
+        cores: that torch uses in each.
+        meter: where progress goes.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        packed: PackedAdapters,
+        memory_of: MemoryOf,
+        cluster: PackCluster,
+        cores: int,
+        meter: Meter,
+    ) -> None:
+        self._engine = engine
+        # a meter holds a terminal, and what a stage has looked up can be looked up again: neither has to travel
+        bare = PackedAdapters(replace(packed.trainer, meter=SilentMeter()), packed.config)
+        self._worker_of = partial(_worker, bare, cores)
+        self._memory_of = memory_of
+        self._cluster = cluster
+        self._meter = meter
+
+    def run(self, tasks: Sequence[PackTask]) -> None:
+        """Train all; the engine is stopped at the end, whatever happens.
+
+        Raises:
+            ClusterUnreachable: there is no room for the workers.
+            ClusterLost: workers died again and again without one pack finished in between.
+            RoundFailed: training raised an error.
+        """
+        left = {task.name: task for task in tasks}
+        lost = 0
+        try:
+            while left:
+                before = len(left)
+                self._crew(left)
+                lost = 0 if len(left) < before else lost + 1
+                if lost > self._cluster.restarts:
+                    raise ClusterLost(
+                        f"workers died {lost} times in a row before a pack was finished, of {len(left)} that are left: "
+                        "see that one pack fits into a worker's memory (packed.memory_mib), then --resume"
+                    )
+        finally:
+            self._engine.stop()
+
+    def _crew(self, left: dict[str, PackTask]) -> None:
+        """Let fresh workers take tasks, and take what they finish out of `left`, until one of them dies."""
+        workers = min(self._cluster.workers, len(left))
+        self._engine.start(0, _no_shard, workers, self._worker_of)
+        waiting, free = deque(left.values()), deque(range(workers))
+        busy: dict[int, PackTask] = {}
+        flying, whole = 0, True
+        while True:
+            while whole and free and waiting:
+                whole = self._began(free[0], waiting[0])
+                if whole:
+                    busy[free.popleft()] = waiting.popleft()
+                    flying += 1
+            if not flying:
+                break
+            flying -= 1
+            try:
+                worker, saved = self._engine.finished()
+            except ActorLost:
+                whole = False  # the others finish what they have begun, and are replaced with it
+                continue
+            task = busy.pop(worker)
+            self._keep(task, saved)
+            del left[task.name]
+            free.append(worker)
+        if busy:
+            self._meter.say(f"a worker died: {', '.join(task.name for task in busy.values())} is run again")
+
+    def _began(self, worker: int, task: PackTask) -> bool:
+        try:
+            self._engine.begin(worker, "train", task)
+        except ActorLost:
+            return False
+        return True
+
+    def _keep(self, task: PackTask, saved: Saved) -> None:
+        self._memory_of(task.name, task.content).save(saved.tensors, saved.record)
+        self._meter.say(f"adapters/{task.name} is finished")
+
+
+def unfinished_tasks(packed: PackedAdapters, memory_of: MemoryOf) -> list[PackTask]:
+    """List the packs and the large domains whose checkpoint is not a finished one.
+
+    Raises:
+        StateMismatch: a checkpoint is of other settings, or of other packs.
+    """
+    tasks = [PackTask(*packed.memory_key(pack), pack) for pack in packed.plan.packs]
+    tasks += [PackTask(place.name, {}, place) for place in packed.plan.alone]
+    kept = [(task, memory_of(task.name, task.content).load()) for task in tasks]
+    return [task for task, saved in kept if saved is None or not saved.record["finished"]]
+
+
+def pack_memories(run: Run) -> MemoryOf:
+    """Return where a run keeps its packs."""
+
+    def memory(name: str, content: dict[str, Any]) -> Memory:
+        own = run.memory("adapters", f"adapters/{name}")
+        return replace(own, identity={**own.identity, **content})
+
+    return memory
+
+
+def train_packs_on_ray(
+    stage: Literal["adapters", "all"],
+    config: TrainingConfig,
+    out: Path,
+    *,
+    address: str | None = None,
+    resume: bool = False,
+    meter: Meter | None = None,
+    cluster: PackCluster | None = None,
+) -> Path:
+    """Train stage 2 with its packs on Ray; of stage `all` the stages before and after it here.
+
+    Args:
+        stage: which.
+        config: with `data` and `packed` set.
+        out: the run folder; only this process reads and writes it.
+        address: of a running Ray cluster; None starts one here, and ends it.
+        resume: go on where a run in `out` stopped; finished packs are taken.
+        meter: where progress goes; nowhere by default.
+        cluster: the processes.
+
+    Returns:
+        The run folder, as `training.pipeline.train` leaves it.
+
+    Raises:
+        ConfigError: `packed` is not set.
+        TrainingError: as `training.pipeline.train`, or the cluster cannot go on.
+    """
+    settings = cluster or PackCluster()
+    engine = RayEngine(address, settings.workers, settings.object_store_bytes, settings.start_timeout_s)
+    return train_packs_on(engine, stage, config, out, settings, resume=resume, meter=meter or SilentMeter())
+
+
+def train_packs_on(
+    engine: Engine,
+    stage: Literal["adapters", "all"],
+    config: TrainingConfig,
+    out: Path,
+    cluster: PackCluster,
+    *,
+    resume: bool,
+    meter: Meter,
+) -> Path:
+    """Do the same on any engine."""
+    if config.packed is None:
+        raise ConfigError("tasks of a cluster are packs: set `packed` in the configuration, or leave --ray out")
+    if stage == "all":
+        train("pretrain", config, out, resume=resume, meter=meter)
+    else:
+        refuse_existing(out, "adapters", resume)
+    with threads(config.threads):
+        run = Run(config, out, meter)
+        with run.state.locked():
+            run.require("pretrain")
+            _fill(run, engine, config, cluster)
+    return train("fuse", config, out, resume=True, meter=meter) if stage == "all" else out
+
+
+def _fill(run: Run, engine: Engine, config: TrainingConfig, cluster: PackCluster) -> None:
+    assert config.packed is not None
+    packed, memory_of = PackedAdapters(run.adapter_trainer(run.pretrained()), config.packed), pack_memories(run)
+    tasks = unfinished_tasks(packed, memory_of)
+    run.meter.say(f"adapters: {packed.plan.line()}; {len(tasks)} tasks for {cluster.workers} workers")
+    PackDriver(engine, packed, memory_of, cluster, config.threads, run.meter).run(tasks)
+
+
+def _worker(packed: PackedAdapters, cores: int, index: int, link: Link) -> PackWorker:
+    return PackWorker(packed, cores)
+
+
+def _no_shard(index: int) -> object:
+    raise AssertionError(f"packs need no shard, and shard {index} is asked for")

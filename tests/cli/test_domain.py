@@ -16,7 +16,12 @@ from typer.testing import CliRunner, Result
 from adapters_store.file import FileBackend
 from adapters_store.store import AdapterStore
 from benchmarks.forge import Run
-from cli.domain import app
+from benchmarks.oracle import AdapterFile, Array, Oracle
+from cli.domain import WITHHELD, app
+from service.clock import LoopClock
+from service.observer import SilentObserver
+from service.replica import Replica, ReplicaConfig
+from service.scorer import ScoreRequest, ScoreResult
 
 runner = CliRunner()
 NAME = "vegan"
@@ -24,8 +29,11 @@ SETTINGS = """
 threads: 1
 adapter: {ranks: [3, 2]}
 schedule: {lr: 0.01, batch_rows: 64, min_batches: 4, epochs: 6, patience: 6, dropout: 0.1}
-calibration: {min_rows: 20, min_of_class: 5}
+min_of_class: 1000  # the last epoch is taken: an adapter differs from the backbone whatever validation would prefer
+blind_epochs: 4
 """
+NEW_USERS: dict[str, list[Any]] = {"id": ["90001", "u-new", "1"], "segment": ["a", "b", "c"]}
+NEW_ITEMS: dict[str, list[Any]] = {"id": ["brand new", "x"], "tags": [["tag 1", "tag 5"], []], "price": [4.0, None]}
 
 
 def rows_of(n: int = 240, seed: int = 0) -> dict[str, list[Any]]:
@@ -44,10 +52,6 @@ def rows_of(n: int = 240, seed: int = 0) -> dict[str, list[Any]]:
     }
 
 
-NEW_USERS: dict[str, list[Any]] = {"id": ["90001", "u-new", "1"], "segment": ["a", "b", "c"]}
-NEW_ITEMS: dict[str, list[Any]] = {"id": ["brand new", "x"], "tags": [["tag 1", "tag 5"], []], "price": [4.0, None]}
-
-
 @pytest.fixture
 def folder(random_run: Run, tmp_path: Path) -> Path:
     """A file store that has the run's bundle as its default; the files of a new domain beside it."""
@@ -60,28 +64,170 @@ def folder(random_run: Run, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def add(folder: Path, *options: str, name: str = NAME, files: bool = True) -> Result:
-    given = ["--users", str(folder / "users.parquet"), "--items", str(folder / "items.parquet")] if files else []
+def add(folder: Path, *options: str, name: str = NAME, sides: tuple[str, ...] = ("users", "items")) -> Result:
+    files = [part for side in sides for part in (f"--{side}", str(folder / f"{side}.parquet"))]
     common = ["--rows", str(folder / "rows.parquet"), "--config", str(folder / "domain.yaml")]
-    return runner.invoke(app, ["add", name, *common, "--store", (folder / "store").as_uri(), *given, *options])
+    return runner.invoke(app, ["add", name, *common, "--store", (folder / "store").as_uri(), *files, *options])
 
 
-def shown(folder: Path, *options: str, **arguments: Any) -> dict[str, Any]:
-    done = add(folder, *options, "--json", **arguments)
+def shown(folder: Path, *options: str) -> dict[str, Any]:
+    done = add(folder, *options, "--json")
     assert done.exit_code == 0, done.output
     content: dict[str, Any] = json.loads(done.stdout)
     return content
 
 
-def test_one_command_leads_from_rows_to_a_live_adapter(folder: Path) -> None:
-    """Law: the adapter is live in the store, carries an overlay of the ids that the backbone lacks, and the new ids
-    are in the tables."""
-    content = shown(folder)
+def contents(folder: Path) -> dict[str, bytes]:
+    """Everything that the store holds."""
+    return {str(path): path.read_bytes() for path in (folder / "store").rglob("*") if path.is_file()}
+
+
+def score(folder: Path, user: str, items: list[str], **context: Any) -> ScoreResult:
+    """What a replica that starts on this store answers."""
+
+    async def ask() -> ScoreResult:
+        store = AdapterStore(FileBackend(folder / "store"), time.time)
+        clock = LoopClock()
+        replica = await Replica.open(
+            store, config=ReplicaConfig(cold_wait_ms=60_000), observer=SilentObserver(), clock=clock
+        )
+        await replica.start()
+        try:
+            request = ScoreRequest(user, NAME, items, deadline=clock.now() + 60, context=context, strict=True)
+            return await replica.scorer.score(request)
+        finally:
+            await replica.stop()
+
+    return asyncio.run(ask())
+
+
+def expected(run: Run, content: bytes, user: str, items: list[str], **context: Any) -> Array:
+    """The oracle's scores, its tables grown by hand by the new ids."""
+    oracle = run.oracle
+    for raw, segment in zip(NEW_USERS["id"], NEW_USERS["segment"], strict=True):
+        if raw not in oracle.index["user"]:  # user 1 is known, and stays as it is
+            grow(oracle, "user", raw, {"user_id": 0, "segment": oracle.words["segment"][segment] + 1})
+    for raw, tags, price in zip(*NEW_ITEMS.values(), strict=True):
+        missing = next(field["missing"] for field in oracle.fields if field["name"] == "price")
+        scaled = missing if price is None else (price - 1.0) / 9.0
+        grow(oracle, "item", raw, {"item_id": 0, "price": scaled})
+        old = oracle.sides["item"]
+        rows = np.array([oracle.words["tags"][tag] + 1 for tag in tags], np.int32)
+        ends = old["column.tags.offsets"]
+        oracle.sides["item"] |= {
+            "column.tags.values": np.concatenate([old["column.tags.values"], rows]),
+            "column.tags.offsets": np.append(ends, ends[-1] + len(rows)),
+        }
+    return oracle.score(user, NAME, items, AdapterFile(content), context=context)
+
+
+def grow(oracle: Oracle, side: str, raw: str, row: dict[str, float]) -> None:
+    """Put one row behind a table of the oracle's."""
+    columns = oracle.sides[side]
+    oracle.index[side][raw] = len(columns[f"column.{side}_id"])
+    for name, value in row.items():
+        columns[f"column.{name}"] = np.append(columns[f"column.{name}"], columns[f"column.{name}"].dtype.type(value))
+
+
+def test_one_command_leads_from_rows_to_scores_that_are_the_oracle_s(random_run: Run, folder: Path) -> None:
+    """Law: a replica scores known and new users and items of the domain as the oracle does, by an overlay that is not
+    empty; nobody is unknown."""
+    content = shown(folder, "--out", str(folder / "vegan.safetensors"))
     assert content["added"] == {"users": 2, "items": 2}
     assert (content["generation"], content["withheld"]) == (1, False)
     assert min(content["overlay"].values()) > 0
-    store = AdapterStore(FileBackend(folder / "store"), time.time)
-    record = asyncio.run(store.domain(NAME))
-    assert record is not None
-    assert record.live is not None
-    assert record.live.revision == content["revision"]
+    artifact = (folder / "vegan.safetensors").read_bytes()
+    items = ["item-3", "brand new", "x", "item-115", "item-60"]
+    for user in ("u-new", "90001", "37", "1"):
+        answer = score(folder, user, items, hour=7, age_days=12.5)
+        assert answer.served.revision == content["revision"]
+        assert (answer.served.alias, answer.unknown_user, list(answer.unknown_items)) == ("live", False, [])
+        wanted = expected(random_run, artifact, user, items, hour=7, age_days=12.5)
+        np.testing.assert_allclose(answer.scores, wanted, rtol=0, atol=2e-6)
+    plain = random_run.oracle.score("1", NAME, ["item-3"], context={"hour": 7, "age_days": 12.5})
+    assert abs(plain[0] - wanted[0]) > 1e-3
+
+
+def test_what_was_done_is_said(folder: Path) -> None:
+    """Law: new ids, rows, overlay, calibration, verdict and revision stand in what is printed."""
+    done = add(folder)
+    assert done.exit_code == 0, done.output
+    for said in (
+        "users: 2 new to the feature table; 1 of the file are known and stay as they are",
+        "items: 2 new to the feature table",
+        "trained on 192 rows: LoRA, and an overlay of",
+        "4 epochs; the last is taken, for validation has too few rows",
+        "by the backbone",
+        "calibration: none",
+        "gate: not passed",
+        "live: generation 1",
+    ):
+        assert said in done.stdout, said
+
+
+def test_a_domain_that_serves_is_replaced_or_trained_on_only_when_asked(folder: Path) -> None:
+    """Law: without an option it is refused; --replace trains anew; --continue starts from it and tells the drift."""
+    first = shown(folder)
+    refused = add(folder)
+    assert refused.exit_code == 1
+    assert "--continue trains on from it, --replace trains anew" in refused.stderr
+    pl.DataFrame(rows_of(seed=1)).write_parquet(folder / "rows.parquet")
+    again = shown(folder, "--replace")
+    assert (again["generation"], again["drift"], again["added"]) == (2, None, {"users": 0, "items": 0})
+    on = shown(folder, "--continue")
+    assert on["generation"] == 3
+    assert on["drift"]["from"] == again["revision"] != first["revision"]
+    assert on["drift"]["mean"] > 0
+    both = add(folder, "--continue", "--replace").stderr
+    assert "choose one" in " ".join(both.replace("│", " ").split())
+
+
+def test_a_withheld_domain_and_a_dry_run_publish_nothing(folder: Path) -> None:
+    """Law: neither tables nor domain change by a byte; the status of a withheld one is its own, and the reason stands
+    there."""
+    before = contents(folder)
+    withheld = add(folder, "--gate", "withhold")
+    assert withheld.exit_code == WITHHELD
+    assert "nothing is published: the backbone scores this domain as before" in withheld.stdout
+    assert "gate: not passed" in withheld.stdout
+    dry = add(folder, "--dry-run", "--overlay", "none")
+    assert dry.exit_code == 0, dry.output
+    assert "an overlay of no ids" in dry.stdout
+    assert "verified; nothing written" in dry.stdout
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("columns", "sides", "name", "message"),
+    [
+        ({"label": None}, ("users", "items"), NAME, "rows.parquet has no column 'label'"),
+        ({"label": [2] * 240}, ("users", "items"), NAME, "rows.parquet row 0: label is 2; a label is 0 or 1"),
+        ({"label": [1] * 240}, ("users", "items"), NAME, "all 240 labels are 1"),
+        ({"hour": None}, ("users", "items"), NAME, "rows.parquet has no column 'hour'"),
+        ({}, ("items",), NAME, "2 users that the rows name, such as '90001', 'u-new': give them by --users FILE"),
+        ({}, ("users", "items"), "segment-a", "'segment-a' is a domain of the auxiliary division 'segment'"),
+        ({}, ("users", "items"), "no domain", "'no domain' is no domain id"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_refused_and_nothing_is_written(
+    folder: Path, columns: dict[str, Any], sides: tuple[str, ...], name: str, message: str
+) -> None:
+    """Law: the fault stands on stderr, the status is 1, and not a byte of the store changes."""
+    rows = {key: values for key, values in {**rows_of(), **columns}.items() if values is not None}
+    pl.DataFrame(rows).write_parquet(folder / "rows.parquet")
+    before = contents(folder)
+    done = add(folder, name=name, sides=sides)
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert contents(folder) == before
+
+
+def test_a_wrong_configuration_and_a_store_without_backbone_are_told(folder: Path) -> None:
+    """Law: an unknown key is named with what was meant; a store that nobody published to is told as such."""
+    (folder / "domain.yaml").write_text("overlays: {ids: all}\n")
+    assert "overlays is no known key; did you mean 'overlay'?" in add(folder).stderr
+    (folder / "domain.yaml").write_text("adapter: {ranks: [8]}\n")
+    assert "adapter.ranks has 1 numbers for 2 hidden layers" in add(folder).stderr
+    FileBackend(folder / "empty" / "store", create=True)
+    options = ["--rows", str(folder / "rows.parquet"), "--store", (folder / "empty" / "store").as_uri()]
+    assert "no default backbone" in runner.invoke(app, ["add", NAME, *options]).stderr

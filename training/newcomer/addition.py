@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,19 +23,17 @@ from training.dataset import Split
 from training.deltas.golden import overlaid_golden
 from training.gate import Verdict
 from training.golden import exact_adapter, exact_backbone, stored
-from training.judged import Judged, NaturalRows, calibrate, gate
-from training.metrics import Floats, auc, probabilities
+from training.judged import Judged
 from training.newcomer.config import NewcomerConfig
-from training.newcomer.encoding import EncodedNewcomer, encode_rows
+from training.newcomer.encoding import OF, EncodedNewcomer, encode_rows
 from training.newcomer.ground import Ground
+from training.newcomer.judging import drift_of, figures_of, judge_newcomer
 from training.newcomer.loading import network_of
 from training.newcomer.overlay import Chosen, choose_overlay
 from training.newcomer.rows import NewRows, split_rows
 from training.newcomer.trainer import TrainedNewcomer, train_newcomer
 from training.progress import Meter
 from training.threads import threads
-
-_OF: Mapping[Side, str] = {"users": "user", "items": "item"}
 
 
 @dataclass(frozen=True)
@@ -101,9 +98,9 @@ def make_addition(rows: NewRows, ground: Ground, config: NewcomerConfig, meter: 
         backbone = network_of(ground.bundle)
         overlays = overlays_of(backbone, encoded, ground, split, config)
         trained = train_newcomer(backbone, RowTensors(encoded.dataset), split, overlays, config, meter, ground.begun)
-        judged = _judged(trained, encoded, split, config, ground)
-        figures = {part: _figures(trained, encoded, positions) for part, positions in _parts(split).items()}
-        drift = None if ground.begun is None else _drift(trained, split, judged, ground)
+        judged = judge_newcomer(trained, split, config, ground.begun)
+        figures = figures_of(trained, split)
+        drift = drift_of(trained, split, judged, ground.begun)
         record = _record(trained, split, config) | ({} if drift is None else {"drift": drift})
         notes = judged.gated_notes(ground.domain, "single", Notes(figures, record))
         content = newcomer_artifact(trained, encoded, ground, config, notes)
@@ -118,7 +115,7 @@ def overlays_of(
     live = {} if held is None else {overlay.field: overlay for overlay in held.sides.values()}
     found = []
     for side, rows in encoded.sides.items():
-        field = _id_field(encoded.dataset.fields, _OF[side])
+        field = _id_field(encoded.dataset.fields, OF[side])
         if field is not None:
             unseen = _unseen(ground, side, field, encoded)
             chosen = choose_overlay(
@@ -173,68 +170,6 @@ def _unseen(ground: Ground, side: Side, field: Field, encoded: EncodedNewcomer) 
     if f"{field.name}.buckets" in ground.vocabulary[field.name].to_tensors(field.name):
         return bundled_table(ground.bundle, side).table.find(rows.index.values()) < 0
     return np.asarray(rows.columns.arrays[field.name] == 0)
-
-
-def _parts(split: Split) -> dict[str, NDArray[np.int64]]:
-    found = {"stop": split.stop, "gate": split.gate, "test": split.test}
-    return {name: positions for name, positions in found.items() if len(positions)}
-
-
-def _judged(
-    trained: TrainedNewcomer, encoded: EncodedNewcomer, split: Split, config: NewcomerConfig, ground: Ground
-) -> Judged:
-    """Calibrate on the `stop` half, judge on the `gate` half against what is served if nothing is published."""
-    stop, held = (_natural(trained, encoded, part) for part in (split.stop, split.gate))
-    calibrations = calibrate(stop, {"single": trained.logits(split.stop)}, config.calibration)
-    own = tuple(calibrations["single"].values())
-    rival = _by_start(trained, split.gate, ground, shift=math.log(config.calibration.negatives_kept))
-    verdicts = gate(held, trained.logits(split.gate), rival, own, config.gate)
-    return Judged(calibrations, verdicts, config.gate)
-
-
-def _by_start(trained: TrainedNewcomer, positions: NDArray[np.int64], ground: Ground, shift: float = 0.0) -> Floats:
-    """Logits (n,) by what serves now: the backbone, or the live adapter under its calibration without the prior shift.
-
-    Args:
-        trained: knows the logits before any calibration.
-        positions: of the rows.
-        ground: may have a live adapter.
-        shift: of the prior, which the live calibration holds and the rows at hand have not.
-    """
-    raw = trained.start[positions]
-    if ground.begun is None:
-        return raw
-    line = ground.begun.manifest.calibration
-    served: Floats = line.slope * raw + (line.intercept - shift)
-    return served
-
-
-def _drift(trained: TrainedNewcomer, split: Split, judged: Judged, ground: Ground) -> dict[str, Any]:
-    """How far served probabilities of the validation rows, or of all where there are none, moved from the live ones."""
-    positions = np.sort(np.concatenate([split.stop, split.gate]))
-    if not len(positions):
-        positions = split.train
-    line = next(iter(judged.calibrations["single"].values())).served()
-    now = probabilities(line["slope"] * trained.logits(positions) + line["intercept"])
-    moved = np.abs(now - probabilities(_by_start(trained, positions, ground)))
-    return {"from": ground.live, "rows": len(moved), "mean": float(moved.mean()), "largest": float(moved.max())}
-
-
-def _natural(trained: TrainedNewcomer, encoded: EncodedNewcomer, positions: NDArray[np.int64]) -> NaturalRows:
-    division = trained.network.rows.divisions[0]
-    label = encoded.dataset.label[positions]
-    return NaturalRows(label, np.zeros(len(label), np.int64), division.domains)
-
-
-def _figures(trained: TrainedNewcomer, encoded: EncodedNewcomer, positions: NDArray[np.int64]) -> dict[str, Any]:
-    label = encoded.dataset.label[positions]
-    return {
-        "rows": len(label),
-        "positives": int(label.sum()),
-        "auc_backbone": auc(label, trained.backbone_logits(positions)),
-        "auc_start": auc(label, trained.start[positions]),
-        "auc": auc(label, trained.logits(positions)),
-    }
 
 
 def _record(trained: TrainedNewcomer, split: Split, config: NewcomerConfig) -> dict[str, Any]:

@@ -24,7 +24,9 @@ from training.newcomer.errors import BadRows, UnknownIds
 from training.newcomer.ground import Ground
 from training.newcomer.rows import NewRows
 
-_OF: Mapping[Side, str] = {"users": "user", "items": "item"}
+OF: Mapping[Side, str] = {"users": "user", "items": "item"}
+"""Side of a table to what a field of it is of."""
+
 _SHOWN = 3
 _PADDING = -1
 
@@ -79,7 +81,7 @@ def encode_rows(rows: NewRows, ground: Ground) -> EncodedNewcomer:
     n = len(rows)
     everything = np.arange(n)
     parts: dict[str, tuple[EncodedRows, NDArray[np.int64]]] = {
-        **{_OF[side]: (found.columns, found.entity) for side, found in sides.items()},
+        **{OF[side]: (found.columns, found.entity) for side, found in sides.items()},
         "context": (context, everything),
         "domain": (once, np.zeros(n, np.int64)),
     }
@@ -107,7 +109,7 @@ def encode_rows(rows: NewRows, ground: Ground) -> EncodedNewcomer:
 
 
 def _side(rows: NewRows, ground: Ground, side: Side) -> SideRows:
-    ids = rows.frame[f"{_OF[side]}_id"]
+    ids = rows.frame[f"{OF[side]}_id"]
     index = RawIndex.from_values(ids.unique().to_list())
     table: IdTable = ground.tables[side].table
     if side in ground.added:

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from adapters_store.feature_tables import SIDES
 from service.tables import FeatureTables
 from tests.factory import Sizes
 from tests.training.newcomer.world import (
@@ -50,9 +51,9 @@ def test_rows_equal_what_the_service_encodes_field_by_field(ground: Ground, tmp_
     frame = pl.concat([frame, mine.with_columns(hour=pl.lit(7, pl.Int64), age_days=pl.lit(None, pl.Float64))])
     found = encode_rows(rows_of(frame), grown).dataset.rows(np.arange(len(frame)))
     tables = FeatureTables(ground.bundle)
-    for side in ("users", "items"):
-        loaded = ground.tables[side]  # type: ignore[index] # a literal to the reader
-        table = loaded.table.under([grown.added[side].rows])  # type: ignore[index]
+    for side in SIDES:
+        loaded = ground.tables[side]
+        table = loaded.table.under([grown.added[side].rows])
         tables = tables.with_side(side, replace(loaded, table=table))
     for i, row in enumerate(frame.iter_rows(named=True)):
         context = {name: row[name] for name in ("hour", "age_days")}

@@ -1,0 +1,181 @@
+"""What training a new domain leaves: an artifact that the oracle scores alike, calibrated and judged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from adapters_store.artifact import decode_adapter
+from adapters_store.canonical import digest
+from benchmarks.oracle import AdapterFile, Oracle, sigmoid
+from tests.factory import Sizes
+from tests.kinds import KINDS
+from tests.training.newcomer.world import (
+    DOMAIN,
+    NEW_ITEMS,
+    NEW_USERS,
+    UNSEEN_USERS,
+    config_of,
+    frame_of,
+    ground_of,
+    make_bundle,
+    rows_of,
+)
+from training.newcomer.addition import Addition, make_addition
+from training.newcomer.ground import Ground
+from training.progress import SilentMeter
+
+MOVED: dict[str, Any] = {"min_of_class": 1000, "blind_epochs": 4}
+"""Takes the last epoch, so that an adapter differs from its start whatever validation would have preferred."""
+
+
+def made(frame: pl.DataFrame, ground: Ground, sizes: Sizes | None = None, **changes: Any) -> Addition:
+    return make_addition(rows_of(frame), ground, config_of(sizes, **changes), SilentMeter())
+
+
+def scored(oracle: Oracle, frame: pl.DataFrame, adapter: AdapterFile | None) -> np.ndarray[Any, Any]:
+    """The oracle's probabilities of rows, each a request of its own."""
+    found = []
+    for row in frame.iter_rows(named=True):
+        context = {name: row[name] for name in ("hour", "age_days") if row[name] is not None}
+        found.append(oracle.score(row["user_id"], DOMAIN, [row["item_id"]], adapter, context=context)[0])
+    return np.array(found)
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    """The bundle of a perceptron."""
+    return ground_of(make_bundle(tmp_path_factory.mktemp("addition") / "bundle"))
+
+
+@pytest.mark.parametrize("kind", ["mlp", *sorted(KINDS)])
+def test_an_artifact_of_every_kind_is_what_the_oracle_scores(kind: str, tmp_path: Path) -> None:
+    """Law: golden logits are the oracle's; its probabilities of the rows are the trained network's, calibrated, as far
+    as float16 keeps them; LoRA and overlay both move them."""
+    sizes = KINDS.get(kind, Sizes())
+    ground = ground_of(make_bundle(tmp_path / "bundle", sizes))
+    frame = frame_of(90)
+    addition = made(frame, ground, sizes, overlay={"ids": "all"}, artifact_dtype="float32", **MOVED)
+    oracle, adapter = Oracle(tmp_path / "bundle"), AdapterFile(addition.content)
+    np.testing.assert_allclose(adapter.tensors["golden.logits"], oracle.golden_logits(adapter), atol=1e-9)
+    line = adapter.manifest["calibration"]
+    raw = addition.trained.logits(np.arange(len(frame)))
+    few = np.arange(0, len(frame), 15)
+    expected = sigmoid(line["slope"] * raw[few] + line["intercept"])
+    found = scored(oracle, frame[few.tolist()], adapter)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert np.abs(found - scored(oracle, frame[few.tolist()], None)).max() > 1e-2
+    assert set(adapter.overlay) == {"user", "item"}
+    adapter.tensors = {k: v for k, v in adapter.tensors.items() if not k.startswith("overlay.")}
+    del adapter.overlay
+    assert np.abs(found - scored(oracle, frame[few.tolist()], adapter)).max() > 1e-4
+
+
+def test_an_overlay_learns_what_no_lora_can(ground: Ground) -> None:
+    """Law: users that the backbone never saw, with the same fields, are told apart by their overlay alone: without one
+    no training orders their rows by taste."""
+    table = ground.tables["users"].table
+    segments = table.gather(table.find(list(UNSEEN_USERS))).arrays["segment"]
+    alike = [
+        raw for raw, segment in zip(UNSEEN_USERS, segments, strict=True) if segment == np.bincount(segments).argmax()
+    ]
+    assert len(alike) >= 2
+    parts = [str(part) for part in np.random.default_rng(7).choice(["train", "validation", "test"], 400)]
+    frame = frame_of(400, users=tuple(alike)).with_columns(split=pl.Series(parts))
+    schedule = {"lr": 1e-2, "weight_decay": 0.0, "batch_rows": 64, "epochs": 15, "patience": 15, "dropout": 0.0}
+    without, with_overlay = (
+        made(frame, ground, schedule=schedule, overlay={"ids": ids}).figures["test"]["auc"]
+        for ids in ("none", "unseen")
+    )
+    assert with_overlay > without + 0.15
+
+
+def test_the_same_rows_give_the_same_bytes_and_another_seed_others(ground: Ground) -> None:
+    """Law: an artifact is decided by rows, backbone, configuration and seed."""
+    frame = frame_of(150)
+    first = made(frame, ground)
+    assert made(frame, ground).content == first.content
+    assert made(frame, ground, seed=1).content != first.content
+    assert first.revision == digest(first.content)
+
+
+def test_the_manifest_tells_how_it_was_trained_calibrated_and_judged(ground: Ground) -> None:
+    """Law: rows, epochs, overlay, figures, calibration and verdict are those of the training."""
+    addition = made(frame_of(400), ground, gate={"min_positives": 10}, calibration={"negatives_kept": 0.25})
+    manifest = decode_adapter(addition.content).manifest
+    assert (manifest.kind, manifest.domain, manifest.division) == ("lora", DOMAIN, "theme")
+    assert manifest.fingerprint == ground.bundle.fingerprint
+    assert manifest.training["rows"] == len(addition.split.train)
+    assert manifest.training["epoch"] == addition.trained.fitted.epoch
+    assert manifest.training["overlay"]["user"] == addition.overlaid["user"] > 0
+    assert manifest.metrics == {part: dict(found) for part, found in addition.figures.items()}
+    assert set(manifest.metrics) == {"stop", "gate"}
+    calibration = addition.judged.calibrations["single"][DOMAIN]
+    assert manifest.calibration.model_dump() == calibration.served()
+    assert manifest.calibration.intercept == calibration.intercept + np.log(0.25)
+    assert manifest.gate is not None
+    assert addition.verdict is not None
+    assert manifest.gate["passed"] == addition.verdict.passed
+    assert manifest.gate["rows"] == len(addition.split.gate)
+
+
+def test_a_verdict_withholds_only_where_the_policy_says_so(ground: Ground) -> None:
+    """Law: an adapter that does not pass is withheld under `withhold`, and under nothing else."""
+    frame = frame_of(60)  # too few positives for the gate
+    assert made(frame, ground, gate={"policy": "withhold"}).withheld
+    assert not made(frame, ground, gate={"policy": "record"}).withheld
+    judged = made(frame, ground, gate={"policy": "none"})
+    assert (judged.withheld, judged.verdict) == (False, None)
+
+
+@pytest.mark.parametrize("rows", [2, 6, 30])
+def test_a_handful_of_rows_is_enough(ground: Ground, rows: int) -> None:
+    """Law: where validation cannot tell, training takes the passes it was given, and says so."""
+    half = frame_of(200).sort("label")
+    frame = pl.concat([half.head(rows // 2), half.tail(rows // 2)])
+    addition = made(frame, ground, blind_epochs=3)
+    assert addition.trained.blind
+    assert addition.trained.fitted.epoch == 3
+    assert decode_adapter(addition.content).manifest.training["blind"]
+
+
+def test_training_goes_on_from_what_is_live(ground: Ground) -> None:
+    """Law: the start is the live adapter under its own overlay; ids that new rows do not name keep their bytes; the
+    rival in the gate is what is live; the drift is told and recorded."""
+    old_rows, new_rows = frame_of(300, seed=1), frame_of(200, seed=2, users=("3", "37", "38"))
+    live = made(old_rows, ground, overlay={"ids": "all"}, **MOVED)
+    begun = replace(ground, begun=decode_adapter(live.content), live=live.revision)
+    addition = made(new_rows, begun, gate={"min_positives": 1}, **MOVED)
+    oracle = Oracle(Path(str(ground.bundle.files["weights.safetensors"])).parent)
+    few = list(range(0, 200, 20))
+    line = AdapterFile(live.content).manifest["calibration"]
+    started = sigmoid(line["slope"] * addition.trained.start[few] + line["intercept"])
+    np.testing.assert_allclose(started, scored(oracle, new_rows[few], AdapterFile(live.content)), atol=2e-5)
+    old, new = AdapterFile(live.content).overlay["user"], AdapterFile(addition.content).overlay["user"]
+    assert set(new) == set(old)
+    untouched = [raw for raw in old if raw not in ("3", "37", "38")]
+    assert all(np.array_equal(old[raw], new[raw]) for raw in untouched)
+    assert not np.array_equal(old["37"], new["37"])
+    assert addition.drift is not None
+    assert addition.drift["from"] == live.revision
+    assert 0 < addition.drift["mean"] < addition.drift["largest"] < 1
+    assert decode_adapter(addition.content).manifest.training["drift"] == addition.drift
+    assert addition.figures["gate"]["auc_start"] != addition.figures["gate"]["auc_backbone"]
+
+
+def test_new_users_and_items_are_trained_and_overlaid(ground: Ground, tmp_path: Path) -> None:
+    """Law: ids of the given files are part of the rows as if the table had them, and get embeddings of their own."""
+    pl.DataFrame(NEW_USERS).write_parquet(tmp_path / "users.parquet")
+    pl.DataFrame(NEW_ITEMS).write_parquet(tmp_path / "items.parquet")
+    grown = ground.with_files({"users": tmp_path / "users.parquet", "items": tmp_path / "items.parquet"})
+    frame = frame_of(80).with_columns(
+        user_id=pl.Series(["u-new", "90001"] * 40), item_id=pl.Series(["brand new"] * 20 + ["item-1"] * 60)
+    )
+    overlay = AdapterFile(made(frame, grown).content).overlay
+    assert set(overlay["user"]) == {"u-new", "90001"}
+    assert set(overlay["item"]) == {"brand new"}

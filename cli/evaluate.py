@@ -1,7 +1,8 @@
-"""`espalier evaluate`: the figures and pictures of a finished run once more."""
+"""`espalier evaluate`: a finished run's figures once more, or configurations over several seeds."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,28 +14,102 @@ from rich.table import Table as RichTable
 from cli.stores import refused
 
 if TYPE_CHECKING:
+    from training.reporting.config import SinksConfig
     from training.tables import Table
+    from training.trials.sitting import Sat
+    from training.trials.table import SeedsTable
+
+_RUN = "a run"
+_SEEDS = "--seeds"
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder that `espalier train all` wrote.", file_okay=False)],
+    run: Annotated[
+        Path | None, typer.Argument(help="Folder that `espalier train all` wrote.", file_okay=False, show_default=False)
+    ] = None,
     draws: Annotated[
         int | None,
         typer.Option("--draws", help="Bootstrap resamples behind each interval; by default as the run had.", min=100),
     ] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write RUN/tensorboard.")] = False,
+    mlflow: Annotated[
+        str | None, typer.Option("--mlflow", help="Also send the run to the MLflow server of this URI.")
+    ] = None,
+    experiment: Annotated[str, typer.Option("--experiment", help="Of MLflow (--mlflow).")] = "espalier",
+    seeds: Annotated[
+        int | None, typer.Option(_SEEDS, help="Instead of a run: train each --config with this many seeds.", min=1)
+    ] = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option("--config", help="YAML training configuration (--seeds); several are compared.", dir_okay=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the table (--seeds); gone on with.", file_okay=False)
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Prepared data; replaces the configurations' (--seeds).")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="Line that the others are compared with (--seeds).")
+    ] = None,
+    most: Annotated[int | None, typer.Option("--most", help="Trainings of this sitting (--seeds).", min=0)] = None,
+    any_commit: Annotated[
+        bool, typer.Option("--any-commit", help="Take kept results of other code too (--seeds).")
+    ] = False,
+    keep_runs: Annotated[
+        bool, typer.Option("--keep-runs", help="Leave the run folders of finished trainings (--seeds).")
+    ] = False,
 ) -> None:
-    """Evaluate RUN/predictions.parquet again: prints the figures, rewrites report.json, report.md and the plots."""
+    """Evaluate RUN/predictions.parquet again: prints the figures, rewrites report.json, report.html and the plots.
+
+    With --seeds: train every configuration with seeds 0, 1, ..., and test differences seed by seed. What is finished
+    is kept; the same command goes on where it was stopped.
+    """
+    if (run is None) == (seeds is None):
+        raise typer.BadParameter("give the folder of a run, or --seeds with --config and --out", param_hint="RUN")
+    if run is not None:
+        flags = {"any-commit": any_commit or None, "keep-runs": keep_runs or None}
+        _refuse_others(_SEEDS, config=config, out=out, data=data, against=against, most=most, **flags)
+        _evaluate_run(run, draws, _sinks(tensorboard, mlflow, experiment))
+    elif seeds is not None:
+        _refuse_others(_RUN, draws=draws, tensorboard=tensorboard or None, mlflow=mlflow)
+        if not config or out is None:
+            raise typer.BadParameter("it needs --config FILE and --out DIR", param_hint=_SEEDS)
+        _evaluate_seeds(seeds, config, out, data, against, most, any_commit, keep_runs)
+
+
+def _refuse_others(wanted: str, **options: object) -> None:
+    for name, value in options.items():
+        if value is not None and value != []:
+            raise typer.BadParameter(f"it goes with {wanted}", param_hint=f"--{name}")
+
+
+def _sinks(tensorboard: bool, mlflow: str | None, experiment: str) -> SinksConfig:
+    from pydantic import ValidationError
+
+    from training.reporting.config import SinksConfig
+
+    server = None if mlflow is None else {"uri": mlflow, "experiment": experiment}
+    try:
+        return SinksConfig.model_validate({"tensorboard": tensorboard, "mlflow": server})
+    except ValidationError as error:
+        raise typer.BadParameter(error.errors()[0]["msg"], param_hint="--mlflow") from None
+
+
+def _evaluate_run(run: Path, draws: int | None, sinks: SinksConfig) -> None:
     # polars and matplotlib: only once this command really runs
     from training.errors import TrainingError
     from training.evaluation import DRAWS
     from training.evaluation import evaluate as evaluate_predictions
     from training.predictions import read_predictions
     from training.report import read_training_record, write_report
+    from training.reporting.sinks import open_sinks, send_all
     from training.tables import gains, summary
 
     console = Console(highlight=False)
     try:
         predictions, record = read_predictions(run), read_training_record(run)
+        opened = open_sinks(sinks, run)
     except TrainingError as error:
         raise refused(error) from error
     config = record.get("config", {})
@@ -46,6 +121,63 @@ def evaluate(
         console.print(_shown(table))
         console.print()
     console.print(f"report: {report}", soft_wrap=True, markup=False)
+    console.print(f"page: {report.with_suffix('.html')}", soft_wrap=True, markup=False)
+    if send_all(opened, run, evaluation, record, lambda line: _say(console, line)):
+        raise typer.Exit(1)
+
+
+def _evaluate_seeds(
+    seeds: int,
+    configs: list[Path],
+    out: Path,
+    data: Path | None,
+    against: str | None,
+    most: int | None,
+    any_commit: bool,
+    keep_runs: bool,
+) -> None:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # read once, when torch is loaded; `cli.train` has the reason
+    from adapters_store.errors import StoreError
+    from network.errors import NetworkError
+    from training.errors import TrainingError
+    from training.progress import RichMeter
+    from training.trials.code import code_commit
+    from training.trials.seeds import read_any, trials_of, write_seeds
+    from training.trials.sitting import Sitting
+    from training.trials.table import SeedsTable
+    from training.trials.trial import train_trial
+
+    names = [path.stem for path in configs]
+    if len(set(names)) < len(names):
+        raise typer.BadParameter("a configuration is called by its file's name: give files of other names")
+    console = Console(highlight=False)
+    try:
+        settings = {path.stem: read_any(path, data=data) for path in configs}
+        trials = trials_of(settings, seeds, code_commit())
+        out.mkdir(parents=True, exist_ok=True)
+        sitting = Sitting(out, train_trial, RichMeter(console), any_commit=any_commit, keep_runs=keep_runs)
+        sat = sitting.run(trials, most)
+        table = SeedsTable(sat.found, against)
+        page = write_seeds(out, table, sat, trials)
+    except (TrainingError, StoreError, NetworkError) as error:
+        raise refused(error) from error
+    except KeyboardInterrupt:
+        _say(console, f"stopped; the same command goes on with {out}")
+        raise typer.Exit(130) from None
+    _tell(console, table, sat)
+    _say(console, f"page: {page}")
+
+
+def _tell(console: Console, table: SeedsTable, sat: Sat) -> None:
+    for metric in ("auc", "macro_auc"):
+        console.print(_shown(table.over_seeds(metric)))
+        console.print()
+    if sat.missing:
+        _say(console, f"{len(sat.missing)} trainings are left: the same command goes on")
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, soft_wrap=True, markup=False)
 
 
 def _shown(table: Table) -> RichTable:

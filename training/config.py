@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from adapters_store.validation import explain
 from training.errors import ConfigError
 from training.packed.config import PackedConfig
+from training.reporting.config import SinksConfig
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -205,6 +206,7 @@ class TrainingConfig(Section):
         export_ablations: also write adapters of every mode to RUN/ablations.
         artifact_dtype: of down, up, query and key in the artifacts.
         bootstrap_draws: draws of the confidence intervals.
+        sinks: where a finished run is told besides its folder (docs/reports.md); no part of what a run learns.
     """
 
     data: Path | None = None
@@ -224,6 +226,7 @@ class TrainingConfig(Section):
     export_ablations: bool = False
     artifact_dtype: Literal["float16", "float32"] = "float16"
     bootstrap_draws: Annotated[int, Field(ge=100)] = 1000
+    sinks: SinksConfig = SinksConfig()
 
     @model_validator(mode="after")
     def _one_rank_a_layer(self) -> Self:

@@ -28,6 +28,7 @@ from training.predictions import Predictions, write_predictions
 from training.pretrain import Pretrained
 from training.progress import Meter, SilentMeter
 from training.report import write_report
+from training.reporting.sinks import open_sinks, send_all
 from training.selection import Selection, choose
 from training.stages import Run, by_division, refuse_existing
 from training.threads import threads
@@ -74,10 +75,12 @@ def train(
         ConfigError: there is no such share, or nothing to share.
         StageMissing: the stage before this one is not finished in `out`.
         StateMismatch: what is in `out` was trained with other settings.
+        SinkMissing: the library of a sink that the configuration asks for is not installed.
     """
     if share is not None and (stage != "adapters" or config.packed is None):
         raise ConfigError("shares are of packs: set `packed` in the configuration, and train the stage `adapters`")
     refuse_existing(out, stage, resume)
+    open_sinks(config.sinks, out)  # one whose library is missing is refused now, and not after hours of training
     with threads(config.threads):
         run = Run(config, out, meter or SilentMeter())
         with run.state.locked():
@@ -117,8 +120,10 @@ def _finish(run: Run, pretrained: Pretrained, adapters: Sequence[TrainedAdapter]
     revision = export_run(trained, run.out, ablations=run.config.export_ablations)
     run.meter.say(f"bundle {revision[:12]} and {len(adapters) - len(trained.withheld)} adapters are in {run.out}")
     record = training_record(run.config, pretrained, adapters, fusions, selection)
-    write_report(run.out, evaluation, record | _judged_record(judged, selection, predictions))
+    record |= _judged_record(judged, selection, predictions)
+    write_report(run.out, evaluation, record)
     run.meter.say(f"report: {run.out / 'report.md'}")
+    send_all(open_sinks(run.config.sinks, run.out), run.out, evaluation, record, run.meter.say)
     return run.out
 
 

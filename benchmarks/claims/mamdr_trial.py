@@ -23,6 +23,7 @@ from training.frameworks.setting import Setting
 from training.frameworks.state import State
 from training.metrics import auc
 from training.progress import SilentMeter
+from training.trials.kept import ANY_COMMIT, KeptResults, TrialKey
 
 Found = dict[str, Any]
 
@@ -47,9 +48,13 @@ class Trial:
         return cls(str(data), json.dumps(config, sort_keys=True), seed)
 
     @property
-    def key(self) -> str:
-        """Names this trial's result."""
-        return hashlib.sha256(json.dumps([self.data, self.config, self.seed]).encode()).hexdigest()[:24]
+    def key(self) -> TrialKey:
+        """What its result is kept by; work on the claims themselves takes it whatever code it came from."""
+        keys = json.loads(self.config)
+        structure = keys.get("structure", "plain")
+        method = keys.get("framework", "mamdr") if structure == "plain" else structure
+        content = hashlib.sha256(json.dumps([self.data, self.config]).encode()).hexdigest()
+        return TrialKey(method, self.seed, content, ANY_COMMIT)
 
     def opened(self, folder: Path) -> MamdrRun:
         """The run of `espalier train mamdr`, untrained, with its state in a folder."""
@@ -94,8 +99,9 @@ def run_all(trials: Sequence[Trial], kept: Path) -> dict[Trial, Found]:
         trials: what to run; longest first is quickest.
         kept: folder of results, one JSON file each.
     """
-    kept.mkdir(parents=True, exist_ok=True)
-    done = {trial: json.loads(path.read_text()) for trial in trials if (path := kept / f"{trial.key}.json").exists()}
+    results = KeptResults(kept)
+    found = {trial: results.get(trial.key) for trial in trials}
+    done = {trial: result for trial, result in found.items() if result is not None}
     left = [trial for trial in trials if trial not in done]
     cores = len(os.sched_getaffinity(0))
     with ProcessPoolExecutor(max_workers=cores, mp_context=get_context("spawn")) as pool:
@@ -103,9 +109,7 @@ def run_all(trials: Sequence[Trial], kept: Path) -> dict[Trial, Found]:
         for future in as_completed(running):
             trial = running[future]
             done[trial] = future.result()
-            draft = kept / f"{trial.key}.part"
-            draft.write_text(json.dumps(done[trial]))
-            draft.rename(kept / f"{trial.key}.json")
+            results.put(trial.key, done[trial])
             told = f"{done[trial]['test']:.4f} in {done[trial]['seconds']:.0f} s"
             print(f"# {told}: seed {trial.seed}, {trial.config}", flush=True)
     return done

@@ -44,6 +44,22 @@ def test_evaluate_keeps_what_the_report_says_of_the_training(run: Path) -> None:
     assert (report["evaluation"]["seed"], report["evaluation"]["draws"]) == (5, 110)
 
 
+def test_evaluate_sends_the_run_where_it_is_asked_to(run: Path) -> None:
+    """Law: the page is always there; a sink is told when asked, and one that fails ends the command with code 1."""
+    pytest.importorskip("tensorboard")
+    result = CliRunner().invoke(app, [str(run), "--draws", "100", "--tensorboard"])
+    assert result.exit_code == 0, result.output
+    assert (run / "report.html").exists()
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+    for path in (run / "tensorboard").iterdir():
+        path.unlink()
+    (run / "tensorboard").rmdir()
+    (run / "tensorboard").write_text("a file in the way")
+    result = CliRunner().invoke(app, [str(run), "--draws", "100", "--tensorboard"])
+    assert result.exit_code == 1
+    assert "did not take the run" in result.output
+
+
 def test_evaluate_without_predictions_says_what_to_run(tmp_path: Path) -> None:
     """Law: a folder that is no finished run ends with code 1 and the command that makes one, no traceback."""
     folder = tmp_path / "run [red]"

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from training.config import BackboneConfig, NonNegative, Positive, Rate, Section, Share
 from training.frameworks.optimizers import Name, Rule
+from training.reporting.config import SinksConfig
 
 FrameworkName = Literal[
     "mix", "alternate", "finetune", "weighted", "pcgrad", "maml", "reptile", "mldg", "dn", "dr", "mamdr"
@@ -171,6 +172,7 @@ class MamdrConfig(Section):
             validation AUC.
         artifact_dtype: of what is large in the artifacts.
         bootstrap_draws: draws of the confidence intervals.
+        sinks: where a finished run is told besides its folder (docs/reports.md).
     """
 
     data: Path | None = None
@@ -200,6 +202,7 @@ class MamdrConfig(Section):
     artifact: Literal["delta", "compressed"] = "delta"
     artifact_dtype: Literal["float16", "float32"] = "float16"
     bootstrap_draws: Annotated[int, Field(ge=100)] = 1000
+    sinks: SinksConfig = SinksConfig()
 
     @model_validator(mode="before")
     @classmethod

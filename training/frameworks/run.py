@@ -38,11 +38,12 @@ from training.predictions import Predictions, write_predictions
 from training.prepared import PreparedDataset
 from training.progress import Meter, SilentMeter
 from training.report import write_report
+from training.reporting.sinks import open_sinks, send_all
 from training.seeds import Stream
 from training.stages import folder_digest, refuse_existing
 from training.threads import threads
 
-_UNDECISIVE = {"data", "artifact", "artifact_dtype", "bootstrap_draws", "finetune"}
+_UNDECISIVE = {"data", "artifact", "artifact_dtype", "bootstrap_draws", "finetune", "sinks"}
 """Keys that theta_S and the theta_i do not depend on."""
 STATE = "mamdr"
 
@@ -57,6 +58,7 @@ class MamdrRun:
 
     Raises:
         ConfigError: the configuration names no data, or asks for what the network does not have.
+        SinkMissing: the library of a sink that it asks for is not installed.
     """
 
     def __init__(self, config: MamdrConfig, out: Path, meter: Meter) -> None:
@@ -64,6 +66,7 @@ class MamdrRun:
             raise ConfigError(
                 "no data: set `data` in the configuration, or give --data DIR (`espalier data prepare` makes it)"
             )
+        open_sinks(config.sinks, out)  # one whose library is missing is refused before anything is trained
         self.config = config
         self.out = out
         self.meter = meter
@@ -212,8 +215,10 @@ def finish(run: MamdrRun, fitted: Fitted, finetuned: Finetuned | None) -> Path:
     evaluation = _evaluated(run, fitted.state, states)
     served = states.get("finetune", fitted.state)
     export(run.setting, run.dataset, run.split.test, served, run.out, run.meter)
-    write_report(run.out, evaluation, record_of(run, fitted, finetuned))
+    record = record_of(run, fitted, finetuned)
+    write_report(run.out, evaluation, record)
     run.meter.say(f"report: {run.out / 'report.md'}")
+    send_all(open_sinks(run.config.sinks, run.out), run.out, evaluation, record, run.meter.say)
     return run.out
 
 

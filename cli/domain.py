@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from adapters_store.durable import write_durably
-from adapters_store.errors import StoreError
+from adapters_store.errors import StoreError, StoreUnavailable
 from adapters_store.records import DomainRecord
 from adapters_store.store import AdapterStore
 from cli.audit import audited, author
@@ -104,7 +104,7 @@ def add(
         ground = _ground(name, store, {"users": users, "items": items}, over)
         made = _made(rows, ground, settings, Console(stderr=True))
         if out is not None:
-            write_durably(out, made.content)
+            _keep(out, made.content)
         record = None if dry_run or made.withheld else _published(store, ground, made, who)
     except (TrainingError, NetworkError, FeatureError, StoreError, ServiceError) as error:
         raise refused(error, store) from error
@@ -154,6 +154,13 @@ def _made(rows: Path, ground: Ground, settings: NewcomerConfig, console: Console
     made = make_addition(read_rows(rows, ground.domain, context), ground, settings, RichMeter(console))
     verify_newcomer(made.content, ground, OnnxEngine(ground.bundle).logits)
     return made
+
+
+def _keep(path: Path, content: bytes) -> None:
+    try:
+        write_durably(path, content)
+    except OSError as error:
+        raise StoreUnavailable(f"cannot write {path}: {error.strerror}") from error
 
 
 def _published(store: str, ground: Ground, made: Addition, by: str) -> DomainRecord:

@@ -194,6 +194,9 @@ def test_a_withheld_domain_and_a_dry_run_publish_nothing(folder: Path) -> None:
     assert dry.exit_code == 0, dry.output
     assert "an overlay of no ids" in dry.stdout
     assert "verified; nothing written" in dry.stdout
+    nowhere = add(folder, "--out", str(folder / "no folder" / "vegan.safetensors"))
+    assert nowhere.exit_code == 1
+    assert "cannot write" in nowhere.stderr
     assert contents(folder) == before
 
 

@@ -1,0 +1,258 @@
+"""A table of methods on one data set: each tuned on seed 0's validation, then five seeds; recorded, and checked again.
+
+FULL=1 says what it costs, tunes, runs every seed and writes the record. Otherwise the rows and aims are those of the
+record, and seed 0 is run again with the recorded configurations: it must lie in the interval of the recorded seeds.
+Without a record every line that needs one says so and falls short.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.claims.line import Line, Verdict, between, measured
+from benchmarks.claims.mamdr_contest import MOST_CONFIGURATIONS, RECORDS, SEEDS, Row
+from benchmarks.claims.mamdr_trial import Found
+from benchmarks.claims.multilora_trial import STAGES, Kind, Training, run_all
+from benchmarks.claims.workplace import ROOT, Workplace
+
+NOT_RECORDED = "not recorded yet: FULL=1"
+_STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}  # 97.5% points by degrees of freedom
+Figure = Literal["pooled", "macro"]
+Rows = Mapping[str, Row]
+
+
+def full() -> bool:
+    """Whether everything is to be run."""
+    return os.environ.get("FULL") == "1"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Methods that come out of one kind of training.
+
+    Args:
+        kind: of the training.
+        grid: configurations to tune over; at most four.
+        prefix: of its methods' names in the table, such as `deepfm `.
+        methods: those that stand in the table; all by default.
+        start: method of an earlier family whose chosen keys this one's stage 1 has; its own grid's where None.
+    """
+
+    kind: Kind
+    grid: tuple[Mapping[str, Any], ...]
+    prefix: str = ""
+    methods: tuple[str, ...] | None = None
+    start: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.grid) <= MOST_CONFIGURATIONS:
+            raise ValueError(f"{self.prefix}{self.kind} has {len(self.grid)} configurations; 1 to 4 are tuned over")
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Name in the table to the name among what a training gives."""
+        given = tuple(STAGES) if self.kind == "stages" else (self.kind,)
+        return {f"{self.prefix}{name}": name for name in self.methods or given}
+
+
+class Table:
+    """One table.
+
+    Args:
+        name: of the record and of the results kept.
+        base: keys of a TrainingConfig that all methods share.
+        families: what is trained, in this order.
+        figure: that rows are compared by: pooled test AUC, or its mean over domains.
+        again: names of the rows whose seed 0 is run again.
+        core_hours: of FULL=1, a guess, told until there is a record to tell it by.
+        published: pooled AUC that a paper prints, by the row's name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        base: Mapping[str, Any],
+        families: Sequence[Family],
+        figure: Figure,
+        again: Sequence[str],
+        core_hours: float,
+        published: Mapping[str, float] | None = None,
+    ) -> None:
+        self.name = name
+        self.figure: Figure = figure
+        self._base = dict(base)
+        self._families = tuple(families)
+        self._again = tuple(again)
+        self._core_hours = core_hours
+        self._published = published or {}
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the rows."""
+        return [name for family in self._families for name in family.names]
+
+    def tried(self, work: Workplace, data: Path, changes: Mapping[str, Any]) -> Rows:
+        """Run two seeds of the first configurations with some keys replaced, and keep no record: shows that it runs."""
+        return self._run(work, data, SEEDS[:2], changes, 1)
+
+    def brought(self, work: Workplace, data: Path) -> Rows | None:
+        """The record, written first where everything is to be run; None where there is none."""
+        if full():
+            self._tell_cost()
+            self._write(self._run(work, data, SEEDS, {}, MOST_CONFIGURATIONS))
+        return self.rows()
+
+    def rows(self) -> Rows | None:
+        """The record, or None."""
+        if not self._record.exists():
+            return None
+        content = json.loads(self._record.read_text())
+        return {name: Row(row["config"], tuple(row["seeds"])) for name, row in content["methods"].items()}
+
+    def lines(self, rows: Rows) -> Iterator[Line]:
+        """A line a method: mean and standard deviation over seeds."""
+        for name, row in rows.items():
+            pooled, macro, loss = (_mean(row, what) for what in ("pooled", "macro", "log_loss"))
+            spread = statistics.stdev(row.means) if len(row.means) > 1 else 0.0
+            figure = f"pooled {pooled:.4f}, macro {macro:.4f}, LogLoss {loss:.4f}; {self.figure} ± {spread:.4f}"
+            if name in self._published:
+                figure += f"; published pooled {self._published[name]:.4f}"
+            yield measured(f"{self.name}: {name}, test AUC, {len(row.means)} seeds", figure)
+
+    def again(self, work: Workplace, data: Path, rows: Rows) -> Iterator[Line]:
+        """Seed 0 once more, each configuration trained once."""
+        if full():
+            return
+        wanted = {name: self._training(name, rows, data) for name in self._again}
+        found = run_all(list(dict.fromkeys(wanted.values())), self._kept(work))
+        for name, training in wanted.items():
+            low, high = rows[name].interval()
+            claim = f"{self.name}: {name}, seed 0 again, {self.figure}, in the recorded 95% interval of a seed"
+            value = found[training][self._inner(name)][self.figure]
+            yield between(claim, value, round(low, 4), round(high, 4), digits=4)
+
+    def missing(self, claims: Sequence[tuple[str, str]]) -> Iterator[Line]:
+        """Lines of claims and bounds that nothing is known of."""
+        for claim, bound in claims:
+            yield Line(f"{self.name}: {claim}", NOT_RECORDED, bound, "falls short")
+
+    def _kept(self, work: Workplace) -> Path:
+        return work.folder / f"table-{self.name}"
+
+    @property
+    def _record(self) -> Path:
+        return RECORDS / f"{self.name}.json"
+
+    def _inner(self, name: str) -> str:
+        return next(family.names[name] for family in self._families if name in family.names)
+
+    def _training(self, name: str, rows: Rows, data: Path) -> Training:
+        kind = next(family.kind for family in self._families if name in family.names)
+        return Training.of(data, kind, rows[name].config, SEEDS[0])
+
+    def _run(
+        self, work: Workplace, data: Path, seeds: Sequence[int], changes: Mapping[str, Any], most: int
+    ) -> dict[str, Row]:
+        """Tune every family on the first seed, then run the other seeds with what each method preferred."""
+        kept = self._kept(work)
+        if not work.reuse:
+            shutil.rmtree(kept, ignore_errors=True)
+        rows: dict[str, Row] = {}
+        for family in self._families:
+            start = {} if family.start is None else rows[family.start].config
+            grid = [merged(merged({**self._base, **start}, config), changes) for config in family.grid[:most]]
+            tuning = [Training.of(data, family.kind, config, seeds[0]) for config in grid]
+            found = run_all(tuning, kept)
+            best = {name: _best(tuning, found, inner) for name, inner in family.names.items()}
+            more = {
+                (one, seed): Training(one.data, one.kind, one.config, seed) for one in best.values() for seed in seeds
+            }
+            found |= run_all(list(dict.fromkeys(more.values())), kept)
+            for name, inner in family.names.items():
+                each = [found[more[best[name], seed]][inner] for seed in seeds]
+                rows[name] = Row(json.loads(best[name].config), tuple(self._seed(one) for one in each))
+        return rows
+
+    def _seed(self, found: Found) -> Found:
+        """A seed's figures, the one that rows are compared by as `test`."""
+        return {"test": found[self.figure], **found}
+
+    def _tell_cost(self) -> None:
+        count = sum(len(family.grid) + (len(SEEDS) - 1) * len(family.names) for family in self._families)
+        known = f"about {self._core_hours:.1f} core hours, a guess"
+        rows = self.rows()
+        if rows is not None:
+            each = {family: _mean(rows[next(iter(family.names))], "seconds") for family in self._families}
+            hours = sum((len(f.grid) + (len(SEEDS) - 1) * len(f.names)) * seconds for f, seconds in each.items()) / 3600
+            known = f"at most {hours:.1f} core hours, by the last record"
+        print(f"# {self.name}: at most {count} trainings; {known}", flush=True)
+
+    def _write(self, rows: Rows) -> None:
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        methods = {name: {"config": row.config, "seeds": list(row.seeds)} for name, row in rows.items()}
+        content = {"commit": commit, "date": time.strftime("%Y-%m-%d"), "figure": self.figure, "methods": methods}
+        self._record.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._record.with_suffix(".part")
+        draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        draft.rename(self._record)
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Configuration keys with some replaced; sections are merged key by key."""
+    found = dict(base)
+    for key, value in changes.items():
+        old = found.get(key)
+        found[key] = {**old, **value} if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return found
+
+
+def reaches(name: str, row: Row, bound: float) -> Line:
+    """Whether the mean over seeds reaches a number."""
+    value = statistics.mean(row.means)
+    verdict: Verdict = "holds" if value >= bound else "falls short"
+    return Line(f"{name}, mean of {len(row.means)} seeds", f"{value:.4f}", f">= {bound:.4f}", verdict)
+
+
+def gains(claim: str, better: Row, worse: Row, least: float) -> Line:
+    """Whether one method is above another by so much, and p < 0.05 in a paired t-test over seeds.
+
+    p < 0.05 says the same as a paired 95% interval that lies above 0.
+    """
+    mean, half = paired(better, worse)
+    figure = f"{mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}]"
+    verdict: Verdict = "holds" if mean >= least and mean - half > 0 else "falls short"
+    return Line(f"{claim}, paired over {len(better.means)} seeds", figure, f">= {least:g} with p < 0.05", verdict)
+
+
+def paired(one: Row, other: Row) -> tuple[float, float]:
+    """Mean difference over seeds, and half the width of its 95% interval; no width is known of a single seed."""
+    differences = [a - b for a, b in zip(one.means, other.means, strict=True)]
+    n = len(differences)
+    half = _STUDENT[n - 1] * statistics.stdev(differences) / math.sqrt(n) if n > 1 else math.inf
+    return statistics.mean(differences), half
+
+
+def _best(trainings: Sequence[Training], found: Mapping[Training, Mapping[str, Found]], method: str) -> Training:
+    """The training whose validation the method prefers; one where it is not defined is never preferred."""
+
+    def validation(training: Training) -> float:
+        value = found[training][method]["validation"]
+        return -math.inf if value is None else float(value)
+
+    return max(trainings, key=validation)
+
+
+def _mean(row: Row, what: str) -> float:
+    values = [found[what] for found in row.seeds if found[what] is not None]
+    return statistics.mean(values) if values else math.nan

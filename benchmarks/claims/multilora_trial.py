@@ -1,0 +1,223 @@
+"""One training of the long tables: all stages of MultiLoRA, or a network of its own for each domain; and many of them.
+
+The stages give several methods at once: Mix is their backbone, SingleLoRA their stage 2, and so on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.claims.mamdr_trial import Found
+from network.backbone import Backbone
+from training.adapters import places
+from training.checkpoint import Memory, StateFolder
+from training.config import Schedule, TrainingConfig
+from training.metrics import auc, log_loss, probabilities
+from training.packed.config import PackedConfig
+from training.packed.course import Terms
+from training.packed.whole import WholeTrainer
+from training.pipeline import train_all
+from training.progress import SilentMeter
+from training.seeds import Stream
+from training.stages import Run
+
+Kind = Literal["stages", "finetune", "single"]
+STAGES: dict[str, tuple[str, str]] = {
+    "mix": ("backbone", "backbone"),
+    "single_lora": ("single_lora", "single"),
+    "multi_lora": ("multi_lora", ""),
+    "multi_lora-attention": ("multi_lora_attention", "attention"),
+    "multi_lora-avg": ("multi_lora_avg", "avg"),
+    "multi_lora-add": ("multi_lora_add", "add"),
+}
+"""Method of the tables to its name in a report, and among the candidates that validation chose from."""
+WHOLE = "whole"
+"""Key of a baseline's configuration: the schedule of the domains' networks, beside the keys of a TrainingConfig."""
+_DRAWS = 200
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training.
+
+    Args:
+        data: the prepared folder.
+        kind: what is trained.
+        config: keys of a TrainingConfig, as JSON; of a baseline also `whole`.
+        seed: of the split and of all training.
+    """
+
+    data: str
+    kind: Kind
+    config: str
+    seed: int
+
+    @classmethod
+    def of(cls, data: Path, kind: Kind, config: Mapping[str, Any], seed: int) -> Training:
+        """A training of these keys."""
+        return cls(str(data), kind, json.dumps(config, sort_keys=True), seed)
+
+    @property
+    def key(self) -> str:
+        """Names this training's result."""
+        whole = [self.data, self.kind, self.config, self.seed]
+        return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:24]
+
+    def checked(self) -> tuple[TrainingConfig, Schedule | None]:
+        """The configuration, and the schedule of a baseline's networks."""
+        keys = json.loads(self.config)
+        whole = keys.pop(WHOLE, None)
+        fixed = {"data": self.data, "seed": self.seed, "threads": 1, "bootstrap_draws": _DRAWS}
+        return TrainingConfig.model_validate({**keys, **fixed}), None if whole is None else Schedule(**whole)
+
+
+def run(training: Training) -> dict[str, Found]:
+    """Train, select on validation, and score the test rows.
+
+    Returns:
+        Method to {validation (pooled AUC of the `stop` rows), pooled, macro, log_loss, domains {name: test AUC},
+        seconds}. Of `multi_lora` also `gated`: domain to {passed, low, high}, the gate's verdict and the ends of the
+        paired interval of its test AUC less the backbone's.
+    """
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="espalier-multilora-") as folder:
+        found = stages(training, Path(folder)) if training.kind == "stages" else whole(training, Path(folder))
+    seconds = round(time.monotonic() - began, 1)
+    return {name: {**each, "seconds": seconds} for name, each in found.items()}
+
+
+def stages(training: Training, folder: Path) -> dict[str, Found]:
+    """All three stages."""
+    config, _ = training.checked()
+    return told_by(json.loads((train_all(config, folder / "run") / "report.json").read_text()))
+
+
+def told_by(report: Mapping[str, Any]) -> dict[str, Found]:
+    """What a report of the stages says of each method."""
+    candidates = report["training"]["selection"]["candidates"]
+    fused = {mode: curve["auc"] for mode, curve in report["training"]["fuse"].items()}
+    chosen = candidates[report["training"]["selection"]["chosen"]]
+    validation = {**fused, **candidates, "": chosen}
+    methods = report["evaluation"]["methods"]
+    found = {
+        name: {"validation": validation[candidate], **_figures(methods[reported])}
+        for name, (reported, candidate) in STAGES.items()
+    }
+    found["multi_lora"]["gated"] = _gated(methods["multi_lora"], report["training"].get("gate"))
+    return found
+
+
+def _figures(method: Mapping[str, Any]) -> Found:
+    return {
+        "pooled": method["pooled"]["auc"],
+        "macro": method["macro"]["auc"],
+        "log_loss": method["pooled"]["log_loss"],
+        "domains": {name: figures["auc"] for name, figures in method["domains"].items()},
+    }
+
+
+def _gated(method: Mapping[str, Any], gate: Mapping[str, Any] | None) -> Found:
+    verdicts = {} if gate is None else gate["domains"]
+    found = {}
+    for name, figures in method["domains"].items():
+        ends = figures["difference"] or {"low": None, "high": None}
+        found[name] = {"passed": bool(verdicts.get(name, {}).get("passed")), "low": ends["low"], "high": ends["high"]}
+    return found
+
+
+def whole(training: Training, folder: Path) -> dict[str, Found]:
+    """A network for each domain, from the pre-trained backbone (Fine-tune) or from random weights (Single)."""
+    config, schedule = training.checked()
+    assert schedule is not None
+    opened = Run(config, folder / "run", SilentMeter())
+    stream = Stream(config.seed, (training.kind,))
+    if training.kind == "finetune":
+        start = opened.pretrained().backbone
+    else:
+        with stream.of("start").ambient():
+            start = Backbone(opened.shape, opened.rows.given)
+    where = opened.positions
+    trainer = WholeTrainer(
+        start=start.freeze(),
+        rows=opened.rows,
+        train=where.train,
+        stop=where.stop,
+        score=torch.cat([where.stop, where.test]),
+        terms=Terms(schedule, "best", start_counts=training.kind == "finetune"),
+        stream=stream,
+        meter=SilentMeter(),
+        config=config.packed or PackedConfig(),
+    )
+    logits = _scored(trainer, folder / "state", len(opened.rows.label), packs=opened.shape.kind == "mlp")
+    stop, test = (part.numpy()[np.isfinite(logits[part.numpy()])] for part in (where.stop, where.test))
+    label = opened.rows.label.numpy()
+    domain = opened.rows.domains[:, 0].numpy()
+    parts = {name: test[domain[test] == i] for i, name in enumerate(opened.rows.divisions[0].domains)}
+    domains = {name: auc(label[part], logits[part]) for name, part in parts.items()}
+    known = [value for value in domains.values() if value is not None]
+    found: Found = {
+        "validation": auc(label[stop], logits[stop]),
+        "pooled": auc(label[test], logits[test]),
+        "macro": statistics.mean(known) if known else None,
+        "log_loss": log_loss(label[test], probabilities(logits[test])),
+        "domains": domains,
+    }
+    return {training.kind: found}
+
+
+def _scored(trainer: WholeTrainer, state: Path, rows: int, packs: bool) -> NDArray[np.float64]:
+    """Logits (rows,) of what was to be scored, NaN elsewhere; kinds that no pack can hold are trained one by one."""
+    kept = StateFolder(state)
+    each = (
+        trainer.each(lambda name, content: Memory(kept, name, content))
+        if packs
+        else (trainer.one(place, Memory(kept, place.name, {})) for place in places(trainer.rows) if not place.division)
+    )
+    logits = np.full(rows, np.nan)
+    for one in each:
+        logits[one.rows.numpy()] = one.logits
+    return logits
+
+
+def run_all(trainings: Sequence[Training], kept: Path) -> dict[Training, dict[str, Found]]:
+    """Run trainings, a process a core with one thread each; a result that is kept is not run again.
+
+    Args:
+        trainings: what to run; longest first is quickest.
+        kept: folder of results, one JSON file each.
+    """
+    kept.mkdir(parents=True, exist_ok=True)
+    paths = {training: kept / f"{training.key}.json" for training in trainings}
+    done = {training: json.loads(path.read_text()) for training, path in paths.items() if path.exists()}
+    left = [training for training in paths if training not in done]
+    cores = min(len(os.sched_getaffinity(0)), len(left))
+    if not left:
+        return done
+    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(run, training): training for training in left}
+        for future in as_completed(running):
+            training = running[future]
+            done[training] = future.result()
+            draft = paths[training].with_suffix(".part")
+            draft.write_text(json.dumps(done[training]))
+            draft.rename(paths[training])
+            name, figures = next(iter(done[training].items()))
+            told = f"{name} {figures['pooled']:.4f} in {figures['seconds']:.0f} s"
+            print(f"# {told}: seed {training.seed}, {training.kind}, {training.config}", flush=True)
+    return done

@@ -1,0 +1,157 @@
+"""Laws of MultiLoRA's long tables: what is tuned, what is run again, and what a missing record says."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.claims import multilora_epinions, multilora_movielens
+from benchmarks.claims.mamdr_contest import Row
+from benchmarks.claims.multilora_movielens import AIMS, PUBLISHED, families, table
+from benchmarks.claims.multilora_table import NOT_RECORDED, Family, Table, gains, merged, paired, reaches
+from benchmarks.claims.multilora_trial import STAGES, Training, run, told_by
+from benchmarks.claims.workplace import Workplace
+from training.sources.synthetic import SyntheticWorld, synthetic
+
+TINY: dict[str, Any] = {
+    "backbone": {"width": 3, "tower": [6]},
+    "adapter": {"ranks": [2]},
+    **{stage: {"epochs": 1, "batch_rows": 512} for stage in ("pretrain", "adapters", "fuse")},
+}
+
+
+def row(*values: float) -> Row:
+    """A method whose seeds gave these figures."""
+    return Row({}, tuple({"test": value} for value in values))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two themes, two segments."""
+    folder = tmp_path_factory.mktemp("tiny")
+    synthetic(SyntheticWorld(rows=6_000, users=60, items=30, domains=2, segments=2)).write(folder)
+    return folder
+
+
+def test_sections_are_merged_key_by_key() -> None:
+    """Law: a change of one key of a section leaves its others; the base itself never changes."""
+    base = {"pretrain": {"lr": 1.0, "epochs": 2}, "seed": 0}
+    assert merged(base, {"pretrain": {"lr": 3.0}, "threads": 1}) == {
+        "pretrain": {"lr": 3.0, "epochs": 2},
+        "seed": 0,
+        "threads": 1,
+    }
+    assert base == {"pretrain": {"lr": 1.0, "epochs": 2}, "seed": 0}
+
+
+def test_every_configuration_is_one_that_the_trainers_accept() -> None:
+    """Law: no key of a grid is unknown, none of a family's configurations is another's, and each family has as many."""
+    for chosen, base in (
+        (families(), multilora_movielens.BASE),
+        (multilora_epinions.FAMILIES, multilora_epinions.BASE),
+    ):
+        assert {len(family.grid) for family in chosen} == {4}
+        for family in chosen:
+            trainings = [Training.of(Path("data"), family.kind, merged(base, config), 0) for config in family.grid]
+            assert len({training.key for training in trainings}) == 4
+            for training in trainings:
+                config, whole = training.checked()
+                assert (whole is None) == (family.kind == "stages")
+                assert config.seed == 0
+    with pytest.raises(ValueError, match="1 to 4 are tuned over"):
+        Family("stages", ({},) * 5)
+
+
+def test_published_numbers_and_aims_are_of_rows() -> None:
+    """Law: what stands beside a row, and what must be reached, names a row of the table."""
+    assert set(PUBLISHED) | set(AIMS) <= set(table().methods)
+    assert len(table().methods) == len(set(table().methods))
+
+
+def test_a_gain_needs_its_size_and_an_interval_above_zero() -> None:
+    """Law: the mean of the seeds' differences reaches the bound, and Student's paired 95% interval leaves out 0."""
+    worse = row(0.80, 0.81, 0.79, 0.80, 0.80)
+    steady = row(*(value + 0.002 + 0.0001 * i for i, value in enumerate(worse.means)))
+    mean, half = paired(steady, worse)
+    assert mean == pytest.approx(0.0022)
+    assert half == pytest.approx(2.776 * statistics.stdev([0.002 + 0.0001 * i for i in range(5)]) / 5**0.5)
+    assert gains("a - b", steady, worse, 0.001).verdict == "holds"
+    assert gains("a - b", steady, worse, 0.003).verdict == "falls short"
+    wild = row(0.86, 0.79, 0.83, 0.76, 0.80)
+    assert paired(wild, worse)[0] > 0.001
+    assert gains("a - b", wild, worse, 0.001).verdict == "falls short"
+
+
+def test_an_aim_is_of_the_mean() -> None:
+    """Law: the mean over seeds is held to the bound, not its best seed."""
+    assert reaches("auc", row(0.8, 0.9), 0.85).verdict == "holds"
+    assert reaches("auc", row(0.8, 0.89), 0.85).verdict == "falls short"
+
+
+def test_a_missing_record_falls_short(tiny: Path, tmp_path: Path) -> None:
+    """Law: without a record there are no rows, and each claim says that FULL=1 makes them."""
+    own = Table("no-such-table", {}, (Family("stages", ({},)),), "pooled", (), 1.0)
+    assert own.brought(Workplace(tmp_path), tiny) is None
+    (line,) = own.missing([("multi_lora", ">= 1")])
+    assert (line.figure, line.verdict) == (NOT_RECORDED, "falls short")
+
+
+def test_a_report_gives_a_row_for_each_method() -> None:
+    """Law: each form has its own figures and its own validation, what is served that of the chosen one, and the gate's
+    verdicts stand beside the intervals of the domains; a domain of one class has neither AUC nor interval."""
+    names = ("backbone", "single_lora", "multi_lora", "multi_lora_attention", "multi_lora_avg", "multi_lora_add")
+    methods = {
+        name: {
+            "pooled": {"auc": 0.7 + i / 100, "log_loss": 0.5},
+            "macro": {"auc": 0.6},
+            "domains": {
+                "a": {"auc": 0.6, "difference": {"value": 0.0, "low": -0.2, "high": 0.2}},
+                "b": {"auc": None, "difference": None},
+            },
+        }
+        for i, name in enumerate(names)
+    }
+    candidates = {"backbone": 0.1, "single": 0.2, "avg": 0.3, "attention": 0.4}
+    training = {
+        "selection": {"chosen": "avg", "candidates": candidates},
+        "fuse": {"attention": {"auc": 0.4}, "avg": {"auc": 0.3}, "add": {"auc": 0.05}},
+        "gate": {"domains": {"a": {"passed": True}, "b": {"passed": False}}},
+    }
+    found = told_by({"evaluation": {"methods": methods}, "training": training})
+    assert {name: each["validation"] for name, each in found.items()} == {
+        "mix": 0.1,
+        "single_lora": 0.2,
+        "multi_lora": 0.3,
+        "multi_lora-attention": 0.4,
+        "multi_lora-avg": 0.3,
+        "multi_lora-add": 0.05,
+    }
+    assert set(found) == set(STAGES)
+    assert found["mix"]["pooled"] == 0.7
+    assert found["multi_lora-add"]["pooled"] == 0.75
+    assert found["multi_lora"]["gated"] == {
+        "a": {"passed": True, "low": -0.2, "high": 0.2},
+        "b": {"passed": False, "low": None, "high": None},
+    }
+
+
+@pytest.mark.parametrize("kind", ["finetune", "single"])
+def test_a_baseline_is_scored_on_the_same_rows(tiny: Path, kind: Any) -> None:
+    """Law: a network of each domain's own gives a figure for each domain, decided by data, configuration and seed."""
+    config = {**TINY, "whole": {"epochs": 1, "batch_rows": 256}}
+    found, again = (run(Training.of(tiny, kind, config, 1)) for _ in range(2))
+    assert set(found) == {kind}
+    for each in (found, again):
+        del each[kind]["seconds"]
+    assert found == again
+    assert set(found[kind]["domains"]) == {"theme-01", "theme-02"}
+    assert found[kind]["macro"] == pytest.approx(statistics.mean(found[kind]["domains"].values()))
+
+
+def test_a_baseline_of_another_kind_is_trained_one_by_one(tiny: Path) -> None:
+    """Law: what no pack can hold is trained all the same."""
+    config = merged({**TINY, "whole": {"epochs": 1}}, {"backbone": {"kind": "deepfm"}})
+    assert 0 < run(Training.of(tiny, "finetune", config, 0))["finetune"]["pooled"] < 1

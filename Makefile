@@ -1,7 +1,7 @@
 # make demo    train on planted domains, publish, serve on 127.0.0.1:8000   (PORT=…, DATA=folder of MovieLens-1M)
 # make test    the whole test suite
 # make lint    ruff and the type checker
-# make bench   what is in benchmarks/
+# make bench   every benchmark of the engine, peers included: docs/benchmarks.md and its plot
 # make kernels the native CPU kernel, built and installed (a C++20 compiler and CMake)
 # make test-kernels   its C++ fuzz under ASan and UBSan
 # make load    a small server under load: finds the knee; a report and a plot of each test in .load/
@@ -10,6 +10,7 @@
 # make claims-operate those of running it (installs Prometheus, HAProxy and image tools from Debian)
 # make claims-mamdr   those of MAMDR and its baselines (FULL=1: everything, over hours)
 # make claims-multilora   those of MultiLoRA, packed training, the gate and new domains (FULL=1: everything, over many hours)
+# make claims-engine  those of the scoring engine, against its peers
 # make test-ceph      the store's contract on Ceph RGW (installs it from Debian)
 # make test-azure     the store's contract on Azure Blob Storage (installs Azurite, its server for tests, from npm)
 .DEFAULT_GOAL := help
@@ -19,7 +20,7 @@ BIN := $(VENV)/bin
 PORT ?= 8000
 DATA ?=
 
-.PHONY: help demo test lint bench load kernels test-kernels claims-main claims-store claims-operate claims-mamdr claims-multilora test-ceph test-azure clean
+.PHONY: help demo test lint bench load kernels test-kernels claims-main claims-store claims-operate claims-mamdr claims-engine claims-multilora test-ceph test-azure clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -58,8 +59,14 @@ lint: $(VENV)/.dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev-installed
-	$(BIN)/python -m benchmarks.engines
+# the other servers and runtimes that are compared; without them their lines say that they are absent
+$(VENV)/.peers-installed: $(VENV)/.dev-installed
+	for peer in openvino mosec litserve; do $(BIN)/pip install --quiet -c constraints.txt $$peer || \
+		echo "$$peer cannot be had here: its lines say so"; done
+	touch $@
+
+bench: $(VENV)/.peers-installed
+	$(BIN)/python -m benchmarks.bench
 
 load: $(VENV)/.load-installed
 	$(BIN)/python -m loadtest
@@ -80,6 +87,9 @@ claims-mamdr: $(VENV)/.dev-installed
 
 claims-multilora: $(VENV)/.dev-installed
 	$(BIN)/python -m benchmarks.claims.multilora
+
+claims-engine: $(VENV)/.peers-installed
+	$(BIN)/python -m benchmarks.claims.engine
 
 test-ceph: $(VENV)/.dev-installed
 	SUDO=$$( [ "$$(id -u)" = 0 ] || echo sudo ); $$SUDO apt-get update -qq && \

@@ -73,6 +73,11 @@ class DiskCache:
         except OSError as error:
             raise StoreRefused(f"cannot make the cache folder {folder}: {error.strerror or error}") from error
 
+    @property
+    def folder(self) -> Path:
+        """Where it is; files beside `blobs` and `records` are left alone."""
+        return self._folder
+
     def size_bytes(self) -> int:
         """Bytes of all blobs, as this process last heard of them."""
         return self._room.last_known
@@ -87,6 +92,17 @@ class DiskCache:
         The file may be evicted at any moment: map it at once (mapped pages stay), and ask again when it is gone.
         """
         return await self._tried(self._path, digest, otherwise=None)
+
+    async def found(self, digest: str) -> Path | None:
+        """The file kept under this digest, or None; not checked, for who has a faster checksum of its bytes.
+
+        Whoever finds it damaged calls `damaged`. It may be evicted at any moment, as with `path`.
+        """
+        return await self._tried(self._found, digest, otherwise=None)
+
+    async def damaged(self, digest: str) -> None:
+        """Remove the file kept under this digest, and tell of it."""
+        await self._tried(lambda faults: _remove(self._blob(digest), faults), otherwise=None)
 
     async def put(self, digest: str, content: bytes) -> None:
         """Keep a blob, making room for it; not one that is no such blob or larger than the limit."""
@@ -173,6 +189,15 @@ class DiskCache:
             _touch(path, state)
         except FileNotFoundError:
             self._verified.pop(name, None)
+            return None
+        return path
+
+    def _found(self, name: str, faults: list[str]) -> Path | None:
+        self._ready()
+        path = self._blob(name)
+        try:
+            _touch(path, path.stat())
+        except FileNotFoundError:
             return None
         return path
 

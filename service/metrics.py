@@ -15,6 +15,7 @@ from service.histograms import ArrayHistogram, LabelledHistogram
 from service.lifecycle import LifecycleMetrics
 from service.logs import Action, AuditLog
 from service.observer import LoadOutcome
+from service.prepared.outcome import Outcome
 from service.score_metrics import ScoreMetrics
 from service.store_metrics import StoreMetrics
 from service.together import Alone, Together
@@ -64,6 +65,9 @@ class Metrics(ScoreMetrics, StoreMetrics, LifecycleMetrics, BackboneMetrics):
         self._open_batches(registry)
         self._loads = Counter(
             "espalier_adapter_loads", "Attempts to load a live adapter.", ["outcome"], registry=registry
+        )
+        self._prepared = Counter(
+            "espalier_prepared_blobs", "Prepared blobs that loads looked for or left.", ["outcome"], registry=registry
         )
         self._rejects = Counter(
             "espalier_adapter_rejects", "Revisions refused, by the class of the error.", ["reason"], registry=registry
@@ -139,6 +143,10 @@ class Metrics(ScoreMetrics, StoreMetrics, LifecycleMetrics, BackboneMetrics):
     def adapter_loaded(self, outcome: LoadOutcome) -> None:
         """An attempt to load a domain's live adapter ended."""
         self._loads.labels(outcome).inc()
+
+    def prepared(self, outcome: Outcome) -> None:
+        """A load found what was prepared before or did not, or what it prepared was kept or not."""
+        self._prepared.labels(outcome).inc()
 
     def activated(
         self, domain: str, revision: str, generation: int, *, before: str | None = None, by: str = ""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.logs import Action
+from service.prepared.outcome import Outcome
 
 Stage = Literal["lookup", "gather", "queue", "engine", "reply"]
 LoadOutcome = Literal["activated", "rejected", "store_unavailable"]
@@ -67,6 +68,9 @@ class Observer(Protocol):
 
     def adapter_loaded(self, outcome: LoadOutcome) -> None:
         """An adapter was made ready to score, or was refused, or the store could not give it."""
+
+    def prepared(self, outcome: Outcome) -> None:
+        """A load found what was prepared before or did not, or what it prepared was kept or not (docs/prepared.md)."""
 
     def resident(self, adapters: int, size_bytes: int) -> None:
         """Prepared adapters in memory now, leased retired ones included."""
@@ -194,6 +198,9 @@ class SilentObserver:
         """Ignored."""
 
     def adapter_loaded(self, outcome: LoadOutcome) -> None:
+        """Ignored."""
+
+    def prepared(self, outcome: Outcome) -> None:
         """Ignored."""
 
     def resident(self, adapters: int, size_bytes: int) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from adapters_store.backbone import Backbone
+from adapters_store.disk import DiskCache
 from adapters_store.errors import StoreError
 from adapters_store.store import AdapterStore
 from adapters_store.tensors import TensorLimits
@@ -30,6 +31,7 @@ from service.observer import Observer
 from service.pace import BUSY_S, Pace
 from service.peers import NoPeers, Peers
 from service.precedence import Precedence
+from service.prepared.blobs import PreparedBlobs
 from service.preparer import Preparer
 from service.prewarm import Prewarmer
 from service.publisher import Publisher
@@ -75,6 +77,7 @@ class ReplicaConfig:
         stage_in_flight: revisions of a release that are fetched or prepared at once.
         loader_share: of one core that changes of others may take while requests are scored.
         stage_share: the same for preparing a staged release.
+        prepared: keep verified and folded adapters in the disk cache, where there is one.
     """
 
     engine: EngineName = "onnx"
@@ -101,6 +104,7 @@ class ReplicaConfig:
     stage_in_flight: int = 8
     loader_share: float = 0.01
     stage_share: float = 0.05
+    prepared: bool = True
 
 
 MakeEngine = Callable[[Backbone, ReplicaConfig], Engine]
@@ -118,6 +122,7 @@ class Replica:
         observer: told what happens.
         clock: whose seconds count.
         reader: the same store through the disk cache, for all that is read to serve; without one, `store`.
+        disk: that cache, for prepared blobs; None without one.
         peers: the other workers of this replica.
     """
 
@@ -132,6 +137,7 @@ class Replica:
         observer: Observer,
         clock: Clock,
         reader: AdapterStore | None = None,
+        disk: DiskCache | None = None,
         peers: Peers | None = None,
     ) -> None:
         self.store = store
@@ -169,6 +175,7 @@ class Replica:
             self._loader_thread,
             limits,
             self._precedence.give_way,
+            self._make_blobs(disk, limits),
         )
         self.loader = Loader(
             self.reader,
@@ -209,6 +216,19 @@ class Replica:
         self.staging = self._make_staging()
         self.prewarmer = self._make_prewarmer()
         self.watcher = self._make_watcher()
+
+    def _make_blobs(self, disk: DiskCache | None, limits: TensorLimits) -> PreparedBlobs | None:
+        """What was verified and folded before, where there is a disk to keep it on."""
+        if disk is None or not self._config.prepared:
+            return None
+        return PreparedBlobs(
+            disk,
+            disk.folder,
+            self._loader_thread,
+            limits,
+            self._precedence.give_way,
+            told=self._observer.prepared,
+        )
 
     def _make_pace(self, share: float) -> Pace:
         """What loads nobody waits for may take of a core while requests are scored."""
@@ -306,6 +326,7 @@ class Replica:
         store: AdapterStore,
         *,
         reader: AdapterStore | None = None,
+        disk: DiskCache | None = None,
         config: ReplicaConfig,
         observer: Observer,
         clock: Clock,
@@ -351,6 +372,7 @@ class Replica:
             observer=observer,
             clock=clock,
             reader=reader,
+            disk=disk,
             peers=peers,
         )
         await replica._catch_up()
@@ -396,6 +418,10 @@ class Replica:
         self.prewarmer.start()
         self.staging.start()
 
+    async def settled(self) -> None:
+        """Wait until what was loaded is kept on the disk."""
+        await self._preparer.settled()
+
     async def stop(self) -> None:
         """Stop the watcher and every load, finish what is queued, end the threads."""
         await self.watcher.stop()
@@ -406,6 +432,7 @@ class Replica:
         await self._peers.stop()
         await self.loader.stop()
         await self.auxiliaries.stop()
+        await self._preparer.stop()
         await self.batcher.drain()
         for thread in self._threads:
             thread.close()

@@ -220,6 +220,7 @@ async def open_replica(
         replica = await Replica.open(
             stores.store,
             reader=stores.reader,
+            disk=stores.disk,
             config=settings.replica,
             observer=metrics,
             clock=LoopClock(),

@@ -116,6 +116,10 @@ class Settings(BaseSettings):
     cache_dir: Path | None = Field(None, description="folder of the disk cache, shared by workers; none without it")
     cache_bytes: int = Field(10 << 30, ge=1 << 20, description="what the disk cache may hold")
 
+    prepared: bool = Field(
+        True, description="keep verified and folded adapters in the disk cache, for restarts and for the other workers"
+    )
+
     memory_bytes: int = Field(2 << 30, ge=1 << 20, description="what prepared adapters may hold, in each worker")
     pinned: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="domains that are never evicted; in a variable separated by commas"

@@ -29,10 +29,12 @@ class Stores:
     Args:
         store: reads and writes the truth itself.
         reader: reads what the disk cache has from there, also while the truth is away; without a cache, `store`.
+        disk: the disk cache; None without one.
     """
 
     store: AdapterStore
     reader: AdapterStore
+    disk: DiskCache | None
 
 
 @asynccontextmanager
@@ -51,7 +53,9 @@ async def open_stores(settings: Settings, log: FilteringBoundLogger, observer: O
     truth = TimedBackend(_opened(settings, told), partial(observer.store_called, kind_of(settings.store)))
     try:
         store = AdapterStore(truth, time.time)
-        yield Stores(store, _reader(truth, settings, log) or store)
+        disk = _disk(settings, log)
+        reader = store if disk is None else AdapterStore(CachedBackend(truth, disk), time.time)
+        yield Stores(store, reader, disk)
     finally:
         await truth.close()
 
@@ -74,15 +78,14 @@ def _opened(settings: Settings, told: Told) -> Backend:
         raise StartError(f"the store {settings.shown_store} cannot be opened: {error}") from error
 
 
-def _reader(truth: Backend, settings: Settings, log: FilteringBoundLogger) -> AdapterStore | None:
+def _disk(settings: Settings, log: FilteringBoundLogger) -> DiskCache | None:
     if settings.cache_dir is None:
         return None
     try:
-        cache = DiskCache(
+        return DiskCache(
             settings.cache_dir.absolute(),
             settings.cache_bytes,
             on_fault=lambda fault: log.warning("disk_cache", reason=fault),
         )
     except StoreError as error:
         raise StartError(f"the disk cache cannot be used: {error}; choose another folder as cache_dir") from error
-    return AdapterStore(CachedBackend(truth, cache), time.time)

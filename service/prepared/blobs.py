@@ -2,12 +2,14 @@
 
 The cache's own discipline is all there is: a blob is one of its blobs, named by the sha256 of its bytes, so it is
 written beside its place, synced and renamed, never changed, bounded in bytes and evicted by the one evictor together
-with the artifacts. Which blob is the one is one of its records, under the digest of the blob's identity.
+with the artifacts. Which blob is the one is one of its records, under the digest of the blob's identity, with its
+length and its CRC-32: a load compares those, since sha256 over all bytes would cost as much as packing them does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from adapters_store.backend import Versioned
+from adapters_store.backend import Record, Versioned
 from adapters_store.canonical import digest
 from adapters_store.disk import DiskCache
 from adapters_store.errors import BadId
@@ -37,6 +39,10 @@ T = TypeVar("T")
 _WAITING = 128  # blobs on their way to the disk; their folds stay in memory so long
 _WRITERS = 2
 _PATIENCE_S = 0.05  # a load takes a few milliseconds; whoever waits for this one must not wait for long
+
+
+class _Torn(Exception):
+    """The bytes are not those that were written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,24 +141,40 @@ class PreparedBlobs:
     ) -> _Found[T] | Outcome:
         try:
             name = check_revision(str(versioned.record.get("blob")))
-        except BadId:
+            said = (int(versioned.record["bytes"]), int(versioned.record["crc32"]))
+        except (BadId, KeyError, TypeError, ValueError):
             return "foreign"
-        content = await self._content(name, identity.form.in_place)
-        if content is None:
+        path = await self._cache.found(name)
+        if path is None:
             return "gone"
         try:
-            return _Found(await self._thread.run(lambda: finish(decode(content, identity), serving)))
+            work = partial(self._finished, path, said, identity, serving, finish)
+            return _Found(await self._thread.run(work))
         except (ForeignBlob, EngineFailed):
             return "foreign"
+        except OSError:  # evicted since it was found, mostly
+            return "gone"
+        except _Torn:
+            await self._cache.damaged(name)
+            return "gone"
 
-    async def _content(self, name: str, in_place: bool) -> bytes | memoryview | None:
-        """The checked bytes: mapped where the engine will use them as they lie, else read, to be let go at once."""
-        if in_place and self._mappings.has_room:
-            path = await self._cache.path(name)
-            mapped = None if path is None else self._mappings.open(path)
-            if mapped is not None:
-                return mapped
-        return await self._cache.get(name)
+    def _finished(
+        self,
+        path: Path,
+        said: tuple[int, int],
+        identity: Identity,
+        serving: Serving,
+        finish: Callable[[Accepted, Serving], T],
+    ) -> T:
+        """What `finish` makes of a file whose length and CRC-32 are as its record says."""
+        mapped = self._mappings.open(path) if self._mappings.has_room else None
+        content = path.read_bytes() if mapped is None else mapped
+        if (len(content), zlib.crc32(content)) != said:
+            raise _Torn
+        self._pause()
+        accepted = decode(content, identity)
+        self._pause()
+        return finish(accepted, serving)
 
     def keep(self, identity: Identity | None, accepted: Accepted, turn: Turn) -> None:
         """Write a blob behind the load, and end the turn once it is there; past a bound it is left out."""
@@ -165,19 +187,20 @@ class PreparedBlobs:
 
     async def _keep(self, identity: Identity, accepted: Accepted, turn: Turn) -> None:
         try:
-            name, content = await self._thread.run(partial(self._encoded, identity, accepted))
+            record, content = await self._thread.run(partial(self._encoded, identity, accepted))
             del accepted
             async with self._writers:
-                await self._cache.put(name, content)
-                await self._cache.write_record(identity.key, Versioned({"blob": name, "of": identity.written()}, name))
+                await self._cache.put(record["blob"], content)
+                await self._cache.write_record(identity.key, Versioned(record, record["blob"]))
             self._told("kept")
         finally:
             turn.end()
 
-    def _encoded(self, identity: Identity, accepted: Accepted) -> tuple[str, bytes]:
+    def _encoded(self, identity: Identity, accepted: Accepted) -> tuple[Record, bytes]:
         content = encode(identity, accepted, self._pause)
         self._pause()
-        return digest(content), content
+        checks = {"blob": digest(content), "bytes": len(content), "crc32": zlib.crc32(content)}
+        return {**checks, "of": identity.written()}, content
 
     async def settle(self) -> None:
         """Wait until what was given is on the disk."""

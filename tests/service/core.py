@@ -126,6 +126,7 @@ class Ledger(SilentObserver):
 
     fallbacks: Counter[str] = field(default_factory=Counter)
     loads: Counter[str] = field(default_factory=Counter)
+    blobs: Counter[str] = field(default_factory=Counter)
     activations: list[tuple[str, str, int]] = field(default_factory=list)
     rejections: list[tuple[str, str, str]] = field(default_factory=list)
     residents: list[int] = field(default_factory=list)
@@ -198,6 +199,10 @@ class Ledger(SilentObserver):
     def fallback(self, reason: str) -> None:
         """See Observer."""
         self.fallbacks[reason] += 1
+
+    def prepared(self, outcome: str) -> None:
+        """See Observer."""
+        self.blobs[outcome] += 1
 
     def adapter_loaded(self, outcome: str) -> None:
         """See Observer."""
@@ -359,9 +364,8 @@ async def opened(
     """
     backend = on or await filled(run)
     store = AdapterStore(backend, lambda: 0.0)
-    reader = None
-    if cache is not None:
-        reader = AdapterStore(CachedBackend(backend, DiskCache(cache, 1 << 30)), lambda: 0.0)
+    disk = None if cache is None else DiskCache(cache, 1 << 30)
+    reader = None if disk is None else AdapterStore(CachedBackend(backend, disk), lambda: 0.0)
     clock = clock or LoopClock()
     ledger = Ledger()
     engines: list[TappedEngine] = []
@@ -373,6 +377,7 @@ async def opened(
     replica = await Replica.open(
         store,
         reader=reader,
+        disk=disk,
         config=ReplicaConfig(**{"cold_wait_ms": 10_000.0, **config}),
         observer=ledger,
         clock=clock,

@@ -42,6 +42,7 @@ def tell_everything(metrics: Metrics) -> None:
     metrics.fallback("loading")
     metrics.deadline_missed("queue")
     metrics.adapter_loaded("rejected")
+    metrics.prepared("used")
     metrics.rejected("women", "a" * 64, "no", kind="BadTensor")
     metrics.resident(5, 1000)
     metrics.rows(100)

@@ -73,7 +73,8 @@ def divisions(config: Config, out: Out, resume: Resume = False, seed: Seed = Non
 
         settings = load_config(config, seed=seed, data=data)
         ranking = choose_divisions(settings, out, resume=resume, meter=RichMeter(console))
-        for row in ranking.table().rows:
+        table = ranking.table()
+        for row in (table.header, *table.rows):
             console.print("  ".join(row), highlight=False, markup=False, soft_wrap=True)
         console.print(f"configuration: {out / 'divisions' / 'config.yaml'}", soft_wrap=True, markup=False)
 

@@ -24,6 +24,7 @@ from training.chooser.proposing import Proposal, propose
 from training.chooser.writing import write_choice
 from training.config import TrainingConfig
 from training.encoding import Side
+from training.errors import PreparedError
 from training.packed.adapters import MemoryOf
 from training.packed.config import PackedConfig
 from training.prepared import PreparedDataset
@@ -69,6 +70,8 @@ def choose_divisions(config: TrainingConfig, out: Path, *, resume: bool = False,
 
 
 def _choose(run: Run) -> Ranking:
+    if not len(run.positions.stop):
+        raise PreparedError(f"{run.config.data} has no validation rows to judge divisions by: split some off")
     pretrained, settings = run.pretrained(), run.config.divisions
     assert run.config.data is not None
     prepared = PreparedDataset.load(run.config.data)
@@ -78,6 +81,10 @@ def _choose(run: Run) -> Ranking:
         for of in _CLUSTERED:
             proposal = _clustered(run, pretrained, proposal, of, sides)
     probing = _Probing(run, _probe(run, pretrained), sides_of(proposal.prepared, run.split.train))
+    run.meter.say(
+        f"divisions: {len(proposal.candidates)} candidates, each with {settings.placebos} placebos, "
+        f"{settings.epochs} epochs of {len(probing.probe.train):,} rows for each of them"
+    )
     measured = [probing.measured(candidate) for candidate in proposal.candidates]
     findings = _findings(measured, settings.confidence)
     ranking = Ranking.of(findings, proposal.skipped, settings.most, settings.confidence)

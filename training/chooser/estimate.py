@@ -32,6 +32,12 @@ class Estimate:
         """Whether the whole interval lies above zero."""
         return self.low is not None and self.low > 0.0
 
+    def __str__(self) -> str:
+        """The mean and, where there is one, its interval."""
+        if self.low is None or self.high is None:
+            return f"{self.value:+.5f}"
+        return f"{self.value:+.5f} [{self.low:+.5f}, {self.high:+.5f}]"
+
     def record(self) -> dict[str, float | None]:
         """The three numbers as JSON values."""
         return {"value": self.value, "low": self.low, "high": self.high}

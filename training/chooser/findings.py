@@ -8,7 +8,7 @@ from typing import Any
 
 from training.chooser.candidates import Candidate
 from training.chooser.estimate import Estimate
-from training.tables import Table, number
+from training.tables import Table
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,5 @@ class Ranking:
         division = found.candidate.division
         fault = found.fault()
         verdict = "yes" if found.candidate in self.chosen else fault or "a better one is"
-        figures = [_shown(each) for each in (found.gain, found.over_backbone, found.divergence)]
+        figures = [str(each) for each in (found.gain, found.over_backbone, found.divergence)]
         return [division.name, division.of, str(len(division.domains)), f"{found.covered:.0%}", *figures, verdict]
-
-
-def _shown(found: Estimate) -> str:
-    if found.low is None or found.high is None:
-        return number(found.value, 5)
-    return f"{found.value:+.5f} [{found.low:+.5f}, {found.high:+.5f}]"

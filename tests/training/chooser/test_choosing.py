@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -15,9 +17,10 @@ from cli.main import app
 from tests.training.chooser.world import INFORMATIVE, NOISE, planted, planted_config
 from training.chooser.choosing import choose_divisions
 from training.chooser.findings import Ranking
+from training.chooser.writing import write_choice
 from training.config import load_config
 from training.dataset import encode, split_of
-from training.errors import RunExists, StateMismatch
+from training.errors import PreparedError, RunExists, StateMismatch
 from training.prepared import PreparedDataset
 
 SEED = 0
@@ -112,6 +115,24 @@ def test_made_columns_reach_the_data(world: Path, tmp_path: Path) -> None:
     more = {*prepared.items.columns, *prepared.users.columns} - {*before.items.columns, *before.users.columns}
     assert more == made
     assert prepared.interactions.equals(before.interactions)
+
+
+def test_folder_that_cannot_be_written_is_named(world: Path, chosen: tuple[Path, Ranking], tmp_path: Path) -> None:
+    """Law: where a file stands in the way, the error names the folder, and no configuration is left."""
+    (tmp_path / "divisions").write_text("")
+    prepared = PreparedDataset.load(world)
+    with pytest.raises(PreparedError, match=r"cannot write .*divisions"):
+        write_choice(chosen[1], prepared, prepared, planted_config(world, SEED), tmp_path / "divisions")
+
+
+def test_data_without_validation_rows_are_refused(world: Path, tmp_path: Path) -> None:
+    """Law: where nothing is held out there is nothing to judge by, and that is said before anything is trained."""
+    prepared = PreparedDataset.load(world)
+    held = replace(prepared, interactions=prepared.interactions.with_columns(split=pl.lit("train")))
+    held.write(tmp_path / "data")
+    with pytest.raises(PreparedError, match="no validation rows"):
+        choose_divisions(planted_config(tmp_path / "data", SEED), tmp_path / "run")
+    assert not (tmp_path / "run" / "state" / "pretrain.safetensors").exists()
 
 
 def test_command_shows_the_choice(world: Path, chosen: tuple[Path, Ranking]) -> None:

@@ -38,6 +38,8 @@ def test_one_cluster_has_no_interval() -> None:
     assert not Estimate(1.0, None, None).positive()
     assert Estimate(1.0, 0.5, 1.5).positive()
     assert not Estimate(1.0, 0.0, 2.0).positive()
+    assert str(Estimate(1.0, None, None)) == "+1.00000"
+    assert str(Estimate(1.0, -0.5, 2.5)) == "+1.00000 [-0.50000, +2.50000]"
 
 
 def test_pooled_variance_knows_groups_apart() -> None:

@@ -52,8 +52,9 @@ class Book:
         with tempfile.TemporaryDirectory(prefix="espalier-claims-") as temporary:
             folder = (options.work or Path(temporary)).resolve()
             folder.mkdir(parents=True, exist_ok=True)
+            work = Workplace(folder, options.reuse, options.quick)  # one for all: it knows the secrets that were used
             for group in options.only or self.groups:
-                found = run_group(group, Workplace(folder, options.reuse, options.quick))
+                found = run_group(group, work)
                 lines += found
                 if not options.quick:
                     self._keep(group, part(group, found, options.reuse))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -27,6 +27,25 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Replaces the configura
 Data = Annotated[
     Path | None, typer.Option("--data", help="Prepared data; replaces the configuration's.", file_okay=False)
 ]
+PacksOnRay = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        help="Train packs (`packed`) on this Ray cluster; without an address, on one that is started here.",
+    ),
+]
+PackWorkers = Annotated[int, typer.Option("--workers", help="Processes that train packs (--ray).", min=1)]
+
+
+class _MayLackAddress(TyperCommand):
+    """Lets `--ray` stand without its value, which is then `local`."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:  # type: ignore[override]  # typer's base is private
+        """Fill in the address where the next word is an option, or nothing."""
+        filled = []
+        for word, following in zip(args, [*args[1:], "--"], strict=True):
+            filled += [word, "local"] if word == "--ray" and following.startswith("--") else [word]
+        return super().parse_args(ctx, filled)
 
 
 @app.command()
@@ -35,7 +54,7 @@ def pretrain(config: Config, out: Out, resume: Resume = False, seed: Seed = None
     _train("pretrain", config, out, resume, seed, data)
 
 
-@app.command()
+@app.command(cls=_MayLackAddress)
 def adapters(
     config: Config,
     out: Out,
@@ -45,9 +64,16 @@ def adapters(
     packs: Annotated[
         str | None, typer.Option("--packs", help="i/n: train the i-th of n shares of the packs alone (`packed`).")
     ] = None,
+    ray: PacksOnRay = None,
+    workers: PackWorkers = 2,
 ) -> None:
     """Train every domain's adapter; the run folder must hold a backbone (stage 2)."""
-    _train("adapters", config, out, resume, seed, data, None if packs is None else share_of(packs))
+    if ray is not None and packs is not None:
+        raise typer.BadParameter("a Ray cluster trains all packs: leave --packs out", param_hint="--ray")
+    if ray is not None:
+        _train_on_ray("adapters", config, out, resume, seed, data, ray, workers)
+    else:
+        _train("adapters", config, out, resume, seed, data, None if packs is None else share_of(packs))
 
 
 @app.command()
@@ -56,10 +82,21 @@ def fuse(config: Config, out: Out, resume: Resume = False, seed: Seed = None, da
     _train("fuse", config, out, resume, seed, data)
 
 
-@app.command(name="all")
-def every(config: Config, out: Out, resume: Resume = False, seed: Seed = None, data: Data = None) -> None:
+@app.command(name="all", cls=_MayLackAddress)
+def every(
+    config: Config,
+    out: Out,
+    resume: Resume = False,
+    seed: Seed = None,
+    data: Data = None,
+    ray: PacksOnRay = None,
+    workers: PackWorkers = 2,
+) -> None:
     """Train all three stages, then export, evaluate and report."""
-    _train("all", config, out, resume, seed, data)
+    if ray is not None:
+        _train_on_ray("all", config, out, resume, seed, data, ray, workers)
+    else:
+        _train("all", config, out, resume, seed, data)
 
 
 @app.command()
@@ -94,17 +131,6 @@ class Combine(StrEnum):
     BOUNDED = "bounded"
     SUM = "sum"
     MEAN = "mean"
-
-
-class _MayLackAddress(TyperCommand):
-    """Lets `--ray` stand without its value, which is then `local`."""
-
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:  # type: ignore[override]  # typer's base is private
-        """Fill in the address where the next word is an option, or nothing."""
-        filled = []
-        for word, following in zip(args, [*args[1:], "--"], strict=True):
-            filled += [word, "local"] if word == "--ray" and following.startswith("--") else [word]
-        return super().parse_args(ctx, filled)
 
 
 @app.command(cls=_MayLackAddress)
@@ -197,6 +223,29 @@ def _train(
 
         settings = load_config(config, seed=seed, data=data)
         train(stage, settings, out, resume=resume, meter=RichMeter(console), share=share)
+
+    _run(out, work)
+
+
+def _train_on_ray(
+    stage: Literal["adapters", "all"],
+    config: Path,
+    out: Path,
+    resume: bool,
+    seed: int | None,
+    data: Path | None,
+    ray: str,
+    workers: int,
+) -> None:
+    def work(console: Console) -> None:
+        from training.config import load_config
+        from training.packed.ray_packs import PackCluster, train_packs_on_ray
+        from training.progress import RichMeter
+
+        settings = load_config(config, seed=seed, data=data)
+        address, cluster = None if ray == "local" else ray, PackCluster(workers=workers)
+        meter = RichMeter(console)
+        train_packs_on_ray(stage, settings, out, address=address, resume=resume, meter=meter, cluster=cluster)
 
     _run(out, work)
 

@@ -28,3 +28,22 @@ def test_shares_need_packs(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["train", "adapters", *options])
     assert result.exit_code != 0
     assert "set `packed`" in result.output
+
+
+@pytest.mark.parametrize("stage", ["adapters", "all"])
+def test_a_ray_cluster_needs_packs(tmp_path: Path, stage: str) -> None:
+    """Law: without `packed` in the configuration --ray, with or without an address, says what to set; no Ray starts."""
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": str(tmp_path)}))
+    options = ["--config", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run"), "--ray"]
+    result = CliRunner().invoke(app, ["train", stage, *options, "--workers", "3"])
+    assert result.exit_code == 1
+    assert "`packed`" in result.output
+
+
+def test_a_share_is_not_for_a_cluster(tmp_path: Path) -> None:
+    """Law: --ray with --packs is a wrong use."""
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": str(tmp_path)}))
+    options = ["--config", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "run"), "--ray", "--packs", "1/2"]
+    result = CliRunner().invoke(app, ["train", "adapters", *options])
+    assert result.exit_code == 2
+    assert "leave --packs out" in result.output

@@ -47,12 +47,14 @@ class Notes:
         training: how it was trained.
         gate: what the publish gate found.
         calibration: slope and intercept on the logit; None is the identity.
+        strength: that is folded into its tensors.
     """
 
     metrics: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     gate: Mapping[str, Any] | None = None
     calibration: Mapping[str, float] | None = None
+    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Source:
             "training": dict(notes.training),
             "gate": None if notes.gate is None else dict(notes.gate),
             "calibration": {} if notes.calibration is None else dict(notes.calibration),
+            "strength": notes.strength,
             "created_at": self.created_at,
         }
 

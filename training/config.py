@@ -156,6 +156,21 @@ class GateConfig(Section):
     min_positives: Positive = 20
 
 
+class StrengthConfig(Section):
+    """How strongly natural domains' adapters act (docs/gate.md).
+
+    Args:
+        policy: `search` looks for each domain's strength on the `stop` half, the backbone among the candidates; `full`
+            takes every adapter as it was trained.
+        steps: between the backbone and the adapter as trained.
+        prior_rows: how many rows of its own outweigh, for a domain, what is best for all.
+    """
+
+    policy: Literal["search", "full"] = "full"
+    steps: Annotated[int, Field(ge=1, le=100)] = 8
+    prior_rows: Rate = 200.0
+
+
 class DivisionsConfig(Section):
     """Where `espalier train divisions` looks for auxiliary divisions, and how closely (docs/divisions.md).
 
@@ -199,6 +214,7 @@ class TrainingConfig(Section):
         pretrain, adapters, fuse: the three stages.
         select: `best` takes what validation prefers, the untrained adapter included; `last_epoch` never stops early.
             Pre-training keeps its best epoch either way.
+        strength: of natural domains' adapters.
         calibration: of natural domains' adapters.
         gate: which of them are published.
         packed: trains domains side by side (docs/packed.md); null is one by one.
@@ -219,6 +235,7 @@ class TrainingConfig(Section):
     adapters: Schedule = Schedule(lr=3e-4, weight_decay=1e-3, batch_rows=2048, epochs=8, dropout=0.5)
     fuse: Schedule = Schedule(lr=3e-4, weight_decay=1e-3, epochs=5, dropout=0.5)
     select: Select = "best"
+    strength: StrengthConfig = StrengthConfig()
     calibration: CalibrationConfig = CalibrationConfig()
     gate: GateConfig = GateConfig()
     packed: PackedConfig | None = None

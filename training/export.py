@@ -57,6 +57,7 @@ class TrainedRun:
         backbone_notes: what the bundle's manifest records.
         fusion_notes: what the fusion's manifest records.
         withheld: natural domains that the publish gate did not let pass: RUN/adapters gets no file of them.
+        strong: natural domain position to the adapter that serves alone, where its strength is not that of training.
         dtype: of down, up, query and key in artifacts.
         created_at: RFC 3339 time, or None.
     """
@@ -73,6 +74,7 @@ class TrainedRun:
     backbone_notes: Notes = field(default_factory=Notes)
     fusion_notes: Notes = field(default_factory=Notes)
     withheld: Collection[str] = frozenset()
+    strong: Mapping[int, DomainAdapter] = field(default_factory=dict)
     dtype: Dtype = "float16"
     created_at: str | None = None
 
@@ -107,7 +109,7 @@ def export_run(run: TrainedRun, out: Path, ablations: bool = False) -> str:
     auxiliaries = export.auxiliaries()
     pins = {name: digest(content) for name, content in auxiliaries.items()}
     published = {name: choice for name, choice in run.chosen.items() if name not in run.withheld}
-    naturals = export.naturals(published, run.notes, pins, fusion_revision)
+    naturals = export.naturals(published, run.notes, pins, fusion_revision, run.strong)
     write_files(out / "adapters", {**auxiliaries, **naturals})
     if ablations:
         for mode in ABLATIONS:
@@ -221,6 +223,7 @@ class _Export:
         notes: Mapping[str, Notes],
         pins: Mapping[str, str],
         fusion: str | None,
+        strong: Mapping[int, DomainAdapter] | None = None,
     ) -> dict[str, bytes]:
         """Return the files of natural domains.
 
@@ -230,7 +233,9 @@ class _Export:
             notes: natural domain to what its manifest records; a domain that is not there has empty notes.
             pins: auxiliary domain to revision.
             fusion: revision of the fusion.
+            strong: adapters that stand alone, by domain position, in place of those that were trained.
         """
+        alone = {**self._run.adapters[0], **(strong or {})}
         by_choice: dict[Choice, list[int]] = {}
         for domain in self._run.adapters[0]:
             if self._name(0, domain) not in chosen:
@@ -240,16 +245,19 @@ class _Export:
         files: dict[int, bytes] = {}
         for choice, domains in by_choice.items():
             noted = {domain: notes.get(self._name(0, domain), Notes()) for domain in domains}
-            files |= self._of_choice(choice, noted, pins, fusion)
+            files |= self._of_choice(choice, noted, pins, fusion, alone)
         return {self._name(0, domain): files[domain] for domain in sorted(files)}
 
     def _of_choice(
-        self, choice: Choice, notes: Mapping[int, Notes], pins: Mapping[str, str], fusion: str | None
+        self,
+        choice: Choice,
+        notes: Mapping[int, Notes],
+        pins: Mapping[str, str],
+        fusion: str | None,
+        alone: Mapping[int, DomainAdapter],
     ) -> dict[int, bytes]:
         if choice == "single":
-            return {
-                domain: self._lora(0, domain, self._run.adapters[0][domain], noted) for domain, noted in notes.items()
-            }
+            return {domain: self._lora(0, domain, alone[domain], noted) for domain, noted in notes.items()}
         if choice == "backbone":
             return {domain: self._lora(0, domain, self._empty(domain), noted) for domain, noted in notes.items()}
         fused = FusedSource(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -42,11 +42,13 @@ class Judged:
             for ablations carry theirs.
         verdicts: domain to what the gate says of the candidate that serves; empty where nothing is judged.
         config: of the gate.
+        served: the calibration of each natural domain as it is served, where that differs from the candidate.
     """
 
     calibrations: Mapping[Choice, Mapping[str, Calibration]]
     verdicts: Mapping[str, Verdict]
     config: GateConfig
+    served: Mapping[str, Calibration] = field(default_factory=dict)
 
     def withheld(self) -> frozenset[str]:
         """Domains that publish nothing."""
@@ -56,12 +58,12 @@ class Judged:
 
     def notes(self, domain: str, choice: Choice, notes: Notes) -> Notes:
         """Add the calibration that a natural domain's adapter of a candidate has."""
-        found = self.calibrations[choice][domain]
-        return replace(notes, calibration=found.served(), training={**notes.training, "calibration": found.record()})
+        return _calibrated_by(self.calibrations[choice][domain], notes)
 
     def gated_notes(self, domain: str, choice: Choice, notes: Notes) -> Notes:
         """The same for the final adapter, with the gate's verdict."""
-        return replace(self.notes(domain, choice, notes), gate=self.gate_of(domain))
+        own = self.served.get(domain, self.calibrations[choice][domain])
+        return replace(_calibrated_by(own, notes), gate=self.gate_of(domain))
 
     def gate_of(self, domain: str) -> dict[str, Any] | None:
         """The verdict as the manifest records it: with the rules that it was found by; None where nothing is judged."""
@@ -85,6 +87,10 @@ class Judged:
         passed = sum(verdict.passed for verdict in self.verdicts.values())
         rest = {"withhold": "the others publish nothing", "record": "recorded only, all are exported", "none": ""}
         return f"publish gate: {passed} of {len(self.verdicts)} domains pass; {rest[self.config.policy]}"
+
+
+def _calibrated_by(found: Calibration, notes: Notes) -> Notes:
+    return replace(notes, calibration=found.served(), training={**notes.training, "calibration": found.record()})
 
 
 def calibrate(

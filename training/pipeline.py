@@ -31,6 +31,8 @@ from training.report import write_report
 from training.reporting.sinks import open_sinks, send_all
 from training.selection import Selection, choose
 from training.stages import Run, by_division, refuse_existing
+from training.strength import Earned, earn
+from training.strength import line as strength_line
 from training.threads import threads
 
 Floats = NDArray[np.float64]
@@ -111,16 +113,20 @@ def _finish(run: Run, pretrained: Pretrained, adapters: Sequence[TrainedAdapter]
     aucs = {name: run.rows.auc(run.positions.stop, logits) for name, logits in stop.items()}
     selection = choose(run.config.fusion.mode, run.config.select, aucs)
     run.meter.say(f"natural domains are served by: {selection.chosen}")
-    judged = _judged(run, candidates, stop, selection)
+    earned = earn(trainer, candidates, selection.chosen, run.positions.stop, run.config.strength)
+    run.meter.say(strength_line(earned.strengths))
+    judged = _judged(run, candidates, stop, earned)
     run.meter.say(judged.line())
-    predictions = _predictions(run, {name: score(run.positions.test) for name, score in candidates.items()}, selection)
+    test = {name: score(run.positions.test) for name, score in candidates.items()}
+    predictions = _predictions(run, test, earned.score(run.positions.test))
     write_predictions(run.out, predictions)
     evaluation = evaluate(predictions, run.config.seed, run.config.bootstrap_draws)
-    trained = _trained_run(run, pretrained, adapters, fusions, selection, evaluation, judged)
+    trained = _trained_run(run, pretrained, adapters, fusions, selection, evaluation, judged, earned)
     revision = export_run(trained, run.out, ablations=run.config.export_ablations)
     run.meter.say(f"bundle {revision[:12]} and {len(adapters) - len(trained.withheld)} adapters are in {run.out}")
     record = training_record(run.config, pretrained, adapters, fusions, selection)
-    record |= _judged_record(judged, selection, predictions)
+    record |= {"strength": {name: found.record() for name, found in earned.strengths.items()}}
+    record |= _judged_record(judged, predictions)
     write_report(run.out, evaluation, record)
     run.meter.say(f"report: {run.out / 'report.md'}")
     send_all(open_sinks(run.config.sinks, run.out), run.out, evaluation, record, run.meter.say)
@@ -138,17 +144,15 @@ def _candidates(trainer: FusionTrainer, fusions: Sequence[TrainedFusion]) -> dic
     return scores | {name: partial(trainer.logits, tower) for name, tower in towers.items()}
 
 
-def _judged(
-    run: Run, candidates: Mapping[Choice, Score], stop: Mapping[Choice, Floats], selection: Selection
-) -> Judged:
+def _judged(run: Run, candidates: Mapping[Choice, Score], stop: Mapping[Choice, Floats], earned: Earned) -> Judged:
     """Calibrate natural domains on the `stop` half, and judge what will serve them on the `gate` half."""
     config = run.config
-    calibrations = calibrate(_natural_rows(run, run.split.stop), stop, config.calibration)
-    served = candidates[selection.chosen](run.positions.gate)
-    backbone = candidates["backbone"](run.positions.gate)
-    own = tuple(calibrations[selection.chosen].values())
-    verdicts = gate(_natural_rows(run, run.split.gate), served, backbone, own, config.gate)
-    return Judged(calibrations, verdicts, config.gate)
+    rows = _natural_rows(run, run.split.stop)
+    calibrations = calibrate(rows, stop, config.calibration)
+    own = calibrate(rows, {earned.chosen: earned.score(run.positions.stop)}, config.calibration)[earned.chosen]
+    served, backbone = earned.score(run.positions.gate), candidates["backbone"](run.positions.gate)
+    verdicts = gate(_natural_rows(run, run.split.gate), served, backbone, tuple(own.values()), config.gate)
+    return Judged(calibrations, verdicts, config.gate, own)
 
 
 def _natural_rows(run: Run, positions: NDArray[np.int64]) -> NaturalRows:
@@ -156,26 +160,26 @@ def _natural_rows(run: Run, positions: NDArray[np.int64]) -> NaturalRows:
     return NaturalRows(run.dataset.label[positions], run.dataset.division[natural.name][positions], natural.domains)
 
 
-def _judged_record(judged: Judged, selection: Selection, predictions: Predictions) -> Record:
+def _judged_record(judged: Judged, predictions: Predictions) -> Record:
     """What the report shows of calibration (on the test rows) and of the gate."""
     calibration = before_and_after(
         predictions.label,
         predictions.logits[SERVED],
         predictions.domain,
         predictions.domains,
-        tuple(judged.calibrations[selection.chosen].values()),
+        tuple(judged.served.values()),
     )
     return {"calibration": calibration} | ({"gate": judged.gate_record()} if judged.verdicts else {})
 
 
-def _predictions(run: Run, logits: Mapping[Choice, Floats], selection: Selection) -> Predictions:
+def _predictions(run: Run, logits: Mapping[Choice, Floats], served: Floats) -> Predictions:
     """The test rows under each method's name in reports."""
     test, dataset = run.split.test, run.dataset
     natural = run.rows.divisions[0]
     named = {
         "backbone": logits["backbone"],
         "single_lora": logits["single"],
-        "multi_lora": logits[selection.chosen],
+        "multi_lora": served,
         "multi_lora_attention": logits["attention"],
         "multi_lora_avg": logits["avg"],
         "multi_lora_add": logits["add"],
@@ -193,11 +197,13 @@ def _trained_run(
     selection: Selection,
     evaluation: Evaluation,
     judged: Judged,
+    earned: Earned,
 ) -> TrainedRun:
     """What the export needs."""
     config, natural = run.config, run.rows.divisions[0]
     notes = {a.place.name: adapter_notes(config, a, selection, evaluation) for a in adapters}
-    notes |= {name: judged.gated_notes(name, selection.chosen, notes[name]) for name in natural.domains}
+    for name in natural.domains:
+        notes[name] = earned.notes(name, judged.gated_notes(name, selection.chosen, notes[name]))
     return TrainedRun(
         dataset=run.dataset,
         rows=run.rows,
@@ -205,7 +211,7 @@ def _trained_run(
         backbone=pretrained.backbone,
         adapters=tuple(by_division(adapters, len(run.rows.divisions))),
         modes={fusion.mode: FusedMode(fusion.tower, fusion.pair_rows) for fusion in fusions},
-        chosen=dict.fromkeys(natural.domains, selection.chosen),
+        chosen={name: earned.choice(name) for name in natural.domains},
         notes=notes,
         ablation_notes={
             mode: {
@@ -218,5 +224,6 @@ def _trained_run(
         backbone_notes=backbone_notes(config, pretrained, evaluation),
         fusion_notes=fusion_notes(config, fusions),
         withheld=judged.withheld(),
+        strong=earned.strong,
         dtype=config.artifact_dtype,
     )

@@ -10,20 +10,25 @@ departs from the paper: it has no strength.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from network.backbone import Backbone
 from network.lora import DomainAdapter
 from network.norm import DomNorm
-from training.artifacts_of import Choice
+from training.artifacts_of import Choice, Notes
+from training.config import StrengthConfig
+from training.fusion import FusionTrainer
 
 Floats = NDArray[np.float64]
+Score = Callable[[Tensor], Floats]
+"""From positions (n,) int64 to logits (n,)."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +130,87 @@ def search(
     }
 
 
+@dataclass(frozen=True)
+class Earned:
+    """How natural domains are served in the end.
+
+    Args:
+        chosen: the candidate that serves the domains whose strength is not 0.
+        score: what is served, before calibration.
+        strengths: of every natural domain; empty where none was searched, and all adapters are as trained.
+        strong: natural domain position to the adapter that stands alone, where it is not as it was trained.
+    """
+
+    chosen: Choice
+    score: Score
+    strengths: Mapping[str, Strength] = field(default_factory=dict)
+    strong: Mapping[int, DomainAdapter] = field(default_factory=dict)
+
+    def choice(self, domain: str) -> Choice:
+        """How one natural domain is served."""
+        found = self.strengths.get(domain)
+        return "backbone" if found is not None and found.value == 0.0 else self.chosen
+
+    def notes(self, domain: str, notes: Notes) -> Notes:
+        """Add a domain's strength to what its manifest records."""
+        found = self.strengths.get(domain)
+        if found is None:
+            return notes
+        return replace(notes, strength=found.value, training={**notes.training, "strength": found.record()})
+
+
+def earn(
+    trainer: FusionTrainer, candidates: Mapping[Choice, Score], chosen: Choice, stop: Tensor, config: StrengthConfig
+) -> Earned:
+    """Search the strength of every natural domain.
+
+    Args:
+        trainer: of the fusion; its rows and adapters serve here.
+        candidates: how each candidate scores rows.
+        chosen: the one that serves.
+        stop: (n,) positions of the rows to search on.
+        config: whether, and how finely.
+    """
+    if config.policy == "full" or chosen == "backbone":
+        return Earned(chosen, candidates[chosen])
+    domain, names = trainer.rows.domains[:, 0].numpy(), trainer.rows.divisions[0].domains
+    logits = {t: _at(trainer, candidates, chosen, t)(stop) for t in levels(chosen, config.steps)}
+    label = trainer.rows.label[stop].double().numpy()
+    found = search(label, domain[stop.numpy()], names, logits, config.prior_rows)
+    if chosen == "single":
+        strong = {
+            i: at_strength(own, trainer.backbone, found[names[i]].value)
+            for i, own in trainer.adapters[0].items()
+            if found[names[i]].value != 1.0
+        }
+        return Earned(chosen, _alone(trainer, strong), found, strong)
+    off = np.array([*(found[name].value == 0.0 for name in names), False])  # -1 is the last
+
+    def score(rows: Tensor) -> Floats:
+        return np.where(off[domain[rows.numpy()]], candidates["backbone"](rows), candidates[chosen](rows))
+
+    return Earned(chosen, score, found)
+
+
+def _at(trainer: FusionTrainer, candidates: Mapping[Choice, Score], chosen: Choice, strength: float) -> Score:
+    """How all natural domains score at one strength."""
+    if strength in (0.0, 1.0):
+        return candidates["backbone" if strength == 0.0 else chosen]
+    natural = trainer.adapters[0]
+    return _alone(trainer, {i: at_strength(own, trainer.backbone, strength) for i, own in natural.items()})
+
+
+def _alone(trainer: FusionTrainer, strong: Mapping[int, DomainAdapter]) -> Score:
+    """How natural adapters score alone, some of them replaced."""
+    adapters = [{**trainer.adapters[0], **strong}, *trainer.adapters[1:]]
+    tower = replace(trainer, adapters=adapters).untrained("single").eval()
+    return lambda rows: trainer.logits(tower, rows)
+
+
 def line(strengths: Mapping[str, Strength]) -> str:
     """The outcome in one line."""
+    if not strengths:
+        return "strength: all domains as trained"
     values = [found.value for found in strengths.values()]
     off, full = (sum(value == end for value in values) for end in (0.0, 1.0))
     return f"strength: {full} domains as trained, {len(values) - off - full} weakened, {off} left to the backbone"

@@ -20,7 +20,8 @@ def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A server over a fresh store with one random run in it."""
     run: Run = request.getfixturevalue(request.param)
     work = Workplace(tmp_path_factory.mktemp("live"))
-    with serving(work, served.publish_run(work, run)) as server:
+    # what is asked here is what is answered, not how soon: a busy machine must not turn answers into refusals
+    with serving(work, served.publish_run(work, run), deadline_ms="30000") as server:
         yield run, server
 
 

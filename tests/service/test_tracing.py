@@ -20,7 +20,7 @@ from benchmarks.forge import Run
 from service.logs import open_log
 from service.metrics import STAGES
 from service.refusals import SettingsInvalid
-from service.tracing import Tracing, open_tracing, traces_url
+from service.tracing import EXPORT_S, Tracing, open_tracing, traces_url
 from tests.service.collector import Received, attributes, collector
 from tests.service.live import Live, espalier
 
@@ -148,8 +148,8 @@ async def test_a_collector_that_never_answers_delays_neither_the_loop_nor_the_en
             closing = time.monotonic()
             await tracing.close(within_s=0.2)
             closed_s = time.monotonic() - closing
-    assert closed_s < 2.0
-    assert longest < 1.0
+    assert closed_s < EXPORT_S - 0.5  # whoever waited for the collector waited for as long as an export may take
+    assert longest < EXPORT_S - 0.5
 
 
 async def test_a_collector_that_is_away_is_told_in_the_log_and_nothing_else_happens() -> None:

@@ -52,7 +52,8 @@ def test_pre_training_moves_everything_but_the_prompts() -> None:
     network, (batch, domain) = plate(), rows(100)
     changed = steps(network, batch, domain)
     learned = {name for name, _ in network.named_parameters() if not name.startswith(PROMPTING)}
-    assert learned <= changed
+    # a norm takes the bias before it away again: its gradient is zero up to rounding
+    assert learned - {name for name in learned if name.endswith("linear.bias")} <= changed
     assert not {name for name, _ in network.named_parameters() if name.startswith(PROMPTING)} & changed
 
 

@@ -196,6 +196,7 @@ def _content(ground: Ground, made: Addition, record: DomainRecord | None, second
         "drift": None if made.drift is None else dict(made.drift),
         "figures": {part: dict(found) for part, found in made.figures.items()},
         "gate": None if verdict is None else verdict.record(),
+        "rival": None if ground.rival is None else ground.rival.revision,
         "withheld": made.withheld,
         "revision": made.revision,
         "size_bytes": len(made.content),
@@ -235,7 +236,7 @@ def _lines(ground: Ground, made: Addition) -> list[str]:
     lines.append(f"{passes} epochs; {chosen}")
     for part, found in made.figures.items():
         if found["auc"] is not None:
-            live = "" if made.drift is None else f"{found['auc_start']:.4f} by what is live, "
+            live = f"{found['auc_live']:.4f} by what is live, " if "auc_live" in found else ""
             aucs = f"AUC {found['auc_backbone']:.4f} by the backbone, {live}{found['auc']:.4f} by the adapter"
             lines.append(f"{part}: {aucs} ({found['rows']:,} rows, {found['positives']:,} positive)")
     calibration = next(iter(made.judged.calibrations["single"].values()))
@@ -251,5 +252,10 @@ def _lines(ground: Ground, made: Addition) -> list[str]:
     verdict = made.verdict
     if verdict is not None:
         lines.append(f"gate: {'passed' if verdict.passed else 'not passed'}: {verdict.reason}")
+        if ground.live is not None and ground.rival is None:
+            lines.append(
+                f"judged against the backbone, not against what is live: {ground.live} is no LoRA of this backbone, or "
+                "cannot be read"
+            )
     lines.append(f"adapter {made.revision}: {len(made.content):,} bytes")
     return lines

@@ -142,9 +142,10 @@ def _evaluate_seeds(
     from training.errors import TrainingError
     from training.progress import RichMeter
     from training.trials.code import code_commit
+    from training.trials.errors import TrialsError
     from training.trials.seeds import read_any, trials_of, write_seeds
     from training.trials.sitting import Sitting
-    from training.trials.table import SeedsTable
+    from training.trials.table import check_against
     from training.trials.trial import train_trial
 
     names = [path.stem for path in configs]
@@ -153,19 +154,40 @@ def _evaluate_seeds(
     console = Console(highlight=False)
     try:
         settings = {path.stem: read_any(path, data=data) for path in configs}
+        if against is not None:
+            check_against(against, settings.keys())
         trials = trials_of(settings, seeds, code_commit())
         out.mkdir(parents=True, exist_ok=True)
         sitting = Sitting(out, train_trial, RichMeter(console), any_commit=any_commit, keep_runs=keep_runs)
         sat = sitting.run(trials, most)
-        table = SeedsTable(sat.found, against)
-        page = write_seeds(out, table, sat, trials)
+        table = _table_of(console, sat, against, several=len(settings) > 1)
+        page = None if table is None else write_seeds(out, table, sat, trials)
     except (TrainingError, StoreError, NetworkError) as error:
         raise refused(error) from error
+    except OSError as error:
+        stopped = f"cannot go on in {out}: {error.strerror or error}; what is finished is kept"
+        raise refused(TrialsError(f"{stopped}, and the same command goes on")) from error
     except KeyboardInterrupt:
         _say(console, f"stopped; the same command goes on with {out}")
         raise typer.Exit(130) from None
-    _tell(console, table, sat)
-    _say(console, f"page: {page}")
+    if table is not None:
+        _tell(console, table, sat)
+        _say(console, f"page: {page}")
+
+
+def _table_of(console: Console, sat: Sat, against: str | None, several: bool) -> SeedsTable | None:
+    """The table of what is there; None, and a line why, where what it needs is still to be trained."""
+    from training.trials.errors import NoComparison
+    from training.trials.table import SeedsTable
+
+    try:
+        return SeedsTable(sat.found, against, several)
+    except NoComparison as error:
+        if not sat.missing:
+            raise
+        left = f"{len(sat.missing)} trainings are left: the same command goes on"
+        _say(console, f"no table yet: {error}; {left}")
+        return None
 
 
 def _tell(console: Console, table: SeedsTable, sat: Sat) -> None:

@@ -8,8 +8,9 @@ bit.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ class Trainee:
         loss: mean loss of the rows at some positions, in training mode.
         auc: the validation AUC in eval mode; None where it is not defined.
         start_counts: whether the untrained start is a candidate.
+        undecayed: parameters of `trained` that the schedule's weight decay leaves alone.
     """
 
     layer: nn.Module
@@ -41,6 +43,7 @@ class Trainee:
     loss: Callable[[Tensor], Tensor]
     auc: Callable[[], float | None]
     start_counts: bool
+    undecayed: Sequence[nn.Parameter] = ()
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,12 @@ class Loop:
         self._history: list[Record] = []
         self._epoch = 0
         self._best: dict[str, Tensor] = {}
-        learned = [p for p in trainee.trained.parameters() if p.requires_grad]
+        groups = _groups(trainee)
         self._optimizer: torch.optim.Optimizer | None = (
             None  # of a trainee that learns nothing, such as no pair's norms
         )
-        if learned:
-            self._optimizer = torch.optim.Adam(learned, schedule.lr, weight_decay=schedule.weight_decay, fused=True)
+        if groups:
+            self._optimizer = torch.optim.Adam(groups, schedule.lr, weight_decay=schedule.weight_decay, fused=True)
 
     def run(self) -> Fitted:
         """Train to the end, from the checkpoint if there is one, and leave the selected weights in place."""
@@ -204,6 +207,17 @@ class Loop:
                 i, key = name.split(".", 1)
                 content["state"].setdefault(int(i), {})[key] = value
             self._optimizer.load_state_dict(content)
+
+
+def _groups(trainee: Trainee) -> list[dict[str, Any]]:
+    """What is learned, those parameters last that have no weight decay; no empty group."""
+    learned = [parameter for parameter in trainee.trained.parameters() if parameter.requires_grad]
+    free = {id(parameter) for parameter in trainee.undecayed}
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in learned if id(parameter) not in free]},
+        {"params": [parameter for parameter in learned if id(parameter) in free], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def _copied(module: nn.Module) -> dict[str, Tensor]:

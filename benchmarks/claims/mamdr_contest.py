@@ -21,10 +21,10 @@ from typing import Any
 from benchmarks.claims.line import Line, between, measured
 from benchmarks.claims.mamdr_trial import Found, Trial, run_all
 from benchmarks.claims.workplace import ROOT, ClaimError, Workplace
+from training.trials.student import CONFIDENCE, paired, quantile
 
 SEEDS = (0, 1, 2, 3, 4)
 RECORDS = ROOT / "benchmarks" / "claims" / "records"
-_STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}  # 97.5% points by degrees of freedom
 MOST_CONFIGURATIONS = 4
 
 
@@ -65,7 +65,7 @@ class Row:
     def interval(self) -> tuple[float, float]:
         """Where one more training may lie, 95%, by the recorded seeds."""
         n, spread = len(self.means), statistics.stdev(self.means)
-        half = _STUDENT[n - 1] * spread * math.sqrt(1 + 1 / n)
+        half = quantile(CONFIDENCE, n - 1) * spread * math.sqrt(1 + 1 / n)
         return statistics.mean(self.means) - half, statistics.mean(self.means) + half
 
 
@@ -215,9 +215,7 @@ def rank(rows: Mapping[str, Row]) -> dict[str, float]:
 
 def aim(contest: str, rows: Mapping[str, Row], better: str, worse: str) -> Line:
     """Whether one method is better than another, in the mean of the seeds; with the paired 95% interval."""
-    differences = [a - b for a, b in zip(rows[better].means, rows[worse].means, strict=True)]
-    mean, n = statistics.mean(differences), len(differences)
-    half = _STUDENT[n - 1] * statistics.stdev(differences) / math.sqrt(n) if n > 1 else math.nan
-    figure = f"{mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}]"
-    claim = f"{contest}: {better} - {worse}, mean per-domain AUC, paired 95% over {n} seeds"
-    return Line(claim, figure, "> 0", "holds" if mean > 0 else "falls short")
+    found = paired(rows[better].means, rows[worse].means)
+    interval = "" if found.low is None or found.high is None else f" [{found.low:+.4f}, {found.high:+.4f}]"
+    claim = f"{contest}: {better} - {worse}, mean per-domain AUC, paired 95% over {found.seeds} seeds"
+    return Line(claim, f"{found.mean:+.4f}{interval}", "> 0", "holds" if found.mean > 0 else "falls short")

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.claims import trainings
 from training.frameworks.config import MamdrConfig
 from training.frameworks.run import MamdrRun
 from training.frameworks.scoring import all_logits, domain_aucs, mean_auc, positions_of
@@ -23,7 +21,7 @@ from training.frameworks.setting import Setting
 from training.frameworks.state import State
 from training.metrics import auc
 from training.progress import SilentMeter
-from training.trials.kept import ANY_COMMIT, KeptResults, TrialKey
+from training.trials.kept import ANY_COMMIT, TrialKey
 
 Found = dict[str, Any]
 
@@ -93,23 +91,14 @@ def pooled_auc(setting: Setting, state: State) -> float | None:
 
 
 def run_all(trials: Sequence[Trial], kept: Path) -> dict[Trial, Found]:
-    """Run trials, a process a core with one thread each; a result that is kept is not run again.
+    """Run trials, as `benchmarks.claims.trainings.run_all` does.
 
     Args:
         trials: what to run; longest first is quickest.
         kept: folder of results, one JSON file each.
     """
-    results = KeptResults(kept)
-    found = {trial: results.get(trial.key) for trial in trials}
-    done = {trial: result for trial, result in found.items() if result is not None}
-    left = [trial for trial in trials if trial not in done]
-    cores = len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(max_workers=cores, mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(run, trial): trial for trial in left}
-        for future in as_completed(running):
-            trial = running[future]
-            done[trial] = future.result()
-            results.put(trial.key, done[trial])
-            told = f"{done[trial]['test']:.4f} in {done[trial]['seconds']:.0f} s"
-            print(f"# {told}: seed {trial.seed}, {trial.config}", flush=True)
-    return done
+    return trainings.run_all(trials, run, _told, kept)
+
+
+def _told(trial: Trial, found: Found) -> str:
+    return f"{found['test']:.4f} in {found['seconds']:.0f} s: seed {trial.seed}, {trial.config}"

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.claims.line import Line, exactly, measured
+from benchmarks.claims.trainings import fresh
 from benchmarks.claims.workplace import Workplace
 from training.chooser.choosing import choose_divisions
 from training.chooser.findings import Ranking
@@ -51,7 +52,7 @@ def ranked(work: Workplace, seed: int) -> Ranking:
     data = work.folder / f"chooser-data-{seed}"
     world(seed, work.quick).write(data)
     config = TrainingConfig.model_validate({**SETTINGS, "data": data, "seed": seed})
-    return choose_divisions(config, work.folder / f"chooser-{seed}", resume=True)
+    return choose_divisions(config, fresh(work, f"chooser-{seed}"), resume=True)
 
 
 def world(seed: int, quick: bool) -> PreparedDataset:

@@ -61,7 +61,7 @@ def prepare(work: Workplace) -> Path | None:
     folder, source = work.folder / "epinions-rating", work.data / "epinions"
     if not source.exists():
         return None
-    if not (folder / "spec.json").exists():
+    if not (work.reuse and (folder / "spec.json").exists()):
         work.espalier("data", "prepare", "epinions-rating", "--source", str(source), "--out", str(folder))
     return folder
 
@@ -79,6 +79,9 @@ def judged(name: str, rows: Rows) -> Iterator[Line]:
         figure = ", ".join(f"{one} {value}" for one, value in means.items())
         yield measured(f"{name}: {domain}, test AUC", f"{figure}; the gate lets {passed} of its seeds pass")
     ends = [one for seed in rows["multi_lora"].seeds for one in seed["gated"].values() if one["passed"]]
+    if not ends:
+        yield Line(f"{name}: {GATED}", "none of any seed passed, so nothing is shown", "= 0", "falls short")
+        return
     worse = sum(one["high"] is not None and one["high"] < 0 for one in ends)
     yield exactly(f"{name}: of {len(ends)}, {GATED}", worse, 0)
 

@@ -13,6 +13,7 @@ from benchmarks.claims.line import Line, at_least, at_most, exactly
 from benchmarks.claims.mamdr_kinds import write
 from benchmarks.claims.multilora_movielens import small_world
 from benchmarks.claims.served import MODES, both_ways, draws, publish_mode, publish_run
+from benchmarks.claims.trainings import fresh
 from benchmarks.claims.workplace import Server, Workplace, serving
 from benchmarks.forge import Edit, Run, forge
 from benchmarks.oracle import Array, Oracle
@@ -71,7 +72,7 @@ def kind_lines(work: Workplace, data: Path, kind: str) -> Iterator[Line]:
 
 def trained(work: Workplace, data: Path, kind: str) -> Run:
     """A run whose adapters no gate and no early stop has emptied."""
-    out = work.folder / f"kind-{kind}"
+    out = fresh(work, f"kind-{kind}")
     backbone = {**SETTINGS["backbone"], "kind": kind}
     config = TrainingConfig.model_validate({**SETTINGS, "backbone": backbone, "data": data})
     return Run(train_all(config, out, resume=True))

@@ -166,6 +166,7 @@ class Grounds:
             loss=loss,
             auc=lambda: rows.auc(stop, logits_of(stop, network.score)),
             start_counts=True,
+            undecayed=list(own.parameters()),
         )
         memory = Memory(StateFolder(self.folder / "overlay-alone"), NAME, {})
         _fresh(memory)

@@ -19,14 +19,15 @@ import torch
 
 from benchmarks.claims.line import Line, at_least, at_most, between, measured
 from benchmarks.claims.mamdr_contest import RECORDS, Row
-from benchmarks.claims.mamdr_trial import Found
 from benchmarks.claims.movielens import prepare
 from benchmarks.claims.multilora_leaving import Grounds, left_out
 from benchmarks.claims.multilora_movielens import BASE, QUICK, small_world
 from benchmarks.claims.multilora_scoring import overlay_speed
 from benchmarks.claims.multilora_table import NOT_RECORDED, full, merged
+from benchmarks.claims.trainings import fresh
 from benchmarks.claims.workplace import ROOT, Workplace
 from training.prepared import PreparedDataset
+from training.trials.kept import Found
 
 RECORD = RECORDS / "multilora-leftout.json"
 SEEDS = (0, 1, 2)
@@ -49,7 +50,7 @@ def lines(work: Workplace) -> Iterator[Line]:
         way = {"theme-02": pl.col("domain_id") == "theme-02"}
         data = PreparedDataset.load(small_world(work))
         config = merged(BASE, QUICK)
-        yield from table({name: [one(data, rows, config, 0, work.folder / "tried")] for name, rows in way.items()})
+        yield from table({name: [one(data, rows, config, 0, fresh(work, "tried"))] for name, rows in way.items()})
         return
     if full():
         print(f"# leftout: {len(WAYS) * len(SEEDS)} pre-trainings with five methods each; about 2 core hours, a guess")
@@ -75,9 +76,9 @@ def everything(work: Workplace) -> Results:
     found: dict[str, list[Found]] = {name: [] for name in WAYS}
     for i, (name, rows) in enumerate(WAYS.items()):
         for seed in SEEDS:
-            folder = work.folder / f"leftout-{i}-{seed}"
+            folder = fresh(work, f"leftout-{i}-{seed}")
             kept = folder / "found.json"
-            if not (work.reuse and kept.exists()):
+            if not kept.exists():
                 result = one(data, rows, BASE, seed, folder)
                 kept.write_text(json.dumps(result))
             found[name].append(json.loads(kept.read_text()))
@@ -136,7 +137,7 @@ def again(work: Workplace, found: Results) -> Iterator[Line]:
     """Seed 0 of one way once more."""
     data = PreparedDataset.load(prepare(work))
     began = time.monotonic()
-    result = one(data, WAYS[AGAIN], BASE, SEEDS[0], work.folder / "leftout-again")
+    result = one(data, WAYS[AGAIN], BASE, SEEDS[0], fresh(work, "leftout-again"))
     for method in ("zero-shot", BOTH):
         low, high = Row({}, tuple({"test": seed[method]} for seed in found[AGAIN])).interval()
         claim = f"{AGAIN} left out: {method}, seed 0 again, in the recorded 95% interval of a seed"

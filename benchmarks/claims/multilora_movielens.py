@@ -134,6 +134,6 @@ def quick_lines(work: Workplace) -> Iterator[Line]:
 def small_world(work: Workplace) -> Path:
     """Three planted domains, for tries."""
     folder = work.folder / "table-data"
-    if not (folder / "spec.json").exists():
+    if not (work.reuse and (folder / "spec.json").exists()):
         synthetic(SyntheticWorld(rows=20_000, users=200, items=80, domains=3, segments=2)).write(folder)
     return folder

@@ -18,6 +18,7 @@ import polars as pl
 from benchmarks.claims.line import Line, at_most, measured
 from benchmarks.claims.multilora_kinds import SETTINGS
 from benchmarks.claims.served import publish_run
+from benchmarks.claims.trainings import fresh as folder_of
 from benchmarks.claims.workplace import ROOT, ClaimError, Server, Workplace, serving
 from benchmarks.forge import Run
 from benchmarks.oracle import AdapterFile
@@ -78,7 +79,7 @@ def lines(work: Workplace) -> Iterator[Line]:
 def grown(work: Workplace) -> tuple[Run, Files, Files]:
     """A backbone that never saw one theme, nor some users and items; and that theme's rows, with and without them."""
     world = synthetic(WORLD)
-    fresh = {side: pl.col(f"{side}_id") % NEW_IN == 0 for side in ("user", "item")}
+    strange = {side: pl.col(f"{side}_id") % NEW_IN == 0 for side in ("user", "item")}
     theme = pl.col("domain_id") == LEFT_OUT
     mine = world.interactions.filter(theme)
     divisions = tuple(
@@ -90,18 +91,20 @@ def grown(work: Workplace) -> tuple[Run, Files, Files]:
     data = work.folder / "newcomer-data"
     PreparedDataset(
         world.spec.model_copy(update={"divisions": divisions}),
-        world.interactions.filter(~theme, ~fresh["user"], ~fresh["item"]),
-        world.users.filter(~fresh["user"]),
-        world.items.filter(~fresh["item"]),
+        world.interactions.filter(~theme, ~strange["user"], ~strange["item"]),
+        world.users.filter(~strange["user"]),
+        world.items.filter(~strange["item"]),
     ).write(data)
     config = TrainingConfig.model_validate({**SETTINGS, "data": data})
-    run = Run(train_all(config, work.folder / "newcomer-run", resume=True))
-    strangers = {side: getattr(world, f"{side}s").filter(fresh[side]).rename({f"{side}_id": "id"}) for side in fresh}
-    some = pl.concat([mine.filter(fresh["user"] | fresh["item"]).head(ROWS // 4), mine.filter(~fresh["user"])])
+    run = Run(train_all(config, folder_of(work, "newcomer-run"), resume=True))
+    strangers = {
+        side: getattr(world, f"{side}s").filter(strange[side]).rename({f"{side}_id": "id"}) for side in strange
+    }
+    some = pl.concat([mine.filter(strange["user"] | strange["item"]).head(ROWS // 4), mine.filter(~strange["user"])])
     return (
         run,
         write(work.folder / "fresh", some.head(ROWS), strangers["user"], strangers["item"]),
-        write(work.folder / "known", mine.filter(~fresh["user"], ~fresh["item"]).head(2 * ROWS), None, None),
+        write(work.folder / "known", mine.filter(~strange["user"], ~strange["item"]).head(2 * ROWS), None, None),
     )
 
 

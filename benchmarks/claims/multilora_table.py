@@ -10,25 +10,26 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.claims.line import Line, Verdict, between, measured
 from benchmarks.claims.mamdr_contest import MOST_CONFIGURATIONS, RECORDS, SEEDS, Row
-from benchmarks.claims.mamdr_trial import Found
 from benchmarks.claims.multilora_trial import STAGES, Kind, Training, run_all
+from benchmarks.claims.trainings import fresh
 from benchmarks.claims.workplace import ROOT, Workplace
+from training.trials import student
+from training.trials.kept import Found
 
 NOT_RECORDED = "not recorded yet: FULL=1"
-_STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}  # 97.5% points by degrees of freedom
 Figure = Literal["pooled", "macro"]
 Rows = Mapping[str, Row]
+RunAll = Callable[[Sequence[Training], Path], Mapping[Training, Found]]
 
 
 def full() -> bool:
@@ -76,6 +77,7 @@ class Table:
         again: names of the rows whose seed 0 is run again.
         core_hours: of FULL=1, a guess, told until there is a record to tell it by.
         published: pooled AUC that a paper prints, by the row's name.
+        trained: runs trainings and keeps their results in a folder.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Table:
         again: Sequence[str],
         core_hours: float,
         published: Mapping[str, float] | None = None,
+        trained: RunAll = run_all,
     ) -> None:
         self.name = name
         self.figure: Figure = figure
@@ -95,6 +98,7 @@ class Table:
         self._again = tuple(again)
         self._core_hours = core_hours
         self._published = published or {}
+        self._trained = trained
 
     @property
     def methods(self) -> list[str]:
@@ -134,7 +138,7 @@ class Table:
         if full():
             return
         wanted = {name: self._training(name, rows, data) for name in self._again}
-        found = run_all(list(dict.fromkeys(wanted.values())), self._kept(work))
+        found = self._trained(list(dict.fromkeys(wanted.values())), self._kept(work))
         for name, training in wanted.items():
             low, high = rows[name].interval()
             claim = f"{self.name}: {name}, seed 0 again, {self.figure}, in the recorded 95% interval of a seed"
@@ -147,7 +151,7 @@ class Table:
             yield Line(f"{self.name}: {claim}", NOT_RECORDED, bound, "falls short")
 
     def _kept(self, work: Workplace) -> Path:
-        return work.folder / f"table-{self.name}"
+        return fresh(work, f"table-{self.name}")
 
     @property
     def _record(self) -> Path:
@@ -165,19 +169,17 @@ class Table:
     ) -> dict[str, Row]:
         """Tune every family on the first seed, then run the other seeds with what each method preferred."""
         kept = self._kept(work)
-        if not work.reuse:
-            shutil.rmtree(kept, ignore_errors=True)
         rows: dict[str, Row] = {}
         for family in self._families:
             start = {} if family.start is None else rows[family.start].config
             grid = [merged(merged({**self._base, **start}, config), changes) for config in family.grid[:most]]
             tuning = [Training.of(data, family.kind, config, seeds[0]) for config in grid]
-            found = run_all(tuning, kept)
+            found = dict(self._trained(tuning, kept))
             best = {name: _best(tuning, found, inner) for name, inner in family.names.items()}
             more = {
                 (one, seed): Training(one.data, one.kind, one.config, seed) for one in best.values() for seed in seeds
             }
-            found |= run_all(list(dict.fromkeys(more.values())), kept)
+            found |= self._trained(list(dict.fromkeys(more.values())), kept)
             for name, inner in family.names.items():
                 each = [found[more[best[name], seed]][inner] for seed in seeds]
                 rows[name] = Row(json.loads(best[name].config), tuple(self._seed(one) for one in each))
@@ -237,10 +239,8 @@ def gains(claim: str, better: Row, worse: Row, least: float) -> Line:
 
 def paired(one: Row, other: Row) -> tuple[float, float]:
     """Mean difference over seeds, and half the width of its 95% interval; no width is known of a single seed."""
-    differences = [a - b for a, b in zip(one.means, other.means, strict=True)]
-    n = len(differences)
-    half = _STUDENT[n - 1] * statistics.stdev(differences) / math.sqrt(n) if n > 1 else math.inf
-    return statistics.mean(differences), half
+    found = student.paired(one.means, other.means)
+    return found.mean, math.inf if found.high is None else found.high - found.mean
 
 
 def _best(trainings: Sequence[Training], found: Mapping[Training, Mapping[str, Found]], method: str) -> Training:

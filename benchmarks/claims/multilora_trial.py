@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.claims.mamdr_trial import Found
+from benchmarks.claims import trainings
 from network.backbone import Backbone
 from training.adapters import places
 from training.checkpoint import Memory, StateFolder
@@ -35,6 +32,7 @@ from training.pipeline import train_all
 from training.progress import SilentMeter
 from training.seeds import Stream
 from training.stages import Run
+from training.trials.kept import ANY_COMMIT, Found, TrialKey
 
 Kind = Literal["stages", "finetune", "single"]
 STAGES: dict[str, tuple[str, str]] = {
@@ -73,10 +71,10 @@ class Training:
         return cls(str(data), kind, json.dumps(config, sort_keys=True), seed)
 
     @property
-    def key(self) -> str:
-        """Names this training's result."""
-        whole = [self.data, self.kind, self.config, self.seed]
-        return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:24]
+    def key(self) -> TrialKey:
+        """What its result is kept by; work on the claims themselves takes it whatever code it came from."""
+        content = hashlib.sha256(json.dumps([self.data, self.config]).encode()).hexdigest()
+        return TrialKey(self.kind, self.seed, content, ANY_COMMIT)
 
     def checked(self) -> tuple[TrainingConfig, Schedule | None]:
         """The configuration, and the schedule of a baseline's networks."""
@@ -195,29 +193,17 @@ def _scored(trainer: WholeTrainer, state: Path, rows: int, packs: bool) -> NDArr
     return logits
 
 
-def run_all(trainings: Sequence[Training], kept: Path) -> dict[Training, dict[str, Found]]:
-    """Run trainings, a process a core with one thread each; a result that is kept is not run again.
+def run_all(todo: Sequence[Training], kept: Path) -> dict[Training, Found]:
+    """Run trainings, as `benchmarks.claims.trainings.run_all` does.
 
     Args:
-        trainings: what to run; longest first is quickest.
+        todo: what to run; longest first is quickest.
         kept: folder of results, one JSON file each.
     """
-    kept.mkdir(parents=True, exist_ok=True)
-    paths = {training: kept / f"{training.key}.json" for training in trainings}
-    done = {training: json.loads(path.read_text()) for training, path in paths.items() if path.exists()}
-    left = [training for training in paths if training not in done]
-    cores = min(len(os.sched_getaffinity(0)), len(left))
-    if not left:
-        return done
-    with ProcessPoolExecutor(cores, mp_context=get_context("spawn")) as pool:
-        running = {pool.submit(run, training): training for training in left}
-        for future in as_completed(running):
-            training = running[future]
-            done[training] = future.result()
-            draft = paths[training].with_suffix(".part")
-            draft.write_text(json.dumps(done[training]))
-            draft.rename(paths[training])
-            name, figures = next(iter(done[training].items()))
-            told = f"{name} {figures['pooled']:.4f} in {figures['seconds']:.0f} s"
-            print(f"# {told}: seed {training.seed}, {training.kind}, {training.config}", flush=True)
-    return done
+    return trainings.run_all(todo, run, _told, kept)
+
+
+def _told(training: Training, found: Found) -> str:
+    name, figures = next(iter(found.items()))
+    told = f"{name} {figures['pooled']:.4f} in {figures['seconds']:.0f} s"
+    return f"{told}: seed {training.seed}, {training.kind}, {training.config}"

@@ -16,6 +16,7 @@ from training.baselines.table import BASELINES, settings_of
 from training.frameworks.config import MamdrConfig
 from training.frameworks.table import FRAMEWORKS as KNOWN
 from training.sources.conflict import ConflictWorld, conflicting
+from training.trials.student import quantile
 
 
 def row(*seeds: dict[str, float | None]) -> Row:
@@ -41,7 +42,7 @@ def test_an_aim_is_the_paired_difference_with_its_interval() -> None:
     better = row(*({"x": value} for value in (0.75, 0.85, 0.65)))
     worse = row(*({"x": value} for value in (0.74, 0.82, 0.63)))
     line = aim("table", {"a": better, "b": worse}, "a", "b")
-    half = 4.303 * 0.01 / math.sqrt(3)
+    half = quantile(0.95, 2) * 0.01 / math.sqrt(3)
     assert line.figure == f"{0.02:+.4f} [{0.02 - half:+.4f}, {0.02 + half:+.4f}]"
     assert line.verdict == "holds"
     assert aim("table", {"a": better, "b": worse}, "b", "a").verdict == "falls short"
@@ -50,8 +51,10 @@ def test_an_aim_is_the_paired_difference_with_its_interval() -> None:
 def test_the_interval_of_a_seed_widens_with_the_spread_of_the_seeds() -> None:
     """Law: mean ± t sd sqrt(1 + 1/n): where one more training may lie, 95%."""
     low, high = row(*({"x": value} for value in (0.70, 0.72, 0.71, 0.69, 0.73))).interval()
-    half = 2.776 * math.sqrt(0.00025) * math.sqrt(1.2)
+    half = quantile(0.95, 4) * math.sqrt(0.00025) * math.sqrt(1.2)
     assert (low, high) == (pytest.approx(0.71 - half), pytest.approx(0.71 + half))
+    low, high = row(*({"x": 0.7 + i / 100} for i in range(6))).interval()  # as many seeds as there are
+    assert low < 0.70 < 0.75 < high
 
 
 def test_every_method_is_tuned_over_four_configurations_that_exist() -> None:

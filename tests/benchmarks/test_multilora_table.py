@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from benchmarks.claims.multilora_table import NOT_RECORDED, Family, Table, gains
 from benchmarks.claims.multilora_trial import STAGES, Training, run, told_by
 from benchmarks.claims.workplace import Workplace
 from training.sources.synthetic import SyntheticWorld, synthetic
+from training.trials.kept import Found, KeptResults
+from training.trials.student import quantile
 
 TINY: dict[str, Any] = {
     "backbone": {"width": 3, "tower": [6]},
@@ -77,7 +80,7 @@ def test_a_gain_needs_its_size_and_an_interval_above_zero() -> None:
     steady = row(*(value + 0.002 + 0.0001 * i for i, value in enumerate(worse.means)))
     mean, half = paired(steady, worse)
     assert mean == pytest.approx(0.0022)
-    assert half == pytest.approx(2.776 * statistics.stdev([0.002 + 0.0001 * i for i in range(5)]) / 5**0.5)
+    assert half == pytest.approx(quantile(0.95, 4) * statistics.stdev([0.002 + 0.0001 * i for i in range(5)]) / 5**0.5)
     assert gains("a - b", steady, worse, 0.001).verdict == "holds"
     assert gains("a - b", steady, worse, 0.003).verdict == "falls short"
     wild = row(0.86, 0.79, 0.83, 0.76, 0.80)
@@ -97,6 +100,38 @@ def test_a_missing_record_falls_short(tiny: Path, tmp_path: Path) -> None:
     assert own.brought(Workplace(tmp_path), tiny) is None
     (line,) = own.missing([("multi_lora", ">= 1")])
     assert (line.figure, line.verdict) == (NOT_RECORDED, "falls short")
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_seed_0_again_is_trained_again(tmp_path: Path, reuse: bool) -> None:
+    """Law: a result that an earlier call kept is not taken for seed 0's, unless it is to be reused."""
+    folders: list[int] = []
+
+    def trained(trainings: Sequence[Training], kept: Path) -> dict[Training, Found]:
+        folders.append(sum(KeptResults(kept).get(one.key) is not None for one in trainings))
+        return {one: {"single": {"pooled": 0.7}} for one in trainings}
+
+    own = Table("t", {}, (Family("single", ({},)),), "pooled", ("single",), 0.0, trained=trained)
+    rows = {"single": row(0.7, 0.71, 0.69)}
+    KeptResults(tmp_path / "table-t").put(Training.of(tmp_path, "single", {}, 0).key, {"single": {"pooled": 0.1}})
+    (line,) = own.again(Workplace(tmp_path, reuse), tmp_path, rows)
+    assert line.verdict == "holds"
+    assert folders == [int(reuse)]
+
+
+def test_a_gate_that_lets_nothing_pass_shows_nothing() -> None:
+    """Law: that no passing domain is worse holds of passing domains alone; without any it falls short."""
+
+    def rows(passed: bool, high: float) -> dict[str, Row]:
+        gated = {"a": {"passed": passed, "low": -0.5, "high": high}}
+        seed = {"test": 0.7, "domains": {"a": 0.7}, "gated": gated}
+        return {name: Row({}, (seed, seed)) for name in ("mix", "single", "multi_lora")}
+
+    verdicts = [list(multilora_epinions.judged("t", rows(*case)))[-1].verdict for case in _GATED]
+    assert verdicts == ["holds", "falls short", "falls short"]
+
+
+_GATED = ((True, 0.1), (True, -0.1), (False, 0.1))
 
 
 def test_a_report_gives_a_row_for_each_method() -> None:

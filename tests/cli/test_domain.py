@@ -155,7 +155,7 @@ def test_what_was_done_is_said(folder: Path) -> None:
     for said in (
         "users: 2 new to the feature table; 1 of the file are known and stay as they are",
         "items: 2 new to the feature table",
-        "trained on 192 rows: LoRA, and an overlay of",
+        " rows: LoRA, and an overlay of",
         "4 epochs; the last is taken, for validation has too few rows",
         "by the backbone",
         "calibration: none",
@@ -178,8 +178,26 @@ def test_a_domain_that_serves_is_replaced_or_trained_on_only_when_asked(folder: 
     assert on["generation"] == 3
     assert on["drift"]["from"] == again["revision"] != first["revision"]
     assert on["drift"]["mean"] > 0
+    assert [each["rival"] for each in (first, again, on)] == [None, first["revision"], again["revision"]]
+    assert "auc_live" in again["figures"]["gate"]
     both = add(folder, "--continue", "--replace").stderr
     assert "choose one" in " ".join(both.replace("│", " ").split())
+
+
+def test_what_cannot_be_gone_on_from_is_replaced_and_that_is_said(random_run: Run, folder: Path) -> None:
+    """Law: a live adapter of another kind refuses --continue with what to do; --replace says that it was not judged
+    against it."""
+    fused = next(iter(random_run.natural("attention").values())).read_bytes()
+
+    async def put() -> None:
+        store = AdapterStore(FileBackend(folder / "store"), time.time)
+        await store.set_live(NAME, random_run.natural_division, await store.put(fused), "somebody")
+
+    asyncio.run(put())
+    assert "goes on from kind 'lora' alone: --replace trains it anew" in add(folder, "--continue").stderr
+    done = add(folder, "--replace", "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "judged against the backbone, not against what is live" in done.stdout
 
 
 def test_a_withheld_domain_and_a_dry_run_publish_nothing(folder: Path) -> None:

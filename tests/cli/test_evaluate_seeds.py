@@ -63,6 +63,33 @@ def test_a_table_is_finished_over_sittings(world: Path, tmp_path: Path) -> None:
     assert aucs(content, "mix:backbone") == [0.5, reported(run)]
 
 
+def test_a_line_that_is_still_to_be_trained_is_waited_for(world: Path, tmp_path: Path) -> None:
+    """Law: a sitting that ends before the line to compare with is there ends well, keeps what it trained and writes no
+    table; a name that will never be there is refused before anything is trained."""
+    out = tmp_path / "table"
+    trials = trials_of({name: read_any(world / f"{name}.yaml") for name in ("stages", "mix")}, 2, "old")
+    Sitting(out, Training(), SilentMeter()).run(trials, most=1)
+    waited = seeds(world, out, "--most", "0", "--against", "mix:backbone")
+    assert waited.exit_code == 0, waited.output
+    assert "no table yet" in waited.output
+    assert "3 trainings are left: the same command goes on" in waited.output
+    assert [path.name for path in out.iterdir() if path.is_file()] == []
+    assert len(list((out / "kept").iterdir())) == 1
+    mistyped = seeds(world, tmp_path / "other", "--against", "mux:backbone")
+    assert mistyped.exit_code == 1
+    assert "lines are called like stages:backbone, mix:backbone" in mistyped.stderr
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told(world: Path, tmp_path: Path) -> None:
+    """Law: what the file system refuses is one line that names the folder, and no traceback."""
+    (tmp_path / "file").write_text("")
+    result = seeds(world, tmp_path / "file" / "table", "--most", "0")
+    assert result.exit_code == 1
+    assert "cannot go on in" in result.stderr
+    assert "Traceback" not in result.output
+
+
 def aucs(content: dict[str, Any], line: str) -> list[float]:
     """What the table has of a line, by seed."""
     return [score["auc"] for score in content["methods"][line]["seeds"].values()]

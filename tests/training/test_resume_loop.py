@@ -30,9 +30,12 @@ class Problem:
     Args:
         aucs: what validation says, one value a call; the last one is repeated.
         kill_after: raise `Killed` at this loss call.
+        undecayed: positions of the parameters without weight decay.
     """
 
-    def __init__(self, aucs: Sequence[float | None] = (0.5,), kill_after: int | None = None) -> None:
+    def __init__(
+        self, aucs: Sequence[float | None] = (0.5,), kill_after: int | None = None, undecayed: Sequence[int] = ()
+    ) -> None:
         generator = torch.Generator().manual_seed(0)
         self._x = torch.randn(ROWS, 4, generator=generator)
         self._y = self._x.sum(1, keepdim=True)
@@ -42,10 +45,11 @@ class Problem:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
         self._aucs = list(aucs)
         self._kill_after = kill_after
+        self._undecayed = [list(self.net.parameters())[position] for position in undecayed]
         self.losses = 0
 
     def trainee(self, start_counts: bool = True) -> Trainee:
-        return Trainee(self.net, self.net, lambda: None, self._loss, self._auc, start_counts)
+        return Trainee(self.net, self.net, lambda: None, self._loss, self._auc, start_counts, self._undecayed)
 
     def weights(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.net.state_dict().items()}
@@ -91,6 +95,33 @@ def test_killed_loop_ends_as_an_uninterrupted_one(tmp_path: Path, kill_after: in
     resumed = Problem()
     assert fit(tmp_path / "killed", resumed) == expected
     assert same(resumed.weights(), whole.weights())
+
+
+def test_killed_loop_of_two_kinds_of_parameters_ends_alike(tmp_path: Path) -> None:
+    """Law: parameters without weight decay keep their own optimizer state over a kill; which they are matters."""
+    whole, resumed, decayed = Problem(undecayed=(0, 2)), Problem(undecayed=(0, 2)), Problem()
+    expected = fit(tmp_path / "whole", whole)
+    with pytest.raises(Killed):
+        fit(tmp_path / "killed", Problem(kill_after=10, undecayed=(0, 2)))
+    assert fit(tmp_path / "killed", resumed) == expected
+    assert same(resumed.weights(), whole.weights())
+    fit(tmp_path / "decayed", decayed)
+    assert not same(decayed.weights(), whole.weights())
+
+
+def test_weight_decay_leaves_alone_what_it_shall(tmp_path: Path) -> None:
+    """Law: what no loss pulls shrinks by the weight decay, and stays bit for bit where it has none."""
+    own = nn.ParameterDict({"free": torch.ones(3), "held": torch.ones(3)})
+
+    def loss(rows: Tensor) -> Tensor:
+        return 0.0 * (own["free"].sum() + own["held"].sum())
+
+    trainee = Trainee(own, own, lambda: None, loss, lambda: 0.5, True, [own["free"]])
+    schedule = Schedule(lr=0.01, weight_decay=0.1, batch_rows=64, epochs=2)
+    memory = Memory(StateFolder(tmp_path), "still", {})
+    Loop(trainee, torch.arange(ROWS), schedule, "last_epoch", Stream(1, ("test",)), memory, SilentMeter()).run()
+    assert torch.equal(own["free"], torch.ones(3))
+    assert bool((own["held"] < 0.95).all())
 
 
 def test_finished_loop_is_not_trained_again(tmp_path: Path) -> None:

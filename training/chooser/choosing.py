@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adapters_store.canonical import digest
 from training.checkpoint import Memory, Record
 from training.chooser.candidates import Candidate, Of, domains_of, sides_of
 from training.chooser.clusters import cluster, signatures
@@ -214,10 +215,13 @@ class _Probing:
     def _probed(self, candidate: Candidate, kind: str, domain: NDArray[np.int32]) -> Probed:
         # one stream for all kinds: they differ in who is where, and in nothing else
         stream = Stream(self.run.config.seed, (_STAGE, "probe"))
-        return self.probe.run(candidate.division, domain, stream, self._memory_of(candidate, kind))
+        return self.probe.run(candidate.division, domain, stream, self._memory_of(candidate, kind, domain))
 
-    def _memory_of(self, candidate: Candidate, kind: str) -> MemoryOf:
-        identity = {**self._identity, "division": candidate.division.model_dump(mode="json")}
+    def _memory_of(self, candidate: Candidate, kind: str, domain: NDArray[np.int32]) -> MemoryOf:
+        # bands and clusters of the same names may hold other users: who is where decides a probe, not what it is called
+        assignment = digest(np.ascontiguousarray(domain, "<i4").tobytes())
+        division = candidate.division.model_dump(mode="json")
+        identity = {**self._identity, "division": division, "assignment": assignment}
         folder = f"{_STAGE}/{candidate.division.name}/{kind}"
         return lambda name, content: Memory(self.run.state, f"{folder}/{name}", {**identity, **content})
 

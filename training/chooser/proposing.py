@@ -173,13 +173,12 @@ class _Proposer:
 
     def _by_value(self, of: Of, name: str) -> None:
         side, config = self._sides[of], self._config
-        values = [
-            value
-            for value in _frequent(side.frame[name], side.train_rows, config.min_rows, config.most_domains)
-            if _usable(f"{name}-{value}")
-        ]
+        frequent = _frequent(side.frame[name], side.train_rows, config.min_rows, config.most_domains)
+        values = [value for value in frequent if _usable(f"{name}-{value}")]
         if len(values) < 2:
-            self.skipped[name] = f"fewer than two values with {config.min_rows} training rows each"
+            few = f"fewer than two values with {config.min_rows} training rows each"
+            unusable = f"fewer than two of its {len(frequent)} values make domain ids (letters, digits, _:=.-)"
+            self.skipped[name] = few if len(frequent) < 2 else unusable
             return
         self._add(name, of, "column", values, field=name, rule="value")
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from adapters_store.artifact import encode_adapter
@@ -18,17 +19,19 @@ from adapters_store.structure import check_values
 from features.fields import Field
 from network.backbone import Backbone
 from training.artifacts_of import Notes, Source, arrays, ranks_of
-from training.batches import RowTensors
+from training.batches import RowTensors, logits_of
 from training.dataset import Split
 from training.deltas.golden import overlaid_golden
 from training.gate import Verdict
 from training.golden import exact_adapter, exact_backbone, stored
 from training.judged import Judged
-from training.newcomer.config import NewcomerConfig
+from training.newcomer.config import NewcomerConfig, OverlayConfig
 from training.newcomer.encoding import OF, EncodedNewcomer, encode_rows
 from training.newcomer.ground import Ground
 from training.newcomer.judging import drift_of, figures_of, judge_newcomer
+from training.newcomer.live import Live, loaded_adapter
 from training.newcomer.loading import network_of
+from training.newcomer.network import NewcomerNetwork
 from training.newcomer.overlay import Chosen, choose_overlay
 from training.newcomer.rows import NewRows, split_rows
 from training.newcomer.trainer import TrainedNewcomer, train_newcomer
@@ -46,8 +49,8 @@ class Addition:
         trained: the network.
         split: which rows served what.
         judged: calibration and verdict.
-        figures: part of the rows (`stop`, `gate`, `test`) to {rows, positives, auc_backbone, auc_start, auc}; an AUC of
-            one label is None.
+        figures: part of the rows (`stop`, `gate`, `test`) to {rows, positives, auc_backbone, auc_start, auc}, and
+            `auc_live` where an adapter is live that scores here; an AUC of one label is None.
         drift: where training went on from a live adapter {from, rows, mean, largest}: how far probabilities of the
             validation rows moved; else None.
     """
@@ -98,9 +101,10 @@ def make_addition(rows: NewRows, ground: Ground, config: NewcomerConfig, meter: 
         backbone = network_of(ground.bundle)
         overlays = overlays_of(backbone, encoded, ground, split, config)
         trained = train_newcomer(backbone, RowTensors(encoded.dataset), split, overlays, config, meter, ground.begun)
-        judged = judge_newcomer(trained, split, config, ground.begun)
-        figures = figures_of(trained, split)
-        drift = drift_of(trained, split, judged, ground.begun)
+        live = _live(ground, trained, encoded, split, config)
+        judged = judge_newcomer(trained, split, config, live)
+        figures = figures_of(trained, split, live)
+        drift = drift_of(trained, split, judged, None if ground.begun is None else live)
         record = _record(trained, split, config) | ({} if drift is None else {"drift": drift})
         notes = judged.gated_notes(ground.domain, "single", Notes(figures, record))
         content = newcomer_artifact(trained, encoded, ground, config, notes)
@@ -153,6 +157,22 @@ def newcomer_artifact(
     logits = golden.logits(source.backbone, exact_adapter(trained.network.adapter, dtype))
     manifest = {**source.common(0, 0, notes), "kind": "lora", "mode": "single", "ranks": ranks_of(own)}
     return encode_adapter(AdapterManifest.model_validate(manifest), tensors | golden.tensors(logits))
+
+
+def _live(
+    ground: Ground, trained: TrainedNewcomer, encoded: EncodedNewcomer, split: Split, config: NewcomerConfig
+) -> Live | None:
+    """What is live, scored on all rows; None where nothing is, or nothing that scores here."""
+    if ground.begun is not None:
+        return Live(ground.begun, trained.start)
+    if ground.replaced is None:
+        return None
+    backbone, rows = trained.network.backbone, trained.network.rows
+    as_it_is = config.model_copy(update={"overlay": OverlayConfig(ids="none")})
+    overlays = overlays_of(backbone, encoded, replace(ground, begun=ground.replaced), split, as_it_is)
+    adapter = loaded_adapter(backbone, ground.replaced).requires_grad_(False).eval()
+    network = NewcomerNetwork(backbone, rows, adapter, overlays)
+    return Live(ground.replaced, logits_of(torch.arange(len(rows.label)), network.score))
 
 
 def _id_field(fields: tuple[Field, ...], side: str) -> Field | None:

@@ -41,13 +41,13 @@ class NewcomerConfig(Section):
     """Everything that decides what a new domain's adapter is.
 
     Args:
-        seed: of the split and of all training.
+        seed: of all training, and of how validation rows that the file names are halved.
         threads: cores that torch uses.
         adapter: the LoRA; null is rank 8 on every hidden layer.
         overlay: the id overlay.
         schedule: how long and how fast both are trained.
-        validation: share of the rows that is not trained on: one half stops the training and fits the calibration, the
-            other is the gate's. Not looked at where the rows bring a column `split`.
+        validation: share of the rows that is not trained on: about one half stops the training and fits the
+            calibration, the other is the gate's. Not looked at where the rows bring a column `split`.
         min_of_class: positives, and negatives, of the `stop` half that early stopping needs.
         blind_epochs: passes over the rows where it has fewer.
         calibration: of the adapter.

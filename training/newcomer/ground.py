@@ -11,7 +11,7 @@ import numpy as np
 
 from adapters_store.artifact import Adapter, decode_adapter
 from adapters_store.backbone import Backbone as Bundle
-from adapters_store.errors import StoreUnavailable
+from adapters_store.errors import ArtifactError, BlobMissing, StoreUnavailable
 from adapters_store.feature_tables import SIDES, LoadedTable, Side, load_table, side_divisions, side_fields
 from adapters_store.ids import check_domain
 from adapters_store.records import DomainRecord
@@ -56,6 +56,8 @@ class Ground:
         record: of the domain, if there ever was one.
         live: revision that scores the domain now.
         begun: its adapter, where training is to go on from it.
+        replaced: its adapter, where another is to take its place and it can be scored here.
+        pointer: generation of the release pointer, which `live` was read under.
         added: users and items on top of the tables.
     """
 
@@ -66,12 +68,19 @@ class Ground:
     record: DomainRecord | None = None
     live: str | None = None
     begun: Adapter | None = None
+    replaced: Adapter | None = None
+    pointer: int = 0
     added: Mapping[Side, Added] = field(default_factory=dict)
 
     @property
     def division(self) -> Division:
         """The natural division, which the domain joins."""
         return natural_division(self.bundle)
+
+    @property
+    def rival(self) -> Adapter | None:
+        """What the gate judges against; None is the backbone."""
+        return self.begun if self.begun is not None else self.replaced
 
     def with_files(self, files: Mapping[Side, Path]) -> Ground:
         """The same with the unknown ids of these files.
@@ -116,16 +125,17 @@ async def read_ground(store: AdapterStore, domain: str, over: Over = "none") -> 
         raise StoreUnavailable("the store has no default backbone: publish one with `espalier publish RUN --store URL`")
     bundle = await store.bundle(default)
     record = await store.domain(domain)
-    live = await _live(store, record, domain)
+    live, pointer = await _live(store, record, domain)
     _check_free(domain, bundle, record, live, over)
     begun = await _begun(store, bundle, domain, live) if over == "continue" else None
+    replaced = await _replaced(store, bundle, live) if over == "replace" else None
     tables: dict[Side, LoadedTable] = {}
     for side in SIDES:
         tables[side] = await load_table(
             store, bundle, side, (await store.feature_record(bundle.fingerprint, side)).revision
         )
     vocabulary = Vocabulary.from_tensors(bundle.tensors("vocabulary"), bundle.manifest.fields)
-    return Ground(domain, bundle, vocabulary, tables, record, live, begun)
+    return Ground(domain, bundle, vocabulary, tables, record, live, begun, replaced, pointer)
 
 
 def natural_division(bundle: Bundle) -> Division:
@@ -133,11 +143,11 @@ def natural_division(bundle: Bundle) -> Division:
     return next(division for division in bundle.manifest.divisions if division.natural)
 
 
-async def _live(store: AdapterStore, record: DomainRecord | None, domain: str) -> str | None:
-    """The revision that scores a domain: its own, or the one of the fleet's release."""
+async def _live(store: AdapterStore, record: DomainRecord | None, domain: str) -> tuple[str | None, int]:
+    """The revision that scores a domain, its own or the one of the fleet's release; and the pointer's generation."""
     pointer = await store.pointer()
     release = None if pointer.release is None else await store.release(pointer.release)
-    return effective(record, pointer, release, domain)
+    return effective(record, pointer, release, domain), pointer.generation
 
 
 async def _begun(store: AdapterStore, bundle: Bundle, domain: str, live: str | None) -> Adapter:
@@ -147,13 +157,28 @@ async def _begun(store: AdapterStore, bundle: Bundle, domain: str, live: str | N
     adapter = decode_adapter(await store.get(live))
     manifest = adapter.manifest
     if manifest.kind != "lora":
-        raise NothingLive(f"domain {domain!r} serves kind {manifest.kind!r}; training goes on from kind 'lora' alone")
+        raise NothingLive(
+            f"domain {domain!r} serves kind {manifest.kind!r}; training goes on from kind 'lora' alone: --replace "
+            "trains it anew"
+        )
     if manifest.fingerprint != bundle.fingerprint:
         raise NothingLive(
             f"revision {live} of domain {domain!r} is of backbone fingerprint {manifest.fingerprint}; the default has "
             f"{bundle.fingerprint}: --replace trains it anew"
         )
     return adapter
+
+
+async def _replaced(store: AdapterStore, bundle: Bundle, live: str | None) -> Adapter | None:
+    """The live adapter that another is to replace; None where nothing is live, or nothing that scores here."""
+    if live is None:
+        return None
+    try:
+        adapter = decode_adapter(await store.get(live))
+    except (ArtifactError, BlobMissing):
+        return None  # to replace it is the way out
+    own = adapter.manifest.kind == "lora" and adapter.manifest.fingerprint == bundle.fingerprint
+    return adapter if own else None
 
 
 def _check_free(domain: str, bundle: Bundle, record: DomainRecord | None, live: str | None, over: Over) -> None:

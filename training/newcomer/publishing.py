@@ -7,7 +7,7 @@ from adapters_store.canonical import digest
 from adapters_store.errors import Frozen, RecordConflict
 from adapters_store.feature_publishing import PublishedLayer, publish_layer
 from adapters_store.feature_tables import Side
-from adapters_store.records import DomainRecord
+from adapters_store.records import Condition, DomainRecord
 from adapters_store.store import AdapterStore
 from adapters_store.verification import LogitsOf, verify_adapter
 from training.newcomer.ground import Ground, read_ground
@@ -30,8 +30,9 @@ def verify_newcomer(content: bytes, ground: Ground, logits_of: LogitsOf) -> None
 class NewcomerPublisher:
     """Publishes one new domain by three changes: a layer for each side that has new ids, then the domain's record.
 
-    Each is a compare-and-set on what the adapter was trained on, so nobody's change is written over. What a failure in
-    between leaves behind is rows of ids that nothing else names, and a repeat goes on from there.
+    Each is a compare-and-set on what the adapter was trained on, so nobody's change is written over, a release of the
+    whole fleet neither. What a failure in between leaves behind is rows of ids that nothing else names, and a repeat
+    goes on from there.
 
     Args:
         store: where to.
@@ -45,6 +46,7 @@ class NewcomerPublisher:
         self._ground = ground
         self._content = content
         self._by = by
+        self._pointer: int | None = None
         self.revision = digest(content)
 
     @property
@@ -69,8 +71,9 @@ class NewcomerPublisher:
                 f"the default backbone became {now.bundle.revision} while this domain was trained on "
                 f"{ground.bundle.revision}: run the command again"
             )
-        if _generation(now) != _generation(ground):
+        if _generation(now) != _generation(ground) or now.live != ground.live:
             raise RecordConflict(f"domain {ground.domain!r} changed while it was trained: look at it, and run again")
+        self._pointer = now.pointer
         stop = (await self._store.switches()).frozen or (None if now.record is None else now.record.frozen)
         if stop is not None:
             raise Frozen(f"changes are stopped by {stop.by or 'someone'} since {stop.at}: {stop.reason}")
@@ -92,27 +95,38 @@ class NewcomerPublisher:
         """Make the adapter live.
 
         Raises:
-            RecordConflict: the domain's record changed meanwhile.
+            RecordConflict: the domain's record changed meanwhile, or the fleet's release since the preparation.
             Frozen: changes are stopped.
             StoreUnavailable: unknown whether it happened.
         """
         ground = self._ground
-        return await self._store.set_live(
-            ground.domain, ground.division.name, self.revision, self._by, if_generation=_generation(ground)
-        )
+        condition = Condition(_generation(ground), self._pointer)
+        try:
+            return await self._store.set_live(
+                ground.domain, ground.division.name, self.revision, self._by, if_generation=condition
+            )
+        except RecordConflict as error:
+            raise RecordConflict(f"{error}; run the command again") from None
 
     async def _layer(self, side: Side, dry_run: bool) -> PublishedLayer:
         ground, added = self._ground, self._ground.added[side]
-        return await publish_layer(
-            self._store,
-            ground.bundle,
-            side,
-            added.rows,
-            added.unknown_values,
-            parent=ground.tables[side].revision,
-            by=self._by,
-            dry_run=dry_run,
-        )
+        parent = ground.tables[side].revision
+        try:
+            return await publish_layer(
+                self._store,
+                ground.bundle,
+                side,
+                added.rows,
+                added.unknown_values,
+                parent=parent,
+                by=self._by,
+                dry_run=dry_run,
+            )
+        except RecordConflict:
+            raise RecordConflict(
+                f"the current table of {side} is not {parent} any more, which this domain was trained on: run the "
+                "command again"
+            ) from None
 
 
 def _generation(ground: Ground) -> int:

@@ -20,13 +20,17 @@ import polars as pl
 from numpy.typing import NDArray
 
 from features.fields import Field
+from training.builders.draws import numbers, starts, words_of
 from training.dataset import Split
 from training.newcomer.errors import BadRows
 from training.prepared import PARTS, SPLIT
 
 KEYS = ("user_id", "item_id")
 _SPLIT_STREAM = 2_0_1
-"""Second word of the split's seed, so that no other consumer of the seed has its stream."""
+"""Second word of the seed that halves given rows, so that no other consumer of the seed has its stream."""
+_PURPOSE = "what a row of a new domain serves"
+_DIGITS = 53
+"""Bits of a word that make a share; the lowest one is not among them and chooses the half."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,16 @@ def read_rows(path: Path, domain: str, context: Sequence[Field]) -> NewRows:
 
 
 def split_rows(rows: NewRows, validation: float, seed: int) -> Split:
-    """Choose what each row serves: as the column `split` says, else at random, alike for both labels.
+    """Choose what each row serves: as the column `split` says, else as its user and item decide.
+
+    A drawn row serves the same whatever rows it comes with and whatever the seed is, so that a domain can be trained
+    on with more rows, and is not judged by some that it was trained on. The halves stay apart when `validation`
+    changes, too.
 
     Args:
         rows: n of them.
-        validation: share that is not trained on; half of it stops the training, half is the gate's.
-        seed: decides the draw, and how given validation rows are halved.
+        validation: share that is not trained on; about half of it stops the training, the rest is the gate's.
+        seed: decides how given validation rows are halved, alike for both labels; it draws nothing else.
 
     Returns:
         Sorted positions of each part.
@@ -85,24 +93,35 @@ def split_rows(rows: NewRows, validation: float, seed: int) -> Split:
     Raises:
         BadRows: the rows to train on have one label only.
     """
-    n = len(rows)
-    shuffled = np.random.default_rng([seed, _SPLIT_STREAM]).permutation(n)
-    given = rows.frame[SPLIT].to_list() if SPLIT in rows.frame.columns else None
-    halves: tuple[list[NDArray[np.int64]], ...] = ([], [])
-    for value in (0, 1):
-        mine = shuffled[rows.label[shuffled] == value]
-        if given is None:
-            held = mine[: round(len(mine) * validation)]
-        else:
-            held = np.array([row for row in mine if given[row] == PARTS[1]], np.int64)
-        for half, part in zip(halves, (held[::2], held[1::2]), strict=True):
-            half.append(part)
-    stop, gate = (np.sort(np.concatenate(half)).astype(np.int64) for half in halves)
-    test = np.flatnonzero([part == PARTS[2] for part in given]) if given is not None else np.empty(0, np.int64)
+    n, given = len(rows), SPLIT in rows.frame.columns
+    stop, gate = _halved(rows, seed) if given else _drawn(rows, validation)
+    test = np.flatnonzero((rows.frame[SPLIT] == PARTS[2]).to_numpy()) if given else np.empty(0, np.int64)
     train = np.setdiff1d(np.arange(n), np.concatenate([stop, gate, test]))
     if len(np.unique(rows.label[train])) < 2:
         raise BadRows(f"the {len(train)} rows that are left to train on have one label only: give more rows")
     return Split(train.astype(np.int64), stop, gate, test.astype(np.int64))
+
+
+def _drawn(rows: NewRows, validation: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The two halves of validation, each row drawn by its user and item alone."""
+    users, items = (words_of(rows.frame[key].to_list()) for key in KEYS)
+    words = numbers(starts(0, _PURPOSE, "", users), items.view(np.int64))
+    held = (words >> np.uint64(64 - _DIGITS)) * 2.0**-_DIGITS < validation
+    for value in (0, 1):
+        mine = np.flatnonzero(rows.label == value)
+        if len(mine) and held[mine].all():  # a label of so few rows that nothing of it would be trained on
+            held[mine[np.argmax(words[mine])]] = False
+    first = words % np.uint64(2) == 0
+    return np.flatnonzero(held & first), np.flatnonzero(held & ~first)
+
+
+def _halved(rows: NewRows, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The two halves of the validation rows that a file names, at random, alike for both labels."""
+    shuffled = np.random.default_rng([seed, _SPLIT_STREAM]).permutation(len(rows))
+    held = shuffled[(rows.frame[SPLIT] == PARTS[1]).to_numpy()[shuffled]]
+    each = [held[rows.label[held] == value] for value in (0, 1)]
+    stop, gate = (np.sort(np.concatenate([mine[half::2] for mine in each])) for half in (0, 1))
+    return stop.astype(np.int64), gate.astype(np.int64)
 
 
 def _read(path: Path) -> pl.DataFrame:

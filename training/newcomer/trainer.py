@@ -15,7 +15,6 @@ from torch.nn import functional
 
 from adapters_store.artifact import Adapter
 from network.backbone import Backbone
-from network.lora import DomainAdapter, domain_generator
 from network.norm import Moments, compensating
 from training.adapters import AdapterTrainer, Place
 from training.batches import EVAL_ROWS, RowTensors, logits_of
@@ -25,6 +24,7 @@ from training.dataset import Split
 from training.loops import Fitted, Loop, Trainee
 from training.metrics import Floats
 from training.newcomer.config import NewcomerConfig
+from training.newcomer.live import loaded_adapter
 from training.newcomer.network import NewcomerNetwork, OwnParts
 from training.newcomer.overlay import Chosen
 from training.progress import Meter
@@ -70,7 +70,8 @@ def train_newcomer(
 
     The loss is the mean cross entropy of a batch, and l2 / (2 N) of the overlay's squared distance from the rows that
     it started from, N being the training rows: with l2 = 1 the posterior mode under a normal prior of the backbone's
-    own spread. The start is the backbone's rows, or those of the adapter that training goes on from.
+    own spread. Nothing else holds the overlay: the weight decay is the LoRA's. The start is the backbone's rows, or
+    those of the adapter that training goes on from.
 
     Args:
         backbone: frozen.
@@ -90,7 +91,11 @@ def train_newcomer(
     schedule, select = _course(config, blind)
     stream = Stream(config.seed, ("newcomer", place.division_name, place.name))
     plain = AdapterTrainer(backbone, rows, train, stop, config.lora(backbone.shape), schedule, select, stream, meter)
-    adapter = plain.untrained(place) if begun is None else _loaded(plain, place, begun)
+    adapter = (
+        plain.untrained(place)
+        if begun is None
+        else loaded_adapter(backbone, begun, schedule.dropout, plain.config.moments)
+    )
     network = NewcomerNetwork(backbone, rows, adapter, overlays)
     own = OwnParts(network).eval()
     start = logits_of(torch.arange(len(rows.label)), network.score)
@@ -106,26 +111,13 @@ def train_newcomer(
         loss=loss,
         auc=lambda: rows.auc(stop, logits_of(stop, network.score)),
         start_counts=True,
+        undecayed=[chosen.overlay.moved for chosen in overlays],
     )
     with tempfile.TemporaryDirectory() as folder:
         memory = Memory(StateFolder(Path(folder)), place.name, {})
         fitted = Loop(trainee, train, schedule, select, stream, memory, meter).run()
     own.requires_grad_(False).eval()
     return TrainedNewcomer(network, fitted, start, blind)
-
-
-def _loaded(plain: AdapterTrainer, place: Place, begun: Adapter) -> DomainAdapter:
-    """The adapter as it is live, to be trained on; its ranks stay."""
-    ranks = [begun.manifest.ranks.get(module.name, 0) for module in plain.backbone.shape.modules]
-    adapter = DomainAdapter.untrained(
-        plain.backbone,
-        ranks,
-        domain_generator(plain.stream.seed, place.division_name, place.name),
-        dropout=plain.schedule.dropout,
-        moments=plain.config.moments,
-    )
-    adapter.load_tensors({name: torch.tensor(value) for name, value in begun.tensors.items()})
-    return adapter
 
 
 @torch.no_grad()

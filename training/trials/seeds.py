@@ -21,13 +21,14 @@ from training.trials.sitting import Sat
 from training.trials.table import METRICS, SeedsTable
 from training.trials.trial import Config, Trial
 
-_OF_FRAMEWORKS = {"framework", "structure", "network"}
+_OF_FRAMEWORKS = MamdrConfig.model_fields.keys() - TrainingConfig.model_fields.keys()
 """Top-level keys that only a configuration of `espalier train mamdr` has."""
+_OF_STAGES = TrainingConfig.model_fields.keys() - MamdrConfig.model_fields.keys()
 _TITLE = "Methods over seeds"
 
 
 def read_any(path: Path, **overrides: Any) -> Config:
-    """Read a configuration of the three stages or of a framework, whichever the file holds.
+    """Read a configuration of the three stages or of a framework, whichever the file has more keys of.
 
     Args:
         path: the YAML file.
@@ -40,7 +41,10 @@ def read_any(path: Path, **overrides: Any) -> Config:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
         content = None  # read_config says what is wrong
-    if isinstance(content, dict) and _OF_FRAMEWORKS & content.keys():
+    keys = content.keys() if isinstance(content, dict) else set[str]()
+    # the larger number, so that one key too many is named as unknown and not all the others
+    of_frameworks = len(keys & _OF_FRAMEWORKS) > len(keys & _OF_STAGES)
+    if of_frameworks:
         return read_config(path, MamdrConfig, **overrides)
     return read_config(path, TrainingConfig, **overrides)
 

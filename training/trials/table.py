@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,15 +55,16 @@ class SeedsTable:
     Args:
         found: results by trial; not all seeds of all methods need be there.
         against: name of the line that the others are compared with; None is the first configuration's backbone.
+        several: the table is of several configurations, though results of one alone may be there.
 
     Raises:
         NoComparison: there is no line of that name, or no result at all.
     """
 
-    def __init__(self, found: Mapping[Trial, Found], against: str | None = None) -> None:
-        self.lines = _lines(found)
+    def __init__(self, found: Mapping[Trial, Found], against: str | None = None, several: bool = False) -> None:
+        self.lines = _lines(found, several or len({trial.method for trial in found}) > 1)
         if not self.lines:
-            raise NoComparison("no training is finished yet, so there is no table: the same command goes on")
+            raise NoComparison("no training is finished")
         self._rows = {name: n for result in found.values() for name, n in result["rows"].items()}
         wanted = against or next((line.name for line in self.lines if line.name.endswith(BASELINE)), None)
         base = next((line for line in self.lines if wanted in (line.name, line.shown)), None)
@@ -113,8 +114,25 @@ class SeedsTable:
         return paired([values[seed] for seed in seeds], [base[seed] for seed in seeds]) if seeds else None
 
 
-def _lines(found: Mapping[Trial, Found]) -> tuple[Line, ...]:
-    several = len({trial.method for trial in found}) > 1
+def check_against(against: str, configs: Collection[str]) -> None:
+    """Refuse a line's name that no training can bring, before anything is trained.
+
+    Args:
+        against: name of the line.
+        configs: names of the configurations.
+
+    Raises:
+        NoComparison: it names none of them, or one where there is nothing to choose from.
+    """
+    config = against.rpartition(_SEPARATOR)[0].strip()
+    if len(configs) < 2 and config:
+        raise NoComparison(f"{against!r} names a configuration; of one alone a line is called like {BASELINE!r}")
+    if len(configs) > 1 and config not in configs:
+        known = ", ".join(f"{name}{_SEPARATOR}{BASELINE}" for name in configs)
+        raise NoComparison(f"{against!r} names no line of these configurations; lines are called like {known}")
+
+
+def _lines(found: Mapping[Trial, Found], several: bool) -> tuple[Line, ...]:
     scores: dict[str, dict[int, Mapping[str, Any]]] = {}
     for trial, result in found.items():
         for method, score in result["scores"].items():

@@ -101,6 +101,23 @@ def test_finished_probes_are_taken_again(world: Path, chosen: tuple[Path, Rankin
         choose_divisions(planted_config(world, SEED, confidence=CONFIDENCE, epochs=3), out, resume=True)
 
 
+def test_probes_of_other_bands_are_not_taken(tmp_path: Path) -> None:
+    """Law: probes of domains of the same names with other users in them are refused: two cuts of one column."""
+    prepared = planted(SEED, 9_000)
+    count = prepared.interactions["user_id"].value_counts().sort("user_id")
+    share = np.cumsum(count["count"].to_numpy()) / len(prepared.interactions)
+    level = pl.DataFrame({"user_id": count["user_id"], "level": np.digitize(share, [0.42, 0.58]).astype(float)})
+    users = prepared.users.join(level, on="user_id", how="left", maintain_order="left")
+    replace(prepared, users=users).write(tmp_path / "data")
+    settings = {"columns": ["level"], "epochs": 1, "min_rows": 1, "confidence": 0.5}
+    two, three = (planted_config(tmp_path / "data", SEED, bands=bands, **settings) for bands in (2, 3))
+    found = choose_divisions(two, tmp_path / "run")
+    assert [each.candidate.division.domains for each in found.findings] == [("level-band-1", "level-band-2")]
+    with pytest.raises(StateMismatch, match="assignment was"):
+        choose_divisions(three, tmp_path / "run", resume=True)
+    assert choose_divisions(two, tmp_path / "run", resume=True) == found
+
+
 def test_made_columns_reach_the_data(world: Path, tmp_path: Path) -> None:
     """Law: a column that was made for a chosen division stands in the data that is written, and no other one does."""
     settings = {"columns": ["price"], "clusters": 3, "confidence": 0.5, "most": 5, "rows": 2_000, "epochs": 1}

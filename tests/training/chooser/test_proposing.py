@@ -129,6 +129,7 @@ def test_what_cannot_divide_is_skipped_with_its_reason() -> None:
     assert set(proposal.skipped) == {"tags", "same", "odd", "flat"}
     assert "List" in proposal.skipped["tags"]
     assert "fewer than two values with 20" in proposal.skipped["same"]
+    assert proposal.skipped["odd"] == "fewer than two of its 2 values make domain ids (letters, digits, _:=.-)"
 
 
 def test_names_that_are_taken_are_skipped() -> None:

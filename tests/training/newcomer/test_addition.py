@@ -26,6 +26,7 @@ from tests.training.newcomer.world import (
     make_bundle,
     rows_of,
 )
+from training.metrics import auc
 from training.newcomer.addition import Addition, make_addition
 from training.newcomer.ground import Ground
 from training.progress import SilentMeter
@@ -36,6 +37,12 @@ MOVED: dict[str, Any] = {"min_of_class": 1000, "blind_epochs": 4}
 
 def made(frame: pl.DataFrame, ground: Ground, sizes: Sizes | None = None, **changes: Any) -> Addition:
     return make_addition(rows_of(frame), ground, config_of(sizes, **changes), SilentMeter())
+
+
+def _course(addition: Addition) -> tuple[object, ...]:
+    """How the training went, less the time that it took."""
+    fitted = addition.trained.fitted
+    return [{**line, "seconds": None} for line in fitted.history], fitted.epoch
 
 
 def scored(oracle: Oracle, frame: pl.DataFrame, adapter: AdapterFile | None) -> np.ndarray[Any, Any]:
@@ -166,6 +173,32 @@ def test_training_goes_on_from_what_is_live(ground: Ground) -> None:
     assert 0 < addition.drift["mean"] < addition.drift["largest"] < 1
     assert decode_adapter(addition.content).manifest.training["drift"] == addition.drift
     assert addition.figures["gate"]["auc_start"] != addition.figures["gate"]["auc_backbone"]
+
+
+def test_a_replacement_is_judged_against_what_is_live(ground: Ground) -> None:
+    """Law: what is better than the backbone and worse than the live adapter passes where nothing is live and is
+    withheld where that one is; the live one is scored under its own overlay and calibration."""
+    frame = frame_of(1000, seed=1)
+    long = {"lr": 1e-2, "weight_decay": 0.0, "batch_rows": 64, "epochs": 15, "patience": 15, "dropout": 0.0}
+    live = made(frame, ground, overlay={"ids": "all"}, schedule=long)
+    over = replace(ground, replaced=decode_adapter(live.content), live=live.revision)
+    changes = {"overlay": {"ids": "none"}, "gate": {"policy": "withhold", "min_positives": 5}}
+    alone, judged = (made(frame, where, **changes) for where in (ground, over))
+    assert (alone.withheld, judged.withheld) == (False, True)
+    assert _course(alone) == _course(judged)
+    assert (alone.drift, judged.drift) == (None, None)
+    figures = judged.figures["gate"]
+    assert figures["auc_backbone"] < figures["auc"] < figures["auc_live"]
+    gate = judged.split.gate
+    oracle = Oracle(Path(str(ground.bundle.files["weights.safetensors"])).parent)
+    expected = auc(frame["label"].to_numpy()[gate], scored(oracle, frame[gate.tolist()], AdapterFile(live.content)))
+    assert figures["auc_live"] == pytest.approx(expected, abs=2e-3)
+    assert judged.verdict is not None
+    assert judged.verdict.loss is not None
+    probability = scored(oracle, frame[gate.tolist()], AdapterFile(live.content))
+    label = frame["label"].to_numpy()[gate]
+    loss = -np.mean(np.log(np.where(label == 1, probability, 1 - probability)))
+    assert judged.verdict.loss.backbone == pytest.approx(loss, abs=1e-3)
 
 
 def test_new_users_and_items_are_trained_and_overlaid(ground: Ground, tmp_path: Path) -> None:

@@ -46,8 +46,8 @@ class Scene:
         found = overlays_of(self.backbone, self.encoded, self.ground, self.split, config)
         return {chosen.overlay.field.of: chosen for chosen in found}
 
-    def trained(self, **overlay: object) -> TrainedNewcomer:
-        config = config_of(self.sizes, overlay=overlay)
+    def trained(self, changes: dict[str, object] | None = None, **overlay: object) -> TrainedNewcomer:
+        config = config_of(self.sizes, overlay=overlay, **(changes or {}))
         chosen = list(self.chosen(**overlay).values())
         rows = RowTensors(self.encoded.dataset)
         return train_newcomer(self.backbone, rows, self.split, chosen, config, SilentMeter())
@@ -113,6 +113,18 @@ def test_rows_start_from_the_backbone_s_own_and_are_held_there(scene: Scene) -> 
     far, near = ((one.rows() - one.own).abs().max().item() for one in (free, held))
     assert far > 20 * near
     assert near < 0.05
+
+
+def test_the_weight_decay_is_the_lora_s_alone(scene: Scene) -> None:
+    """Law: rows of the overlay are held by l2 and by nothing else: without it they move as far under a weight decay
+    that takes back every step of what it holds."""
+    far = []
+    for decay in (0.0, 1e3):
+        schedule = {"lr": 1e-2, "weight_decay": decay, "batch_rows": 64, "epochs": 6, "patience": 6, "dropout": 0.0}
+        changes: dict[str, object] = {"schedule": schedule, "min_of_class": 1000, "blind_epochs": 6}
+        trained = scene.trained(changes, ids="all", l2=0.0)
+        far.append(trained.network.overlays[0].overlay.moved.abs().mean().item())
+    assert far[1] > 0.5 * far[0] > 0.02
 
 
 def test_training_leaves_the_backbone_and_moves_every_named_id(scene: Scene) -> None:

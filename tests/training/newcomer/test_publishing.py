@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from adapters_store.canonical import digest
 from adapters_store.errors import Frozen, RecordConflict, StoreUnavailable
 from adapters_store.feature_tables import SIDES, load_table
 from adapters_store.memory import MemoryBackend
+from adapters_store.releases import Release
 from adapters_store.store import AdapterStore
 from tests.training.newcomer.world import (
     DOMAIN,
@@ -120,7 +123,7 @@ async def test_a_table_that_became_current_meanwhile_is_not_written_over(
     other = NewcomerPublisher(store, await ground_in(store, folder), b"another domain's", BY)
     await other.layer("items")
     before = await visible(store)
-    with pytest.raises(RecordConflict, match="the current table of items is"):
+    with pytest.raises(RecordConflict, match=r"the current table of items is .*: run the command again"):
         await publish(store, _with_other_items(ground, folder), addition)
     assert await visible(store) == before
 
@@ -139,6 +142,39 @@ async def test_a_domain_that_came_to_serve_meanwhile_is_not_written_over(
     with pytest.raises(RecordConflict):
         await late.live()
     assert await visible(store) == before
+
+
+async def released(store: AdapterStore, content: bytes) -> None:
+    """Move the domain by a release of the whole fleet, which leaves the domain's own record alone."""
+    revision = await store.put(content)
+    await store.flip(await store.put_release(Release(divisions={"theme": {DOMAIN: revision}})), BY, min_staged=0)
+
+
+async def test_a_release_that_moved_the_domain_meanwhile_is_not_written_over(
+    store: AdapterStore, folder: Path, addition: Addition
+) -> None:
+    """Law: what a release made live stays, whether it came before the preparation or after it."""
+    await publish(store, await ground_in(store, folder), addition)
+    other = b"another revision"
+    ground = await ground_in(store, folder, "replace")
+    early, late = (NewcomerPublisher(store, ground, content, BY) for content in (b"early", b"late"))
+    await late.prepare()
+    await released(store, other)
+    with pytest.raises(RecordConflict, match="changed while it was trained"):
+        await early.prepare()
+    with pytest.raises(RecordConflict, match="run the command again"):
+        await late.live()
+    assert (await read_ground(store, DOMAIN, "replace")).live == digest(other)
+
+
+async def test_what_a_domain_serves_is_looked_at_and_not_its_record_alone(
+    store: AdapterStore, folder: Path, addition: Addition
+) -> None:
+    """Law: the same record with another revision in effect is a change."""
+    await publish(store, await ground_in(store, folder), addition)
+    ground = replace(await ground_in(store, folder, "replace"), live="0" * 64)
+    with pytest.raises(RecordConflict, match="changed while it was trained"):
+        await NewcomerPublisher(store, ground, addition.content, BY).prepare()
 
 
 async def test_another_default_backbone_is_told(
@@ -198,6 +234,25 @@ async def test_training_goes_on_from_a_live_lora_of_this_backbone_alone(
     await store.publish_backbone(tmp_path / "bundle", BY)
     with pytest.raises(NothingLive, match="--replace trains it anew"):
         await read_ground(store, DOMAIN, "continue")
+
+
+async def test_what_is_to_be_replaced_is_the_rival_where_it_scores_here(
+    store: AdapterStore, folder: Path, addition: Addition, tmp_path: Path
+) -> None:
+    """Law: --replace reads a live LoRA of the default backbone; one that cannot be read, or of another backbone, is
+    replaced without being judged against; a free name has no rival."""
+    assert (await read_ground(store, DOMAIN)).rival is None
+    await publish(store, await ground_in(store, folder), addition)
+    ground = await read_ground(store, DOMAIN, "replace")
+    assert ground.begun is None
+    assert ground.rival is not None
+    assert ground.rival.revision == addition.revision
+    await store.set_live(DOMAIN, "theme", await store.put(b"no adapter"), BY)
+    assert (await read_ground(store, DOMAIN, "replace")).rival is None
+    await store.set_live(DOMAIN, "theme", addition.revision, BY)
+    make_bundle(tmp_path / "bundle", seed=1)
+    await store.publish_backbone(tmp_path / "bundle", BY)
+    assert (await read_ground(store, DOMAIN, "replace")).rival is None
 
 
 async def test_a_store_without_a_backbone_is_told() -> None:

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from features.fields import Field
+from training.dataset import Split
 from training.newcomer.errors import BadRows
 from training.newcomer.rows import NewRows, read_rows, split_rows
 
@@ -36,8 +37,19 @@ def read(folder: Path, columns: dict[str, Any]) -> NewRows:
 
 def labelled(positives: int, negatives: int, split: list[str] | None = None) -> NewRows:
     label = np.array([1] * positives + [0] * negatives, np.float32)
-    frame = pl.DataFrame({"user_id": [str(i) for i in range(len(label))]})
+    frame = pl.DataFrame({"user_id": [str(i) for i in range(len(label))], "item_id": ["a"] * len(label)})
     return NewRows(frame if split is None else frame.with_columns(split=pl.Series(split)), label)
+
+
+def taken(rows: NewRows, positions: list[int]) -> NewRows:
+    """Some rows of a file, in this order."""
+    return NewRows(rows.frame[positions], rows.label[positions])
+
+
+def parts(split: Split, users: list[str]) -> dict[str, str]:
+    """User to what that user's row serves."""
+    named = {"train": split.train, "stop": split.stop, "gate": split.gate, "test": split.test}
+    return {users[row]: part for part, positions in named.items() for row in positions.tolist()}
 
 
 @pytest.mark.parametrize("label", [[1, 0, 1], [True, False, True], [1.0, 0.0, 1.0]])
@@ -87,16 +99,46 @@ def test_an_empty_file_and_one_that_is_no_parquet_are_told_apart(tmp_path: Path)
 
 
 def test_a_drawn_split_serves_every_row_once_and_both_labels_alike() -> None:
-    """Law: train, stop and gate are disjoint and all rows; of each label a tenth is in each half; the seed decides."""
-    rows = labelled(100, 300)
+    """Law: train, stop and gate are disjoint and all rows; of each label about a tenth is in each half (five standard
+    deviations of a draw)."""
+    rows = labelled(1000, 3000)
     split = split_rows(rows, 0.2, seed=3)
-    assert np.array_equal(np.sort(np.concatenate([split.train, split.stop, split.gate])), np.arange(400))
+    assert np.array_equal(np.sort(np.concatenate([split.train, split.stop, split.gate])), np.arange(4000))
     assert len(split.test) == 0
-    assert [int(rows.label[part].sum()) for part in (split.train, split.stop, split.gate)] == [80, 10, 10]
-    assert [len(part) for part in (split.train, split.stop, split.gate)] == [320, 40, 40]
-    again, other = split_rows(rows, 0.2, seed=3), split_rows(rows, 0.2, seed=4)
-    assert np.array_equal(split.stop, again.stop)
-    assert not np.array_equal(split.stop, other.stop)
+    for part in (split.stop, split.gate):
+        assert int(rows.label[part].sum()) == pytest.approx(100, abs=5 * 90**0.5)
+        assert len(part) == pytest.approx(400, abs=5 * 360**0.5)
+
+
+def test_a_row_serves_the_same_whatever_comes_with_it() -> None:
+    """Law: with more rows, in another order and with another seed, each row serves what it served: no domain that is
+    trained on is judged by rows that it was trained on."""
+    rows = labelled(100, 300)
+    users = rows.frame["user_id"].to_list()
+    whole = parts(split_rows(rows, 0.2, seed=0), users)
+    order = np.random.default_rng(1).permutation(400)[:300].tolist()
+    some = taken(rows, order)
+    for seed in (0, 7):
+        found = parts(split_rows(some, 0.2, seed), some.frame["user_id"].to_list())
+        assert found == {user: whole[user] for user in found}
+    assert set(whole.values()) == {"train", "stop", "gate"}
+
+
+def test_a_smaller_validation_is_a_part_of_a_larger_one() -> None:
+    """Law: halves of another share never mix, and what a larger share trains on a smaller one trains on too."""
+    rows = labelled(200, 200)
+    small, large = (split_rows(rows, share, seed=0) for share in (0.1, 0.4))
+    assert set(small.stop.tolist()) < set(large.stop.tolist())
+    assert set(small.gate.tolist()) < set(large.gate.tolist())
+
+
+@pytest.mark.parametrize("share", [0.2, 0.999])
+def test_a_label_of_few_rows_is_trained_on(share: float) -> None:
+    """Law: whatever the draw, one row of each label at least is left to train on."""
+    for start in range(30):
+        frame = pl.DataFrame({"user_id": [f"u{start}", f"v{start}", f"w{start}"], "item_id": ["a", "b", "c"]})
+        rows = NewRows(frame, np.array([1, 0, 0], np.float32))
+        assert set(rows.label[split_rows(rows, share, seed=0).train].tolist()) == {0.0, 1.0}
 
 
 def test_a_given_split_is_kept_and_its_validation_halved() -> None:

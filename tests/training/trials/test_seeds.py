@@ -20,7 +20,14 @@ from training.trials.table import SeedsTable
 
 @pytest.mark.parametrize(
     ("text", "form"),
-    [("seed: 1", TrainingConfig), ("framework: mix", MamdrConfig), ("structure: mmoe", MamdrConfig)],
+    [
+        ("seed: 1", TrainingConfig),
+        ("pretrain: {epochs: 1}", TrainingConfig),
+        ("framework: mix", MamdrConfig),
+        ("structure: mmoe", MamdrConfig),
+        ("regularization: {others: 1}", MamdrConfig),
+        ("embeddings: deltas", MamdrConfig),
+    ],
 )
 def test_either_kind_of_configuration_is_read(tmp_path: Path, text: str, form: type) -> None:
     """Law: the keys tell what a file configures; what replaces a key does so in both."""
@@ -36,6 +43,13 @@ def test_a_wrong_configuration_is_refused(tmp_path: Path, text: str | None) -> N
     if text is not None:
         (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"a\.yaml"):
+        read_any(tmp_path / "a.yaml")
+
+
+def test_a_key_too_many_is_named(tmp_path: Path) -> None:
+    """Law: a file of one kind with one key of the other is read as the kind that it has more keys of."""
+    (tmp_path / "a.yaml").write_text("pretrain: {epochs: 1}\nfuse: {epochs: 1}\nepochs: 3\n")
+    with pytest.raises(ConfigError, match="epochs is no known key"):
         read_any(tmp_path / "a.yaml")
 
 

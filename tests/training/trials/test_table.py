@@ -11,7 +11,7 @@ import pytest
 from tests.training.trials.planned import scores, trial
 from training.trials.errors import NoComparison
 from training.trials.kept import Found
-from training.trials.table import SeedsTable
+from training.trials.table import SeedsTable, check_against
 from training.trials.trial import Trial
 
 BASE = (0.70, 0.74, 0.66)
@@ -78,6 +78,34 @@ def test_configurations_are_told_apart() -> None:
     """Law: with several configurations each line carries its own's name."""
     found = one_configuration() | {trial("deep", 0): result(backbone=scores(0.8, large=0.8))}
     assert [line.name for line in SeedsTable(found).lines] == ["base:backbone", "base:multi_lora", "deep:backbone"]
+
+
+def test_lines_of_several_configurations_are_told_apart_from_the_first() -> None:
+    """Law: a line has the same name in an unfinished table and in the whole one."""
+    table = SeedsTable(one_configuration(), several=True)
+    assert [line.name for line in table.lines] == ["base:backbone", "base:multi_lora"]
+    assert table.base.name == "base:backbone"
+
+
+@pytest.mark.parametrize(
+    ("against", "configs", "said"),
+    [
+        ("mux:backbone", ("wide", "mix"), "called like wide:backbone, mix:backbone"),
+        ("backbone", ("wide", "mix"), "names no line"),
+        ("mix:backbone", ("mix",), "called like 'backbone'"),
+    ],
+)
+def test_a_name_that_no_training_brings_is_refused_at_once(against: str, configs: tuple[str, ...], said: str) -> None:
+    """Law: the configuration's part of a line's name is checked before anything is trained."""
+    with pytest.raises(NoComparison, match=said):
+        check_against(against, configs)
+
+
+def test_names_as_kept_and_as_printed_are_taken() -> None:
+    """Law: `mix:multi_lora`, `mix: MultiLoRA` and, of one configuration, the method alone."""
+    for against in ("mix:multi_lora", "mix: MultiLoRA"):
+        check_against(against, ("wide", "mix"))
+    check_against("multi_lora", ("mix",))
 
 
 def test_the_record_is_json_with_every_seed() -> None:

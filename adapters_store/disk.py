@@ -26,7 +26,7 @@ from adapters_store.backend import Versioned
 from adapters_store.canonical import canonical_json, digest, parse_json
 from adapters_store.durable import write_durably
 from adapters_store.errors import StoreRefused
-from adapters_store.eviction import Room, oldest
+from adapters_store.eviction import Room, count, oldest
 
 T = TypeVar("T")
 Signature = tuple[int, int, int]
@@ -35,6 +35,8 @@ Signature = tuple[int, int, int]
 _TOUCH_NS = 60 * 10**9
 # A sweep over the records comes after so many new ones.
 _RECORDS_BETWEEN_SWEEPS = 1024
+# How files of records begin whose key has an id; these of prepared blobs, and of feature tables.
+_PREPARED, _TABLES = "prepared%2F", "features%2F"
 
 
 def _unheard(_: str) -> None:
@@ -47,8 +49,9 @@ class DiskCache:
     Args:
         folder: Absolute path; made with mode 0700 if it is not there.
         limit_bytes: Of all blobs; exceeded by no more than what is being written at the moment.
-        limit_records: How many records are kept, more or less; the longest unchanged go first, but never one whose key
-            has no id (`backbone`, `release`), for there are few of those.
+        limit_records: How many records are kept, more or less. Those of prepared blobs go first, for they only save
+            work; then those of domains, the longest unchanged before the others; those of tables last; never one whose
+            key has no id (`backbone`, `release`), for there are few of those.
         on_fault: Told in words what the disk refused or what was found damaged; called on the event loop.
 
     Raises:
@@ -99,6 +102,14 @@ class DiskCache:
         Whoever finds it damaged calls `damaged`. It may be evicted at any moment, as with `path`.
         """
         return await self._tried(self._found, digest, otherwise=None)
+
+    async def used(self, digests: Sequence[str]) -> None:
+        """Note that these blobs serve, though nobody reads them: the evictor takes others first.
+
+        Args:
+            digests: Those that matter most at the end, for what was used last goes last. Absent ones stay absent.
+        """
+        await self._tried(self._used, list(digests), otherwise=None)
 
     async def damaged(self, digest: str) -> None:
         """Remove the file kept under this digest, and tell of it."""
@@ -201,6 +212,10 @@ class DiskCache:
             return None
         return path
 
+    def _used(self, names: Sequence[str], faults: list[str]) -> None:
+        for name in names:
+            self._found(name, faults)
+
     def _put(self, name: str, content: bytes, faults: list[str]) -> None:
         if len(content) > self._room.limit_bytes or digest(content) != name:
             return
@@ -256,10 +271,12 @@ class DiskCache:
 
     def _sweep_records(self) -> None:
         with self._room.evictor() as mine:
-            if mine:
+            # counted first: the time of each of many records costs far more than their names
+            if mine and count(self._folder / "records") > self._limit_records:
                 kept = oldest(self._folder / "records", "st_mtime_ns")
-                surplus = len(kept) - self._limit_records * 7 // 8 if len(kept) > self._limit_records else 0
-                for path in [file.path for file in kept if "%2F" in file.path.name][:surplus]:
+                going = [file.path for file in kept if "%2F" in file.path.name]
+                going.sort(key=lambda path: (not path.name.startswith(_PREPARED), path.name.startswith(_TABLES)))
+                for path in going[: max(0, len(kept) - self._limit_records * 7 // 8)]:
                     path.unlink(missing_ok=True)
 
 

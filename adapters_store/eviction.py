@@ -131,28 +131,53 @@ class Room:
             os.close(descriptor)
 
 
+def count(folder: Path) -> int:
+    """How many files a folder's sub-folders have; cheap, for only names are read. Abandoned ones are removed.
+
+    Args:
+        folder: It may be absent.
+    """
+    counted = 0
+    for part in _entries(folder):
+        names = _names(part)
+        temporary = [name for name in names if name.startswith(TEMPORARY)]
+        counted += len(names) - len(temporary)
+        for name in temporary:
+            with suppress(FileNotFoundError):
+                _remove_abandoned(part / name, (part / name).stat())
+    return counted
+
+
 def oldest(folder: Path, by: str) -> list[Kept]:
-    """All files of a folder's sub-folders, the least recently used first.
+    """All files of a folder's sub-folders, the least recently used first. Abandoned ones are removed.
 
     Args:
         folder: It may be absent.
         by: Which time of a file counts: `st_atime_ns` or `st_mtime_ns`.
     """
     found: list[Kept] = []
-    abandoned = time.time_ns() - _ABANDONED_NS
     for path in [file for part in _entries(folder) for file in _entries(part)]:
         with suppress(FileNotFoundError):
             state = path.stat()
-            if not path.name.startswith(TEMPORARY):
+            if path.name.startswith(TEMPORARY):
+                _remove_abandoned(path, state)
+            else:
                 found.append(Kept(path, state.st_size, getattr(state, by)))
-            elif state.st_mtime_ns < abandoned:
-                path.unlink()
     return sorted(found, key=lambda file: (file.used_ns, file.path.name))
 
 
+def _remove_abandoned(temporary: Path, state: os.stat_result) -> None:
+    if state.st_mtime_ns < time.time_ns() - _ABANDONED_NS:
+        temporary.unlink()
+
+
 def _entries(folder: Path) -> list[Path]:
+    return [folder / name for name in _names(folder)]
+
+
+def _names(folder: Path) -> list[str]:
     """What is in a folder; nothing if it is gone, for a cache may be deleted at any time."""
     try:
-        return [folder / name for name in os.listdir(folder)]
+        return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []

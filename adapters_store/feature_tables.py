@@ -19,7 +19,7 @@ import numpy as np
 
 from adapters_store.backbone import Backbone
 from adapters_store.canonical import digest
-from adapters_store.errors import DoesNotFit, LimitExceeded, MalformedArtifact, WrongFingerprint
+from adapters_store.errors import ArtifactError, DoesNotFit, LimitExceeded, MalformedArtifact, WrongFingerprint
 from adapters_store.manifest import BackboneManifest, FeatureManifest, manifest_content, parse_manifest
 from adapters_store.tensors import BUNDLE_LIMITS, Array, TensorLimits, read_tensors, write_tensors
 from features.errors import FeatureError
@@ -69,11 +69,13 @@ class LoadedTable:
         revision: Of the newest layer; of the bundle's file where nothing was published.
         table: What it says of each id.
         deltas: How many layers lie on the full one.
+        read: The blobs that it was read from, newest first: what reading it once more needs.
     """
 
     revision: str
     table: LayeredTable
     deltas: int = 0
+    read: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -166,7 +168,8 @@ def bundled_table(backbone: Backbone, side: str, content: memoryview | None = No
     except FeatureError as error:
         raise MalformedArtifact(f"{side}.safetensors: {error}") from None
     names = [division.name for division in divisions]
-    return LoadedTable(bundled_revision(backbone, side), LayeredTable(table, fields, names))
+    revision = bundled_revision(backbone, side)
+    return LoadedTable(revision, LayeredTable(table, fields, names), read=(revision,))
 
 
 def bundled_revision(backbone: Backbone, side: str) -> str:
@@ -187,6 +190,9 @@ async def load_table(
 ) -> LoadedTable:
     """Read a chain of layers, from the newest down to what is there already.
 
+    A chain that ends at the file of another bundle lies on this bundle's own table. Layers belong to a fingerprint,
+    whose vocabulary and columns both bundles have; which domains that other file counts only its manifest could say.
+
     Args:
         store: Where the layers are.
         backbone: Whose table it is.
@@ -205,14 +211,21 @@ async def load_table(
     bundled = bundled_revision(backbone, side)
     wanted = bundled if revision is None else revision
     above: list[FeatureLayer] = []
+    foreign: list[str] = []
     while True:
         if current is not None and wanted == current.revision:
             base = current
             break
+        content = await store.map(wanted)
         if wanted == bundled:
-            base = await asyncio.to_thread(bundled_table, backbone, side, await store.map(bundled))
+            base = await asyncio.to_thread(bundled_table, backbone, side, content)
             break
-        layer = await _layer(store, backbone, side, wanted)
+        ends_elsewhere: bool = await asyncio.to_thread(_is_of_a_bundle, content)
+        if above and ends_elsewhere:
+            foreign.append(wanted)
+            wanted = bundled
+            continue
+        layer = await _layer(content, backbone, side, wanted)
         _check_place(layer, above)
         if layer.manifest.parent is None:
             base = await asyncio.to_thread(_full, layer, backbone, side)
@@ -224,7 +237,8 @@ async def load_table(
     if not above:
         return base
     table = await asyncio.to_thread(base.table.under, [layer.rows for layer in reversed(above)])
-    return LoadedTable(above[0].revision, table, base.deltas + len(above))
+    read = (*(layer.revision for layer in above), *foreign, *base.read)
+    return LoadedTable(above[0].revision, table, base.deltas + len(above), read)
 
 
 async def layers_of(store: BlobMapper, revision: str) -> list[str]:
@@ -258,8 +272,14 @@ def read_manifest(content: bytes | memoryview) -> FeatureManifest | None:
     return parse_manifest(metadata, FeatureManifest)
 
 
-async def _layer(store: BlobMapper, backbone: Backbone, side: str, revision: str) -> FeatureLayer:
-    content = await store.map(revision)
+def _is_of_a_bundle(content: memoryview) -> bool:
+    try:
+        return read_manifest(content) is None
+    except ArtifactError:  # reading it as a layer names it, and what is wrong
+        return False
+
+
+async def _layer(content: memoryview, backbone: Backbone, side: str, revision: str) -> FeatureLayer:
     try:
         layer = await asyncio.to_thread(decode_layer, content, backbone.manifest, FEATURE_LIMITS, revision)
     except (LimitExceeded, MalformedArtifact, WrongFingerprint, DoesNotFit) as error:
@@ -281,7 +301,7 @@ def _full(layer: FeatureLayer, backbone: Backbone, side: str) -> LoadedTable:
     fields = side_fields(backbone.manifest, side)
     names = [division.name for division in side_divisions(backbone.manifest, side)]
     table = FeatureTable(layer.rows.index, fields, layer.rows.columns, layer.rows.divisions)
-    return LoadedTable(layer.revision, LayeredTable(table, fields, names))
+    return LoadedTable(layer.revision, LayeredTable(table, fields, names), read=(layer.revision,))
 
 
 def _rows(tensors: Mapping[str, Array], manifest: FeatureManifest, backbone: BackboneManifest) -> Delta:

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from adapters_store.backend import Backend, Change, Changes, Versioned, in_flight
 from adapters_store.canonical import digest as digest_of
 from adapters_store.errors import BadId, BlobMissing, StoreError, StoreUnavailable
-from adapters_store.objects import open_objects
+from adapters_store.objects import ObjectBackend, open_objects
 from adapters_store.redis import RedisBackend, open_redis
 from adapters_store.timed import Told
 
@@ -67,7 +67,7 @@ class LayeredBackend(Backend):
 
     @property
     def truth(self) -> Backend:
-        """What is behind the cache: who checks a store must not be told what a cache holds."""
+        """What is behind the cache."""
         return self._truth
 
     async def prepare_writing(self) -> None:
@@ -253,6 +253,30 @@ def open_layered(url: str, *, timeout_s: float, told: Told = lambda operation, s
     Raises:
         BadId: The URL cannot be used; the message says why.
     """
+    objects, redis = _layers_of(url)
+    truth = open_objects(objects, timeout_s=timeout_s)
+    cache = open_redis(redis, timeout_s=min(timeout_s, CACHE_TIMEOUT_S), as_cache=True)
+    return LayeredBackend(truth, cache, told=told)
+
+
+def open_truth(url: str, *, timeout_s: float) -> ObjectBackend:
+    """Open the object store alone, for who must not be told what a cache holds; nothing is connected yet.
+
+    Args:
+        url: As for `open_layered`.
+        timeout_s: As for `open_layered`.
+
+    Returns:
+        The backend; the caller closes it.
+
+    Raises:
+        BadId: As `open_layered`.
+    """
+    return open_objects(_layers_of(url)[0], timeout_s=timeout_s)
+
+
+def _layers_of(url: str) -> tuple[str, str]:
+    """The URLs of the object store and of the Redis."""
     try:
         parts = urlsplit(url)
     except ValueError:  # its text may quote a password
@@ -266,9 +290,7 @@ def open_layered(url: str, *, timeout_s: float, told: Told = lambda operation, s
     if len(caches) != 1 or caches[0].partition("://")[0].partition("+")[0] not in kinds:
         raise BadId(f"a {parts.scheme}:// URL names its Redis once, as redis={first}://host:6379/0")
     others = urlencode([(name, value) for name, value in options if name != "redis"])
-    truth = open_objects(parts._replace(scheme=scheme, query=others).geturl(), timeout_s=timeout_s)
-    cache = open_redis(caches[0], timeout_s=min(timeout_s, CACHE_TIMEOUT_S), as_cache=True)
-    return LayeredBackend(truth, cache, told=told)
+    return parts._replace(scheme=scheme, query=others).geturl(), caches[0]
 
 
 async def _is(name: str, content: bytes) -> bool:

@@ -3,13 +3,15 @@
 Repeating it is safe: artifacts are named by their digests, and what is live already stays as it is.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from adapters_store.artifact import Adapter, Fusion, decode_adapter, decode_fusion
+from adapters_store.artifact import DEFAULT_LIMITS, Adapter, Fusion, decode_adapter, decode_fusion
 from adapters_store.backbone import Backbone, read_bundle
 from adapters_store.errors import ArtifactError, DigestMismatch, MalformedArtifact, StoreUnavailable
 from adapters_store.shipping import (
@@ -22,7 +24,11 @@ from adapters_store.shipping import (
     store_parcels,
 )
 from adapters_store.store import AdapterStore
+from adapters_store.tensors import read_tensors
 from adapters_store.verification import LogitsOf, verify_adapter, verify_backbone, verify_fusion
+
+# Adapters that are verified at once: an engine's runs let go of the interpreter, decoding and folding do not.
+_THREADS = 4
 
 EngineOf = Callable[[Backbone], LogitsOf]
 OnFile = Callable[[str], None]
@@ -131,7 +137,7 @@ def verify_run(files: RunFiles, engine_of: EngineOf, on_file: OnFile = lambda na
 
     Args:
         files: Where they are.
-        engine_of: Makes the engine for the bundle.
+        engine_of: Makes the engine for the bundle; it is asked by several threads at once.
         on_file: Called after each file.
 
     Returns:
@@ -214,34 +220,49 @@ async def publish_run(
 def _verify_adapters(
     paths: Sequence[Path], backbone: Backbone, fusion: Fusion | None, logits_of: LogitsOf, on_file: OnFile
 ) -> tuple[VerifiedFile, ...]:
-    """Verify auxiliary adapters, then natural ones against them; of the latter one is in memory at a time."""
+    """Verify auxiliary adapters, then natural ones against them, several at once; of those few are in memory."""
     natural = {division.name for division in backbone.manifest.divisions if division.natural}
     auxiliaries: dict[str, Adapter] = {}
     verified: dict[str, VerifiedFile] = {}
     later: list[Path] = []
 
-    def verify(path: Path, adapter: Adapter) -> None:
-        manifest = adapter.manifest
-        verify_adapter(adapter, backbone, auxiliaries, fusion, logits_of)
-        if manifest.domain in verified:
-            raise MalformedArtifact(f"{verified[manifest.domain].path.name} is of domain {manifest.domain!r} too")
-        verified[manifest.domain] = VerifiedFile(
-            path, adapter.revision, manifest.domain, manifest.division, manifest.fuses, manifest.fusion
-        )
-        on_file(path.name)
-
-    for path in paths:
+    def checked(path: Path) -> tuple[VerifiedFile, Adapter]:
         with _naming(path.name):
             adapter = decode_adapter(_read(path))
-            if adapter.manifest.division in natural:
-                later.append(path)
-                continue
-            verify(path, adapter)
-            auxiliaries[adapter.manifest.domain] = adapter
-    for path in later:
-        with _naming(path.name):
-            verify(path, decode_adapter(_read(path)))
+            verify_adapter(adapter, backbone, auxiliaries, fusion, logits_of)
+        manifest = adapter.manifest
+        named = (manifest.domain, manifest.division, manifest.fuses, manifest.fusion)
+        return VerifiedFile(path, adapter.revision, *named), adapter
+
+    def take(one: VerifiedFile) -> None:
+        if one.domain in verified:
+            with _naming(one.path.name):
+                raise MalformedArtifact(f"{verified[one.domain].path.name} is of domain {one.domain!r} too")
+        verified[one.domain] = one
+        on_file(one.path.name)
+
+    for path in paths:
+        if _division_of(path) in natural:
+            later.append(path)
+            continue
+        one, adapter = checked(path)
+        take(one)
+        auxiliaries[one.domain] = adapter
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "espalier-verify") as pool:
+        try:
+            for one in pool.map(lambda path: checked(path)[0], later):
+                take(one)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # one refusal is enough
+            raise
     return tuple(verified.values())
+
+
+def _division_of(path: Path) -> object:
+    """What an adapter file says of its division; only its header is read."""
+    with _naming(path.name):
+        said = read_tensors(path, DEFAULT_LIMITS).metadata
+    return said.get("division") if isinstance(said, dict) else None
 
 
 async def _put_bundle(run: VerifiedRun, store: AdapterStore) -> Published:

@@ -35,6 +35,7 @@ def open_backend(
     *,
     timeout_s: float = 2.0,
     told: Told = lambda operation, seconds, error: None,
+    cached: bool = True,
 ) -> Backend:
     """Open the backend that a URL names.
 
@@ -43,6 +44,7 @@ def open_backend(
         create: Make a store that is not there yet.
         timeout_s: Longest wait for a remote store's answer to one try, seconds.
         told: Called after each call to a cache before the store, whose failures nobody else hears of.
+        cached: Whether a cache that the URL names is used; without it every answer is the store's own.
 
     Returns:
         The backend; the caller closes it.
@@ -64,14 +66,14 @@ def open_backend(
         if parts.netloc or not path.is_absolute() or path == Path("/"):
             raise BadId("a file store is named file:///absolute/folder, with three slashes")
         return FileBackend(path, create)
-    remote = _open_remote(parts.scheme, url, timeout_s, told)
+    remote = _open_remote(parts.scheme, url, timeout_s, told, cached)
     if remote is None:
         scheme = parts.scheme + "://" if parts.scheme else "this"
         raise BadId(f"a store URL starts with one of {_KNOWN}; {scheme} is none")
     return GuardedBackend(remote, deadline_s=_DEADLINE_OVER_TIMEOUT * timeout_s)
 
 
-def _open_remote(scheme: str, url: str, timeout_s: float, told: Told) -> Backend | None:
+def _open_remote(scheme: str, url: str, timeout_s: float, told: Told, cached: bool) -> Backend | None:
     if scheme in _REDIS:
         from adapters_store.redis import open_redis
 
@@ -81,7 +83,9 @@ def _open_remote(scheme: str, url: str, timeout_s: float, told: Told) -> Backend
 
         return open_objects(url, timeout_s=timeout_s)
     if scheme in _LAYERED:
-        from adapters_store.layered import open_layered
+        from adapters_store.layered import open_layered, open_truth
 
+        if not cached:
+            return open_truth(url, timeout_s=timeout_s)
         return open_layered(url, timeout_s=timeout_s, told=told)
     return None

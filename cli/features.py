@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from adapters_store.backbone import Backbone
-from adapters_store.errors import StoreUnavailable
+from adapters_store.errors import ArtifactError, BlobMissing, StoreUnavailable
 from adapters_store.feature_publishing import PublishedLayer, publish_layer
 from adapters_store.feature_tables import SIDES, bundled_revision, read_manifest, side_divisions, side_fields
 from adapters_store.store import AdapterStore
@@ -25,6 +25,10 @@ app = typer.Typer(help="Publish tables of users and items, and look at them.", n
 
 COMMAND = "espalier features publish"
 Side = Literal["users", "items"]
+Bundle = Annotated[
+    str | None,
+    typer.Option("--backbone", help="Revision of a stored bundle whose tables are meant; absent: the default's."),
+]
 
 
 @app.command()
@@ -40,18 +44,23 @@ def publish(
     full: Annotated[
         bool, typer.Option("--full", help="The file is the whole table; it replaces what there is.")
     ] = False,
+    bundle: Bundle = None,
     by: Annotated[
         str | None, typer.Option(help="Who publishes, for the record; the user and the machine if absent.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Encode and verify, write nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Encode a table by the default backbone's vocabulary and make it current. Replicas swap it while they serve."""
+    """Encode a table by a backbone's vocabulary and make it current for all bundles of its weights.
+
+    Replicas swap it while they serve. Each backbone has tables of its own: while one takes over from another, publish
+    for both.
+    """
     if full == (parent is not None):
         raise typer.BadParameter("name either --full, or --parent and the revision that `features show` prints")
 
     async def work(opened: AdapterStore) -> tuple[ReadTable, PublishedLayer]:
-        backbone = await _backbone(opened)
+        backbone = await _backbone(opened, bundle)
         table = await asyncio.to_thread(_read, file, backbone, side, parent is not None)
         who = by or author(COMMAND)
         with audited("publish_features", who, store, side=side, fingerprint=backbone.fingerprint) as entry:
@@ -75,11 +84,11 @@ def publish(
 
 
 @app.command()
-def show(store: StoreUrl, as_json: AsJson = False) -> None:
+def show(store: StoreUrl, bundle: Bundle = None, as_json: AsJson = False) -> None:
     """Show which tables are current: the revisions that a delta names as its --parent."""
 
     async def read(opened: AdapterStore) -> dict[str, dict[str, object]]:
-        backbone = await _backbone(opened)
+        backbone = await _backbone(opened, bundle)
         return {side: await _state(opened, backbone, side) for side in SIDES}
 
     found = with_store(store, read)
@@ -92,7 +101,13 @@ def show(store: StoreUrl, as_json: AsJson = False) -> None:
         console.print(f"  {_described(state)}", markup=False)
 
 
-async def _backbone(store: AdapterStore) -> Backbone:
+async def _backbone(store: AdapterStore, revision: str | None) -> Backbone:
+    if revision is not None:
+        try:
+            return await store.bundle(revision)
+        except (ArtifactError, BlobMissing) as error:
+            advice = "`espalier backbone show` names those that are or were the default"
+            raise BlobMissing(f"{revision} is no bundle of this store ({error}): {advice}") from error
     record = await store.backbone_record()
     if record.default is None:
         raise StoreUnavailable("the store has no default backbone: publish one with `espalier publish RUN --store URL`")

@@ -31,7 +31,8 @@ _TIME = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 def check(store: StoreUrl, as_json: AsJson = False) -> None:
     """Look at every digest and every record; ends with status 1 when something is wrong. Writes nothing."""
     with steps(Console(stderr=True), shown=not as_json) as on_step:
-        report = with_store(store, lambda opened: check_store(opened, on_step))
+        # a copy in a cache would be looked at in the place of what the store has, and be written there besides
+        report = with_store(store, lambda opened: check_store(opened, on_step), cached=False)
     if as_json:
         print_json({**asdict(report), "sound": report.sound})
     else:

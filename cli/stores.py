@@ -27,7 +27,9 @@ StoreUrl = Annotated[
 ]
 
 
-def with_store(url: str, work: Callable[[AdapterStore], Awaitable[T]], create: bool = False) -> T:
+def with_store(
+    url: str, work: Callable[[AdapterStore], Awaitable[T]], create: bool = False, *, cached: bool = True
+) -> T:
     """Run `work` on the store of a URL; an error of the store ends the command with its message and status 1.
 
     The message is shown without the URL's secrets, whatever a library put into it.
@@ -36,13 +38,14 @@ def with_store(url: str, work: Callable[[AdapterStore], Awaitable[T]], create: b
         url: Of the store.
         work: What to do.
         create: Make a store that is not there yet.
+        cached: Whether a cache that the URL names is used.
 
     Returns:
         What `work` returned.
     """
 
     async def run() -> T:
-        store = open_store(url, create)
+        store = open_store(url, create, cached=cached)
         try:
             return await work(store)
         finally:
@@ -69,8 +72,8 @@ def completed(work: Coroutine[Any, Any, T], *urls: str) -> T:
         set_on_retry_hooks(hooks)
 
 
-def open_store(url: str, create: bool = False) -> AdapterStore:
-    """Open the store of a URL; the caller closes it.
+def open_store(url: str, create: bool = False, *, cached: bool = True) -> AdapterStore:
+    """Open the store of a URL; the caller closes it. Arguments as `with_store`.
 
     Raises:
         BadId: the URL names no store that outlives this process.
@@ -78,7 +81,7 @@ def open_store(url: str, create: bool = False) -> AdapterStore:
     """
     if url.startswith("memory:"):
         raise BadId("memory:// lives in one process, and this one ends: name a store like file:///absolute/folder")
-    return AdapterStore(open_backend(url, create), time.time)
+    return AdapterStore(open_backend(url, create, cached=cached), time.time)
 
 
 def refused(error: Exception, *urls: str) -> typer.Exit:

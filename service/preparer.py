@@ -226,10 +226,10 @@ class Preparer:
     def _with_slot(self, verified: Verified) -> tuple[Verified, Slot]:
         return verified, self._slot(verified)
 
-    def _kept(self, revision: str) -> Callable[[Accepted, Serving], Slot]:
+    def _kept(self, revision: str) -> Callable[[Accepted, Serving, str], Slot]:
         return partial(self._prepared, revision)
 
-    def _prepared(self, revision: str, accepted: Accepted, serving: Serving) -> Slot:
+    def _prepared(self, revision: str, accepted: Accepted, serving: Serving, kept_as: str | None = None) -> Slot:
         combinations = {}
         for combination, folded in accepted.folds.items():
             self._pause()
@@ -242,6 +242,8 @@ class Preparer:
             serving,
             accepted.made_s,
             accepted.overlay,
+            accepted.fusion,
+            kept_as,
         )
 
     def _keep(self, verified: Verified, turn: Turn) -> None:

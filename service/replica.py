@@ -25,6 +25,7 @@ from service.domains import Domains
 from service.engine import Engine, Segment, run_each
 from service.engines.chosen import EngineName, Engines
 from service.engines.native import Precision
+from service.in_use import InUse
 from service.ladder import Ladder
 from service.loader import Loader
 from service.observer import Observer
@@ -214,6 +215,7 @@ class Replica:
             self.reader, store, self.domains, self.slots, self.loader, clock, observer, in_flight=config.stage_in_flight
         )
         self.staging = self._make_staging()
+        self.in_use = self._make_in_use(disk)
         self.prewarmer = self._make_prewarmer()
         self.watcher = self._make_watcher()
 
@@ -284,6 +286,11 @@ class Replica:
             in_flight=self._config.stage_in_flight,
             cached=self.reader is not self.store,
         )
+
+    def _make_in_use(self, disk: DiskCache | None) -> InUse | None:
+        if disk is None:
+            return None
+        return InUse(disk, self._backbones, self.domains, self.slots, self.staging, self.clock)
 
     def _make_prewarmer(self) -> Prewarmer:
         return Prewarmer(
@@ -417,6 +424,8 @@ class Replica:
             await self.prewarmer.warm()
         self.prewarmer.start()
         self.staging.start()
+        if self.in_use is not None:
+            self.in_use.start()
 
     async def settled(self) -> None:
         """Wait until what was loaded is kept on the disk."""
@@ -426,6 +435,8 @@ class Replica:
         """Stop the watcher and every load, finish what is queued, end the threads."""
         await self.watcher.stop()
         await self.backbones.stop()
+        if self.in_use is not None:
+            await self.in_use.stop()
         await self.prewarmer.stop()
         await self.staging.stop()
         await self.releases.stop()

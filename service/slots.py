@@ -37,6 +37,8 @@ class Slot:
         serving: the backbone whose engine prepared it.
         made_s: when the natural adapter was made, seconds since the epoch, by its manifest; None: it does not say.
         overlay: the natural adapter's ids and their embeddings, by which its rows are looked up; None for most.
+        fusion: revision of the fusion that is folded in; None without one.
+        kept_as: digest of the prepared blob that it was made from; None where it was made from the artifacts.
     """
 
     revision: str | None
@@ -46,6 +48,8 @@ class Slot:
     serving: Serving
     made_s: float | None = None
     overlay: Overlay | None = None
+    fusion: str | None = None
+    kept_as: str | None = None
     leases: int = field(default=0, init=False)
     roles: int = field(default=0, init=False)  # of one place that name it
     retired: bool = field(default=False, init=False)
@@ -58,6 +62,11 @@ class Slot:
         """Give the memory back; whoever would score by it afterwards fails at once."""
         self.combinations = {}
         self.overlay = None
+
+    @property
+    def blobs(self) -> Iterator[str]:
+        """What making it once more would read: its prepared blob if it has one, and the artifacts, pins last."""
+        yield from filter(None, (self.kept_as, self.revision, *self.fuses.values(), self.fusion))
 
     @property
     def nbytes(self) -> int:
@@ -194,6 +203,12 @@ class SlotTable:
         if home is None:
             return None
         return next((slot for slot in home.slots.values() if slot.revision == revision), None)
+
+    def blobs(self, place: Place) -> Iterator[str]:
+        """What making the slots of a place once more would read."""
+        home = self._homes.get(place)
+        for slot in [] if home is None else home.slots.values():
+            yield from slot.blobs
 
     def of(self, serving: Serving) -> Iterator[tuple[Place, Role]]:
         """Where slots of a backbone are, and for what; a walk over everything."""

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Iterable
 
 from adapters_store.backend import in_flight
-from adapters_store.errors import ArtifactError, StoreError
+from adapters_store.errors import ArtifactError, StoreError, StoreRefused
 from adapters_store.records import ReplicaReport
 from adapters_store.releases import Release
 from adapters_store.store import AdapterStore
@@ -79,6 +79,7 @@ class Staging:
         self._staged = 0
         self._room = True
         self._refused = 0
+        self._store_refused: str | None = None  # why no report is taken; told once
         self._again = False
         self._lock = asyncio.Lock()
         self._moved = asyncio.Event()
@@ -111,6 +112,11 @@ class Staging:
     def reconsider(self) -> None:
         """Let `follow` begin anew with the same release if anything of it was refused so far."""
         self._again = self._refused > 0
+
+    @property
+    def release(self) -> str | None:
+        """What is staged."""
+        return self._release
 
     def start(self) -> None:
         """Report again and again until `stop`."""
@@ -237,10 +243,7 @@ class Staging:
         """On every change, and every few seconds while a release is staged that does not serve yet."""
         while True:
             self._moved.clear()
-            try:
-                await self.report()
-            except StoreError:
-                self._observer.store_failed("report")
+            await self._try_to_report()
             waits = self._release is not None and self._release != self._domains.fleet.pointer.release
             timer = self._clock.call_later(_REPORT_S if waits else _REPORT_IDLE_S, self._moved.set)
             try:
@@ -249,6 +252,17 @@ class Staging:
                 timer.cancel()
             if waits:
                 self._observer.staged(self._release, self._staged, self._of)
+
+    async def _try_to_report(self) -> None:
+        refused = None
+        try:
+            await self.report()
+        except StoreError as error:
+            self._observer.store_failed("report")
+            refused = str(error) if isinstance(error, StoreRefused) else self._store_refused
+        if refused is not None and refused != self._store_refused:
+            self._observer.store_refused(refused)
+        self._store_refused = refused
 
 
 async def _in_turns(slots: SlotTable, places: Iterable[str]) -> None:

@@ -8,15 +8,15 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from adapters_store.store import AdapterStore
 from adapters_store.urls import open_backend
 from benchmarks.claims import servers
 from benchmarks.claims.damage import Mangler
-from benchmarks.claims.line import Line, at_most, exactly, measured
+from benchmarks.claims.line import Line, at_least, at_most, exactly, measured
 from benchmarks.claims.load import Outcome, Promise, Targets, backbone_scores, under_load
 from benchmarks.claims.served import last_epoch_run
 from benchmarks.claims.swaps import Dyes, make_dyes
@@ -55,10 +55,17 @@ class Scene:
 
 @dataclass(frozen=True)
 class Played:
-    """How a scene ended: what was seen, and which of the promises the store does not keep."""
+    """How a scene ended.
+
+    Args:
+        outcome: what was seen.
+        broken: the promises that the store does not keep.
+        damaged: how many blobs reached the replica otherwise than they left the store, by what had become of them.
+    """
 
     outcome: Outcome
     broken: list[Promise]
+    damaged: Mapping[str, int] = field(default_factory=dict)
 
 
 async def broken_promises(url: str, dyes: Dyes, promises: list[Promise]) -> list[Promise]:
@@ -140,8 +147,7 @@ def damaged_blobs(scene: Scene) -> Played:
 
         with serving(scene.work, valkey.url) as first, serving(scene.work, mangler.url) as second:
             played = play(scene, valkey.url, Targets([second]), first, fault)
-        print(f"  {mangler.flipped} blobs flipped and {mangler.cut} cut on their way to the replica", flush=True)
-        return played
+        return replace(played, damaged={"flipped": mangler.flipped, "cut": mangler.cut})
 
 
 def restarted_replica(scene: Scene) -> Played:
@@ -180,7 +186,7 @@ SCENES: tuple[tuple[str, Callable[[Scene], Played], bool], ...] = (
 
 
 def lines(work: Workplace) -> Iterator[Line]:
-    """Five lines a fault, and how publishing went."""
+    """Five lines a fault, what was damaged where something was, and how publishing went."""
     run = last_epoch_run(work)
     dyes = make_dyes(run, 40 if work.quick else 200)
     for name, scene, on_disk in SCENES:
@@ -195,6 +201,8 @@ def verdicts(name: str, played: Played, on_disk: bool) -> Iterator[Line]:
     """The lines of one fault."""
     seen = played.outcome
     total = len(seen.answers)
+    for how, count in played.damaged.items():
+        yield at_least(f"{name}: blobs {how} on their way to the replica", count, 1, digits=0)
     yield exactly(f"{name}: of {total} requests, not answered 200 within their deadline", seen.unanswered, 0)
     told = ", ".join(f"{count} {why}" for why, count in seen.fallbacks.items() if count) or "none"
     share = seen.fallbacks.total() / max(1, total)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -17,10 +18,11 @@ from benchmarks.claims.line import Line, at_most, exactly
 from benchmarks.claims.served import last_epoch_run, publish_run
 from benchmarks.claims.swaps import Dyes, make_dyes
 from benchmarks.claims.wire import Wire, score_body
-from benchmarks.claims.workplace import ClaimError, Server, Workplace, serving
+from benchmarks.claims.workplace import ClaimError, Server, Workplace, free_port, serving
 from benchmarks.forge import Run
 
 WORKERS = 4
+SCORED = ("request", "/score", 200)
 PAIRS = 200
 WIPES = 5
 RECONCILE_S = 5.0
@@ -82,6 +84,17 @@ async def spread(first: Server, second: Server, dyes: Dyes, times: int) -> list[
     return found
 
 
+def workers_that_answered(log: bytes) -> int:
+    """Workers whose own log has a line of a score that they answered 200."""
+    found = set()
+    for line in log.splitlines():
+        with contextlib.suppress(ValueError):  # what else came to stderr
+            said = json.loads(line)
+            if isinstance(said, dict) and (said.get("event"), said.get("route"), said.get("status")) == SCORED:
+                found.add(said["worker"])
+    return len(found)
+
+
 def wipe_streams(valkey: servers.Valkey) -> int:
     """Delete every stream behind the store's back; how many there were."""
     client = Redis(port=valkey.port, protocol=2)
@@ -120,10 +133,15 @@ def lines(work: Workplace) -> Iterator[Line]:
     run = last_epoch_run(work)
     pairs = 20 if work.quick else PAIRS
     dyes = make_dyes(run, 40 if work.quick else PAIRS)
-    with serving(work, publish_run(work, run), workers=str(WORKERS)) as server:
+    port = free_port()
+    log = work.folder / f"serve-{port}.log"
+    log.unlink(missing_ok=True)  # an earlier server may have had this port
+    with serving(work, publish_run(work, run), port=port, workers=str(WORKERS), log_share="1") as server:
         created, stale = asyncio.run(publish_then_score(server, dyes, pairs))
     yield exactly(f"{WORKERS} workers: publishes answered 201", created, pairs)
     yield exactly(f"{WORKERS} workers, a new connection a request: stale scores of {pairs} after a 201", stale, 0)
+    answered = workers_that_answered(log.read_bytes())
+    yield exactly(f"{WORKERS} workers: those that answered one of these scores, by their logs", answered, WORKERS)
     yield from two_replicas(work, run, dyes, pairs)
 
 

@@ -109,15 +109,15 @@ class PreparedBlobs:
             turn.end()
 
     async def find(
-        self, domain: str, revision: str, backbones: Iterable[Serving], finish: Callable[[Accepted, Serving], T]
+        self, domain: str, revision: str, backbones: Iterable[Serving], finish: Callable[[Accepted, Serving, str], T]
     ) -> T | None:
-        """What was kept of an adapter.
+        """What was kept of an adapter; its backbone counts as asked for.
 
         Args:
             domain: that it is asked for.
             revision: of the adapter.
-            backbones: those in memory; the adapter may be of any.
-            finish: called on the loader thread with what was found and its backbone.
+            backbones: those in memory, now and after each wait; the adapter may be of any.
+            finish: called on the loader thread with what was found, its backbone, and the blob's digest.
 
         Returns:
             What `finish` returned; None where there is nothing that can be used, and the adapter is to be verified.
@@ -129,15 +129,18 @@ class PreparedBlobs:
                 wanted[identity.key] = (identity, serving)
         recorded = await self._cache.recall(list(wanted)) if wanted else {}
         for key, versioned in recorded.items():
-            if versioned is not None:
-                found = await self._read(versioned, *wanted[key], finish)
+            identity, serving = wanted[key]
+            # it may have been let go meanwhile; from now on no look does that which finds no slot of it yet
+            if versioned is not None and serving in list(backbones):
+                serving.wanted = True
+                found = await self._read(versioned, identity, serving, finish)
                 self._told("used" if isinstance(found, _Found) else found)
                 return found.finished if isinstance(found, _Found) else None
         self._told("absent")
         return None
 
     async def _read(
-        self, versioned: Versioned, identity: Identity, serving: Serving, finish: Callable[[Accepted, Serving], T]
+        self, versioned: Versioned, identity: Identity, serving: Serving, finish: Callable[[Accepted, Serving, str], T]
     ) -> _Found[T] | Outcome:
         try:
             name = check_revision(str(versioned.record.get("blob")))
@@ -164,7 +167,7 @@ class PreparedBlobs:
         said: tuple[int, int],
         identity: Identity,
         serving: Serving,
-        finish: Callable[[Accepted, Serving], T],
+        finish: Callable[[Accepted, Serving, str], T],
     ) -> T:
         """What `finish` makes of a file whose length and CRC-32 are as its record says."""
         mapped = self._mappings.open(path) if self._mappings.has_room else None
@@ -174,7 +177,7 @@ class PreparedBlobs:
         self._pause()
         accepted = decode(content, identity)
         self._pause()
-        return finish(accepted, serving)
+        return finish(accepted, serving, path.name)
 
     def keep(self, identity: Identity | None, accepted: Accepted, turn: Turn) -> None:
         """Write a blob behind the load, and end the turn once it is there; past a bound it is left out."""
@@ -183,7 +186,14 @@ class PreparedBlobs:
             return
         task = asyncio.get_running_loop().create_task(self._keep(identity, accepted, turn.handed_on()))
         self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._writing.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:  # a fault of ours: the adapter serves, and is verified again by who loads it next
+            message = "keeping a prepared adapter failed"
+            asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
 
     async def _keep(self, identity: Identity, accepted: Accepted, turn: Turn) -> None:
         try:
@@ -205,7 +215,7 @@ class PreparedBlobs:
     async def settle(self) -> None:
         """Wait until what was given is on the disk."""
         while self._writing:
-            await asyncio.gather(*self._writing)
+            await asyncio.wait(self._writing)
 
     async def stop(self) -> None:
         """Leave out what is not written yet, and end all turns."""

@@ -283,16 +283,62 @@ async def test_late_answer_does_not_replace_a_later_generation(cache: DiskCache,
     assert await cache.read_record("domain/a") == Versioned({"generation": 7}, "v7")
 
 
-async def test_records_are_bounded_and_the_few_without_id_stay(folder: Path) -> None:
-    """Law: the longest unchanged domain records go; `release` and its like never do."""
+async def test_what_serves_from_memory_outlives_what_is_published(cache: DiskCache, folder: Path) -> None:
+    """Law: blobs whose use is noted stay, though nobody reads them, while as many others as the cache holds come and
+    go; a name that is not there changes nothing."""
+    serving = [blob(i) for i in range(3)]
+    for content in serving:
+        await cache.put(digest(content), content)
+    for i in range(3, 300):
+        for content in serving:
+            used_ago(folder, content, 2 * DAY_NS)
+        await cache.used([digest(b"never kept"), *map(digest, serving)])
+        await cache.put(digest(blob(i)), blob(i))
+        used_ago(folder, blob(i), DAY_NS - i * 10**9)
+    assert [await cache.get(digest(content)) for content in serving] == serving
+    assert await cache.get(digest(blob(3))) is None
+    assert not blob_file(folder, b"never kept").exists()
+
+
+async def test_records_of_prepared_blobs_go_before_those_of_domains(folder: Path) -> None:
+    """Law: what only saves work crowds out no domain, however many such records come, and however old the domain's."""
     cache = DiskCache(folder, MIB, limit_records=40)
-    await cache.write_record("release", Versioned({"generation": 1}, "v"))
+    domains = [f"domain/{i}" for i in range(30)]
+    await cache.keep({domain: Versioned({"generation": 1}, "v") for domain in domains})
+    for i in range(120):
+        await cache.write_record(f"prepared/{digest(blob(i))}", Versioned({"blob": digest(blob(i))}, "v"))
+    assert len(await cache.recall(domains)) == 30
+    assert len(list((folder / "records").glob("*/*"))) <= 45
+
+
+async def test_leftovers_among_the_records_are_cleared_away_below_the_limit(folder: Path) -> None:
+    """Law: a look at how many records there are removes what a killed writer left an hour ago, and nothing else."""
+    cache = DiskCache(folder, MIB, limit_records=80)
+    await cache.write_record("domain/0", Versioned({"generation": 1}, "v"))
+    [kept] = (folder / "records").glob("*/*")
+    old, young = (kept.with_name(f".tmp-1-{name}") for name in ("old", "young"))
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, ns=(0, time.time_ns() - DAY_NS))
+    for i in range(1, 11):
+        await cache.write_record(f"domain/{i}", Versioned({"generation": 1}, "v"))
+    assert not old.exists()
+    assert young.exists()
+    assert len(await cache.recall([f"domain/{i}" for i in range(11)])) == 11
+
+
+async def test_records_are_bounded_and_the_few_without_id_stay(folder: Path) -> None:
+    """Law: the longest unchanged domain records go; `release` and its like never do, and tables only behind them."""
+    cache = DiskCache(folder, MIB, limit_records=40)
+    tables = f"features/{digest(b'weights')}:items"
+    for key in ("release", tables):
+        await cache.write_record(key, Versioned({"generation": 1}, "v"))
     for i in range(120):
         await cache.write_record(f"domain/{i}", Versioned({"generation": 1}, "v"))
     found = await cache.recall([f"domain/{i}" for i in range(120)])
     assert 30 <= len(found) <= 45
     assert "domain/119" in found
-    assert await cache.read_record("release") is not None
+    assert len(await cache.recall(["release", tables])) == 2
 
 
 @pytest.mark.timeout(60)

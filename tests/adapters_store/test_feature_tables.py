@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from adapters_store.backbone import Backbone, read_bundle
+from adapters_store.backbone import Backbone, read_bundle, write_bundle
 from adapters_store.errors import (
     ArtifactError,
     BlobMissing,
@@ -37,6 +37,7 @@ from adapters_store.memory import MemoryBackend
 from adapters_store.store import AdapterStore
 from adapters_store.tensors import Array, TensorLimits, read_tensors, write_tensors
 from benchmarks.forge import Run
+from features.fields import Division
 from features.index import RawIndex
 from features.layers import Delta, IdTable
 from features.rows import EncodedRows
@@ -179,6 +180,51 @@ async def test_dry_run_writes_nothing(store: AdapterStore, backbone: Backbone) -
     assert would.status == "verified"
     assert not await store.has(would.revision)
     assert (await publish_layer(store, backbone, "items", rows, {}, parent=None, by="test")).revision == would.revision
+
+
+async def test_deltas_follow_to_another_bundle_of_the_same_weights(
+    store: AdapterStore, backbone: Backbone, run_blobs: Any, tmp_path: Path
+) -> None:
+    """Law: deltas that were published on the table of one bundle lie on that of another of its fingerprint, also where
+    its items are divided otherwise; all that was read is told, and the next delta may be laid on them."""
+    await run_blobs(store)
+    bundled = bundled_revision(backbone, "items")
+    first = await publish(store, backbone, items(["new", "item-3"], row=5, deleted=["item-4"]), bundled)
+    second = await publish(store, backbone, items(["item-5"], row=6), first.revision)
+    other = redivided(backbone, tmp_path)
+    await store.put_bundle(tmp_path / "bundle")
+    own = bundled_revision(other, "items")
+    assert (other.fingerprint, own == bundled) == (backbone.fingerprint, False)
+    loaded = await load_table(store, other, "items", second.revision)
+    assert (loaded.revision, loaded.deltas) == (second.revision, 2)
+    assert loaded.read == (second.revision, first.revision, bundled, own)
+    # shelf-y, which they were published with, stands first in the other bundle
+    assert said(loaded.table, ["new", "item-3", "item-5", "item-4"]) == [(5, 0), (5, 0), (6, 0), None]
+    beside = [f"item-{i}" for i in range(6, 30)]
+    assert said(loaded.table, beside) == said(bundled_table(other, "items").table, beside)
+    assert said(loaded.table, beside) != said(bundled_table(backbone, "items").table, beside)
+    held = bundled_table(other, "items")
+    assert (await load_table(store, other, "items", second.revision, held)).read == loaded.read
+    third = await publish(store, other, items(["item-9"], row=7, shelf=1), second.revision)
+    grown = await load_table(store, other, "items", third.revision, loaded)
+    assert said(grown.table, ["new", "item-9"]) == [(5, 0), (7, 1)]
+    assert grown.read == (third.revision, *loaded.read)
+
+
+def redivided(backbone: Backbone, folder: Path) -> Backbone:
+    """A bundle of the same weights whose shelves stand in another order, with a new one, and hold other items."""
+    divisions = [
+        Division(**{**division.model_dump(), "domains": ["shelf-y", "shelf-x", "shelf-z"]})
+        if division.name == "shelf"
+        else division
+        for division in backbone.manifest.divisions
+    ]
+    tensors = backbone.tensors("items")
+    tensors["division.shelf"] = np.roll(tensors["division.shelf"], 1)
+    files = {name: backbone.file(name) for name in backbone.files}
+    files["items.safetensors"] = write_tensors(tensors, {"content": "items, divided anew"})
+    write_bundle(folder / "bundle", backbone.manifest.model_copy(update={"divisions": divisions}), files)
+    return read_bundle(folder / "bundle")
 
 
 async def test_layer_of_a_file_store_is_mapped(tmp_path: Path, backbone: Backbone) -> None:

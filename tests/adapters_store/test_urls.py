@@ -58,6 +58,16 @@ async def test_remote_store_is_opened_inside_bounds(url: str, kind: str) -> None
     await backend.close()
 
 
+async def test_store_without_its_cache_is_the_truth_alone() -> None:
+    """Law: who wants no cached answer gets the object store inside the same bounds; other stores are as they are."""
+    url = "redis+s3://bucket/prefix?redis=redis://127.0.0.1:1/0&region=local"
+    for asked, kind in ((url, "ObjectBackend"), ("redis://127.0.0.1:1/0", "RedisBackend")):
+        backend = open_backend(asked, cached=False)
+        assert isinstance(backend, GuardedBackend)
+        assert type(backend.inner).__name__ == kind
+        await backend.close()
+
+
 @pytest.mark.parametrize(
     "url",
     [

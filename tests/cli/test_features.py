@@ -41,8 +41,8 @@ def publish(folder: Path, columns: dict[str, Any], *options: str) -> Result:
     return runner.invoke(app, ["publish", str(folder / "users.parquet"), "--store", store, "--side", "users", *options])
 
 
-def show(folder: Path) -> dict[str, Any]:
-    done = runner.invoke(app, ["show", "--json", "--store", (folder / "store").as_uri()])
+def show(folder: Path, *options: str) -> dict[str, Any]:
+    done = runner.invoke(app, ["show", "--json", "--store", (folder / "store").as_uri(), *options])
     assert done.exit_code == 0, done.output
     shown: dict[str, Any] = json.loads(done.stdout)
     return shown
@@ -106,6 +106,35 @@ def test_show_names_the_bundle_s_tables_before_anything_was_published(folder: Pa
     plain = runner.invoke(app, ["show", "--store", (folder / "store").as_uri()])
     assert "delta layer of 1 rows, 0 deleted, delta 1 on its full layer; parent " in plain.output
     assert f"items: {shown['items']['revision']}\n  the bundle's own table" in plain.output
+
+
+def test_each_backbone_has_tables_of_its_own(folder: Path, three_way_run: Run) -> None:
+    """Law: with --backbone a table is encoded by, recorded for and shown of that bundle, whichever is the default; the
+    default's stay as they are, and become current again with it."""
+    store = AdapterStore(FileBackend(folder / "store"), time.time)
+    before = asyncio.run(store.backbone_record()).default or ""
+    publish(folder, USERS, "--full")
+    kept = show(folder)
+    asyncio.run(store.publish_backbone(three_way_run.folder / "bundle"))
+    own = show(folder)
+    assert own["users"]["revision"] != kept["users"]["revision"]
+    assert show(folder, "--backbone", before) == kept
+    done = publish(folder, {"id": [9], "segment": ["b"]}, "--parent", kept["users"]["revision"], "--backbone", before)
+    assert done.exit_code == 0, done.output
+    assert show(folder) == own
+    assert show(folder, "--backbone", before)["users"]["manifest"]["parent"] == kept["users"]["revision"]
+    asyncio.run(store.set_default_backbone(before, "test"))
+    assert encoded(tables(folder), 9) == (9, 2, False)
+
+
+@pytest.mark.parametrize("which", ["absent", "table", "malformed"])
+def test_what_is_no_bundle_of_the_store_is_refused_by_name(folder: Path, which: str) -> None:
+    """Law: a revision that the store lacks, or that is something else, is named, and nothing is written."""
+    named = {"absent": "ab" * 32, "table": show(folder)["users"]["revision"], "malformed": "../x"}[which]
+    done = publish(folder, USERS, "--full", "--backbone", named)
+    assert done.exit_code == 1
+    assert named in done.stderr
+    assert show(folder)["users"]["record"]["generation"] == 0
 
 
 def test_stale_parent_is_refused_saying_what_is_current(folder: Path) -> None:

@@ -7,14 +7,18 @@ import json
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from typer.testing import CliRunner
 
 from adapters_store.file import FileBackend
+from adapters_store.objects import open_objects
 from adapters_store.store import AdapterStore
 from cli.store import app, seconds_of
 from tests.adapters_store.world import World
+from tests.servers.s3 import serve_s3
+from tests.servers.valkey import Valkey, valkey
 
 runner = CliRunner()
 DAY_S = 86_400.0
@@ -95,6 +99,43 @@ def test_check_names_each_fault_and_ends_with_status_1(tmp_path: Path, revisions
     assert text.exit_code == 1
     assert revisions[0] in text.stdout
     assert "nothing is wrong" not in text.stdout
+
+
+def test_check_looks_at_the_store_and_not_at_its_cache(
+    tmp_path: Path, revisions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law: a blob that rotted behind a sound copy in Redis is a fault, and nothing is written to Redis."""
+    with serve_s3() as s3, valkey(tmp_path / "valkey", appendonly="no") as redis:
+        for name, value in s3.env.items():
+            monkeypatch.setenv(name, value)
+        url = f"redis+{s3.url('store')}&redis={quote(redis.url, safe='')}"
+        assert runner.invoke(app, ["copy", (tmp_path / "store").as_uri(), url]).exit_code == 0
+        copies = copies_in(redis)
+        assert len(copies) == 2
+        asyncio.run(spoilt(s3.url("store"), revisions[0]))
+        with redis.client() as client:
+            client.delete(*(key for key in copies if revisions[1].encode() in key))
+        done = runner.invoke(app, ["check", "--json", "--store", url])
+        assert done.exit_code == 1
+        (fault,) = json.loads(done.stdout)["faults"]
+        assert (revisions[0] in fault["key"], fault["what"]) == (True, "its bytes are not those of its digest")
+        assert [revisions[0].encode() in key for key in copies_in(redis)] == [True]
+
+
+def copies_in(redis: Valkey) -> list[bytes]:
+    """Keys of blobs in a cache."""
+    with redis.client() as client:
+        return [key for key in client.scan_iter() if b"blob" in key]
+
+
+async def spoilt(url: str, revision: str) -> None:
+    """Rot a blob behind the store's back."""
+    backend = open_objects(url, timeout_s=5)
+    try:
+        await backend.delete_blob(revision)
+        await backend.put_blob(revision, b"rotten")
+    finally:
+        await backend.close()
 
 
 def test_copy_brings_everything_and_goes_on_where_it_was(tmp_path: Path, revisions: list[str]) -> None:

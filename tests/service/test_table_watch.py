@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
-from adapters_store.backbone import Backbone
+from adapters_store.backbone import Backbone, write_bundle
+from adapters_store.tensors import write_tensors
 from benchmarks.forge import Run
 from tests.service.clockwork import turns_until
 from tests.service.core import Core, opened
@@ -82,6 +84,27 @@ async def test_a_table_that_cannot_be_read_leaves_the_one_that_serves(core: Core
     await core.replica.watcher.reconcile()
     assert (await core.score(DOMAIN)).served.features["items"] == revision
     assert await core.replica.watcher.reconcile() == 0
+
+
+async def test_a_delta_serves_on_under_another_bundle_of_the_same_weights(
+    three_way_run: Run, core: Core, tmp_path: Path
+) -> None:
+    """Law: a bundle whose own table is another takes the other's place with what was published on that one, and so
+    does a replica that starts with it."""
+    revision = await published(core, ["new"])
+    await core.replica.watcher.reconcile()
+    held = await bundle(core)
+    files = {name: held.file(name) for name in held.files}
+    files["items.safetensors"] = write_tensors(held.tensors("items"), {"content": "items, written anew"})
+    other = write_bundle(tmp_path / "bundle", held.manifest, files)
+    await core.store.publish_backbone(tmp_path / "bundle", "someone")
+    await core.replica.watcher.reconcile()
+    async with opened(three_way_run, on=core.backend) as begun:
+        for each in (core, begun):
+            result = await each.score(DOMAIN, ["new"])
+            assert (result.served.backbone, result.served.features["items"]) == (other, revision)
+            assert list(result.unknown_items) == []
+            assert not each.ledger.failures
 
 
 async def test_a_replica_starts_with_the_table_that_is_recorded(three_way_run: Run, core: Core) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,10 +18,12 @@ from adapters_store.backend import Versioned
 from adapters_store.canonical import digest
 from adapters_store.disk import DiskCache
 from adapters_store.errors import WrongDomain
+from adapters_store.folding import Folded
 from adapters_store.tensors import TensorLimits
 from benchmarks.forge import Run
 from service.engine import Engine, EngineForm
 from service.engines.native import EngineAbsent, NativeEngine
+from service.prepared.contents import Accepted
 from tests.deltas import make_delta, make_overlaid_lora, random_deltas, random_overlay
 from tests.service.prepared.rig import DOMAIN, OTHER, CountingEngine, MakeEngine, files, rigged
 
@@ -243,6 +245,45 @@ async def test_a_delta_is_not_kept(dense_run: Run, tmp_path: Path) -> None:
         await rig.load(body)
         assert rig.outcomes == {"absent": 1, "skipped": 1}
         assert files(tmp_path / "cache") == []
+
+
+async def test_a_kept_adapter_asks_for_its_backbone(random_run: Run, tmp_path: Path) -> None:
+    """Law: who finds a blob has its backbone stay until there is a slot of it; one that finds nothing asks for none,
+    and a blob of a backbone that was let go meanwhile is not used."""
+    async with rigged(random_run, tmp_path / "cache") as rig:
+        assert rig.blobs is not None
+        serving, revision = rig.serving, digest(rig.body())
+        serving.wanted = False
+        assert await rig.blobs.find(DOMAIN, revision, [serving], lambda accepted, own, name: name) is None
+        assert not serving.wanted
+        await rig.load(rig.body())
+        serving.wanted = False
+        kept = await rig.blobs.find(DOMAIN, revision, [serving], lambda accepted, own, name: (own.wanted, name))
+        assert kept == (True, files(tmp_path / "cache")[0].name)
+        assert (await rig.load(rig.body())).kept_as == files(tmp_path / "cache")[0].name
+        serving.wanted, held = False, [serving]
+        finding = asyncio.create_task(rig.blobs.find(DOMAIN, revision, held, lambda accepted, own, name: name))
+        await asyncio.sleep(0)
+        held.clear()
+        assert await finding is None
+        assert not serving.wanted
+
+
+async def test_a_fault_of_keeping_is_told_and_fails_nobody(random_run: Run, tmp_path: Path) -> None:
+    """Law: what cannot be written is told once, when it fails; who waits for the rest hears nothing of it, and its turn
+    is given back."""
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context["message"]))
+    async with rigged(random_run, tmp_path / "cache") as rig:
+        assert rig.blobs is not None
+        identity = rig.blobs.identity(rig.serving, rig.serving.revision, DOMAIN, digest(rig.body()))
+        unwritable = Accepted((), {}, cast(str, object()), None, {(): Folded({})})
+        async with rig.blobs.turn(digest(rig.body())) as turn:
+            rig.blobs.keep(identity, unwritable, turn)
+        await rig.blobs.settle()
+        assert told == ["keeping a prepared adapter failed"]
+        await rig.load(rig.body())
+        assert rig.outcomes == {"absent": 1, "kept": 1}
 
 
 async def test_without_a_disk_cache_nothing_is_kept(random_run: Run, tmp_path: Path) -> None:

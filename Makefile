@@ -79,7 +79,7 @@ claims-store: $(VENV)/.dev-installed
 
 claims-operate: $(VENV)/.dev-installed
 	SUDO=$$( [ "$$(id -u)" = 0 ] || echo sudo ); $$SUDO apt-get update -qq && $$SUDO env DEBIAN_FRONTEND=noninteractive \
-		apt-get install -y --no-install-recommends prometheus haproxy buildah podman crun debootstrap
+		apt-get install -y --no-install-recommends prometheus haproxy buildah podman crun debootstrap $$(command -v npm >/dev/null || echo npm)
 	$(BIN)/python -m benchmarks.claims.operate
 
 claims-mamdr: $(VENV)/.dev-installed

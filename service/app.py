@@ -156,7 +156,8 @@ def admin_routes(
     replica: Replica, guard: Guard, settings: Settings, metrics: Metrics, log: FilteringBoundLogger
 ) -> list[Routes]:
     """What publishes, reads and scrapes: on the admin port where there is one."""
-    access, audit = Access(guard), AuditLog(log, partial(without_secrets, url=settings.store))
+    audit = AuditLog(log, partial(without_secrets, url=settings.store))
+    access = Access(guard, audit)
     publish = PublishRoutes(
         replica.publisher,
         access,

@@ -181,7 +181,7 @@ class Guard:
         if self._limits is not None:
             self._limits.request(caller.name, caller.limits)
         if not any(scope.allows(wanted) for scope in caller.scopes):
-            raise Forbidden(f"the token {caller.name!r} lacks the scope {wanted}", str(wanted))
+            raise Forbidden(f"the token {caller.name!r} lacks the scope {wanted}", str(wanted), caller.name)
         return caller
 
     def admit_rows(self, caller: Caller, rows: int) -> None:
@@ -201,6 +201,7 @@ class Guard:
             f"`espalier token new --name me --scope '{wanted}' --out tokens.yaml` and start "
             f"`espalier serve --tokens tokens.yaml`",
             str(wanted),
+            self._nobody.name,
         )
 
 

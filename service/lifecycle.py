@@ -94,7 +94,9 @@ class LifecycleMetrics:
             registry=registry,
         )
         self._shadow_dropped = Counter(
-            "espalier_shadow_dropped", "Requests whose shadow was left out under load.", registry=registry
+            "espalier_shadow_dropped",
+            "Requests whose shadow was not compared: left out under load, failed, or with too little to compare.",
+            registry=registry,
         )
 
     def resident(self, adapters: int, size_bytes: int) -> None:
@@ -137,6 +139,10 @@ class LifecycleMetrics:
     def canary_scored(self, rows: int) -> None:
         """Rows were scored by a canary."""
         self._canary_rows.inc(rows)
+
+    def store_refused(self, reason: str) -> None:
+        """The store does not keep the promises that writing needs, so nothing is written there."""
+        self._log.error("store_refused", reason=reason)
 
     def staged(self, release: str | None, prepared: int, of: int) -> None:
         """How far this replica is with a staged release; None when nothing is staged."""

@@ -39,6 +39,8 @@ Action = Literal[
     "backbone_only",
     "copy_store",
     "collect_garbage",
+    # asked for by someone who may not
+    "denied",
     # done by a replica, by the word of whoever wrote the record
     "activate",
     "reject",
@@ -158,6 +160,10 @@ class AuditLog:
     def refused(self, action: Action, *, by: str, **facts: Any) -> None:
         """This replica refuses what this author named."""
         self._log.warning("audit", outcome="refused", action=action, by=by, **facts)
+
+    def denied(self, *, by: str, reason: str, **facts: Any) -> None:
+        """The token's scopes do not allow this change."""
+        self._log.warning("audit", outcome="Forbidden", action="denied", by=by, reason=reason, **facts)
 
     @contextmanager
     def change(self, action: Action, *, by: str, **facts: Any) -> Iterator[AuditEntry]:

@@ -117,11 +117,14 @@ class Observer(Protocol):
     def store_called(self, backend: str, operation: str, seconds: float, error: BaseException | None) -> None:
         """A call to the store ended, so many seconds after it began; a failure is given, an answer of no is none."""
 
-    def reconciled(self, moved: int) -> None:
-        """This replica was compared with every record; so many had moved."""
+    def reconciled(self, untold: int) -> None:
+        """This replica was compared with every record; so many had moved of which the feed should have told."""
 
     def store_failed(self, operation: str) -> None:
         """The store failed at something that no request waits for; operation is one of a few fixed words."""
+
+    def store_refused(self, reason: str) -> None:
+        """The store does not keep the promises that writing needs, so nothing is written there; told once a reason."""
 
     def staged(self, release: str | None, prepared: int, of: int) -> None:
         """How far this replica is with a staged release; None when nothing is staged."""
@@ -241,10 +244,13 @@ class SilentObserver:
     def store_called(self, backend: str, operation: str, seconds: float, error: BaseException | None) -> None:
         """Ignored."""
 
-    def reconciled(self, moved: int) -> None:
+    def reconciled(self, untold: int) -> None:
         """Ignored."""
 
     def store_failed(self, operation: str) -> None:
+        """Ignored."""
+
+    def store_refused(self, reason: str) -> None:
         """Ignored."""
 
     def staged(self, release: str | None, prepared: int, of: int) -> None:

@@ -58,11 +58,13 @@ class Forbidden(Refusal):
     Args:
         message: what is missing and how to get it.
         scope: the scope, such as `publish:women`.
+        by: name of the token.
     """
 
-    def __init__(self, message: str, scope: str) -> None:
+    def __init__(self, message: str, scope: str, by: str) -> None:
         super().__init__(message)
         self.scope = scope
+        self.by = by
 
 
 class UnsupportedMediaType(Refusal):

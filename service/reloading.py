@@ -32,7 +32,8 @@ class LevelSetting:
 
     def __init__(self, level: LogLevel, settings: Settings, config: Path | None, log: FilteringBoundLogger) -> None:
         self.level = level
-        self._settings = settings
+        # what the command line may have said, so that the file is not found at fault for what it leaves to it
+        self._given = {"store": settings.store, "host": settings.host, "port": settings.port}
         self._config = config
         self._log = log
 
@@ -43,7 +44,7 @@ class LevelSetting:
             Whether what is written there is in force. A file with a fault leaves the old level, and is logged.
         """
         try:
-            level = load_settings({"store": self._settings.store}, self._config).log_level
+            level = load_settings(self._given, self._config).log_level
         except SettingsInvalid as error:
             self._log.error("log_level_kept", level=self.level.level, reason=str(error))
             return False

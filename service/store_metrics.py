@@ -67,7 +67,7 @@ class StoreMetrics:
         self._reconciles = Counter("espalier_reconciles", "Comparisons with every record.", registry=registry)
         self._reconciled = Counter(
             "espalier_reconciled_records",
-            "Records that reconciling found changed, and no feed had told.",
+            "Records that reconciling found changed 20 s ago or longer, and no feed had told.",
             registry=registry,
         )
         self._swap = Histogram(
@@ -118,10 +118,10 @@ class StoreMetrics:
             age.set_function(self._feed_age_s)
         self._fed_at = self._now()
 
-    def reconciled(self, moved: int) -> None:
-        """The replica compared itself with every record and found so many changed."""
+    def reconciled(self, untold: int) -> None:
+        """The replica compared itself with every record and found so many of which the feed should have told."""
         self._reconciles.inc()
-        self._reconciled.inc(moved)
+        self._reconciled.inc(untold)
 
     def swapped(self, seconds: float) -> None:
         """A domain that served is scored by another revision, so long after its record was read."""

@@ -268,8 +268,16 @@ def traces_url(endpoint: str) -> str:
 def _forwarded(log: FilteringBoundLogger) -> Iterator[None]:
     logger: Any = logging.getLogger("opentelemetry")
     forward = Forward(log)
+    forward.addFilter(_without_headers)
     logger.addHandler(forward)
     try:
         yield
     finally:
         logger.removeHandler(forward)
+
+
+def _without_headers(record: logging.LogRecord) -> bool:
+    if record.name == "opentelemetry.util.re":  # it quotes the header that it cannot read, and headers hold keys
+        record.msg = "OTEL_EXPORTER_OTLP_HEADERS has a part that is no name=value; it is left out"
+        record.args = ()
+    return True

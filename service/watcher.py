@@ -29,6 +29,7 @@ Follow = Callable[[], Awaitable[None]]
 _JITTER = 0.1
 _WAIT_S = 5.0  # one question to the feed
 _GATHER_S = 0.2  # what comes within it of other changes is told of at once
+_TELLING_S = 20.0  # a feed that asks each 10 s has told of a change by then
 _TRY_AGAIN_S = 1.0
 _BACK_OFF_S = (0.1, 5.0)
 _AT_ONCE = 16  # domains that are refreshed at the same time
@@ -98,6 +99,7 @@ class Watcher:
             adapters_store.errors.StoreError: the store failed; what serves keeps serving.
         """
         domains, keys = await self._compare()
+        untold, unheard = self._untold(domains), sum(key in self._seen for key in keys)
         failures: list[Exception] = []
 
         async def bring(work: Awaitable[None]) -> None:
@@ -109,10 +111,28 @@ class Watcher:
         for key, version in keys.items():
             await bring(self._apply(key, version))
         await in_flight(domains, lambda domain: bring(self._refreshed(domain)), limit=_AT_ONCE)
-        self._observer.reconciled(len(domains) + len(keys))
+        self._observer.reconciled(unheard + sum(self._late(domain, was) for domain, was in untold.items()))
         if failures:
             raise failures[-1]
         return len(domains) + len(keys)
+
+    def _untold(self, domains: Iterable[str]) -> dict[str, str]:
+        """Of domains whose record moved those of which nobody here has heard -> the version that stands."""
+        known = ((domain, self._domains.get(domain)) for domain in domains)
+        return {
+            domain: one.version
+            for domain, one in known
+            if one is not None and one.version is not None
+            if domain not in self._dirty and not self._loader.is_loading(domain)
+        }
+
+    def _late(self, domain: str, was: str) -> bool:
+        """Whether what a comparison brought had been written so long ago that the feed should have told of it."""
+        known = self._domains.get(domain)
+        if known is None or known.record is None or known.version in (was, None):
+            return False
+        written = seconds_of(known.record.updated_at)
+        return written is None or self._wall() - written > _TELLING_S
 
     async def _refreshed(self, domain: str) -> None:
         async with self._pace.turn():

@@ -1,4 +1,4 @@
-"""What a load test leaves alone and a dashboard shows: canary, shadow, another writer, a delta of the items.
+"""What a load test leaves alone and a dashboard shows: canary, shadow, another writer, feedback, and what is refused.
 
 The load test judges every answer against the changes that it made itself, so what is stirred here are domains of our
 own, which it never asks for.
@@ -26,15 +26,19 @@ from benchmarks.claims.wire import Wire, score_body
 from benchmarks.claims.workplace import ROOT, ClaimError
 
 DOMAINS = ("stirred-shadow", "stirred-canary", "stirred-live")
+REFUSED = "stirred-refused"
 ITEMS = 20
 EACH_S = 0.05
+EVERY = 10  # so many scored requests between two that are to be refused
 MOVED_EACH_S = 5.0  # more than a replica takes to follow: of two changes at once it may see only the last
 BY = "stirring"
 
 
 @contextlib.contextmanager
 def stirring(folder: Path, store: str, url: str, token: str) -> Iterator[None]:
-    """Change domains of our own beside a load test, and score them until the block ends.
+    """Change domains of our own beside a load test, score them and tell what became of it, until the block ends.
+
+    Beside them go requests that are to be refused: too late, too often, and of a domain whose adapter is a broken one.
 
     Args:
         folder: of the load test.
@@ -48,6 +52,10 @@ def stirring(folder: Path, store: str, url: str, token: str) -> Iterator[None]:
     shadowed, tried, moved = DOMAINS
     catalogue = json.loads((folder / "catalogue" / "catalogue.json").read_text())
     first = asyncio.run(publish(store, catalogue["domains"][0], 0.0, live=True))
+    asyncio.run(publish_broken(store, catalogue["domains"][0]))
+    limits = ("--requests-per-s", "1", "--burst", "1")
+    tokens = str(folder / "tokens.yaml")
+    limited = said("token", "new", "--name", "limited", "--scope", "score", *limits, "--out", tokens).split()[-1]
     other = asyncio.run(publish(store, catalogue["domains"][0], 0.25, live=False))
     ended = threading.Event()
     bodies = [
@@ -57,7 +65,9 @@ def stirring(folder: Path, store: str, url: str, token: str) -> Iterator[None]:
 
     async def beside() -> None:
         await asyncio.gather(
-            score(url, token, bodies, ended, refused), move(store, moved, (other[moved], first[moved]), ended)
+            score(url, token, bodies, ended, refused),
+            be_refused(url, token, limited, bodies[0], ended),
+            move(store, moved, (other[moved], first[moved]), ended),
         )
 
     thread = threading.Thread(target=lambda: asyncio.run(beside()))
@@ -97,8 +107,39 @@ async def publish(store_url: str, source: str, intercept: float, *, live: bool) 
         await store.close()
 
 
+async def publish_broken(store_url: str, source: str) -> None:
+    """Make live what no replica takes: golden rows that the adapter does not reproduce."""
+    store = AdapterStore(open_backend(store_url, timeout_s=30), time.time)
+    try:
+        record = await store.domain(source)
+        assert record is not None
+        assert record.live is not None
+        adapter = decode_adapter(await store.get(record.live.revision))
+        manifest = adapter.manifest.model_copy(update={"domain": REFUSED})
+        tensors = {**adapter.tensors, "golden.logits": adapter.tensors["golden.logits"] + 1.0}
+        broken = await store.put(encode_adapter(manifest, tensors))
+        pins, fusion = manifest.fuses, manifest.fusion
+        await store.set_live(REFUSED, manifest.division, broken, BY, pins=pins, fusion=fusion)
+    finally:
+        await store.close()
+
+
+async def be_refused(url: str, token: str, limited: str, body: bytes, ended: threading.Event) -> None:
+    """Ask too late, too often, and for the domain whose adapter is refused."""
+    late = {"Authorization": f"Bearer {token}", "X-Deadline-Ms": "1"}
+    often = {"Authorization": f"Bearer {limited}"}
+    refused = json.dumps({**json.loads(body), "domain_id": REFUSED}).encode()
+    with contextlib.suppress(OSError, EOFError):
+        async with Wire(url, late) as hurried, Wire(url, often) as hasty:
+            while not ended.is_set():
+                await hurried.post("/score", body)
+                for _ in range(2):  # one more than its token may
+                    await hasty.post("/score", refused)
+                await asyncio.sleep(EVERY * EACH_S)
+
+
 async def score(url: str, token: str, bodies: Sequence[bytes], ended: threading.Event, refused: list[int]) -> None:
-    """Ask for our domains in turn, a few times a second; what is not answered 200 is noted.
+    """Ask for our domains in turn, a few times a second, and tell labels; what is not answered 200 is noted.
 
     The server may end first: the load test starts and stops it.
     """
@@ -107,10 +148,19 @@ async def score(url: str, token: str, bodies: Sequence[bytes], ended: threading.
             for body in itertools.cycle(bodies):
                 if ended.is_set():
                     return
-                status, _ = await wire.post("/score", body)
+                status, answer = await wire.post("/score", body)
+                if status == 200:
+                    status, _ = await wire.post("/feedback", labels(body, answer))
                 if status != 200:
                     refused.append(status)
                 await asyncio.sleep(EACH_S)
+
+
+def labels(asked: bytes, answered: bytes) -> bytes:
+    """Feedback on a response: the first item of it was liked, no other."""
+    request_id, items = json.loads(answered)["request_id"], json.loads(asked)["item_ids"]
+    events = [{"request_id": request_id, "item_id": item, "label": int(item == items[0])} for item in items]
+    return json.dumps({"events": events}).encode()
 
 
 async def move(store_url: str, domain: str, revisions: Sequence[str], ended: threading.Event) -> None:

@@ -99,6 +99,62 @@ def domains() -> str:
     return board(
         "espalier-domains",
         "Espalier / Domains and adapters",
-        "Which domains get traffic, and what happens to their adapters.",
-        [Row("Traffic", traffic), Row("Memory", memory), Row("Changes", changes), Row("Canary and shadow", trials)],
+        "Which domains get traffic, what happens to their adapters, and how well they score.",
+        [
+            Row("Traffic", traffic),
+            Row("Memory", memory),
+            Row("Changes", changes),
+            Row("Canary and shadow", trials),
+            Row("How well the busiest domains are scored", _online()),
+            Row("Feedback and age", _feedback()),
+        ],
     )
+
+
+def _online() -> list[Panel]:
+    """The worst of the busiest domains, by what feedback and the scores themselves say."""
+    return [
+        lines(
+            "Drift of the scores",
+            "Population stability index against the first scores of the live revision; from 0.25 on the two differ.",
+            "short",
+            Query("topk(10, max by (domain) (espalier_score_psi{}))", "{{domain}}"),
+        ),
+        lines(
+            "Online AUC",
+            "Of the last labelled rows; the ten lowest domains.",
+            "percentunit",
+            Query("bottomk(10, min by (domain) (espalier_online_auc{}))", "{{domain}}"),
+        ),
+        lines(
+            "Observed over predicted positives",
+            "Of the last labelled rows; 1 is calibrated; the ten highest domains.",
+            "short",
+            Query("topk(10, max by (domain) (espalier_online_calibration_ratio{}))", "{{domain}}"),
+        ),
+    ]
+
+
+def _feedback() -> list[Panel]:
+    """What comes back, where it lies, and how old what scores is."""
+    return [
+        lines(
+            "Feedback",
+            "Events a second by what became of them.",
+            "short",
+            rate("espalier_feedback_events_total", "outcome"),
+        ),
+        lines(
+            "Feedback on the local disk alone",
+            "Bytes that no object store has, of the fullest replica, and past how many feedback is refused.",
+            "bytes",
+            Query("max(espalier_feedback_unshipped_bytes{})", "alone"),
+            Query("max(espalier_feedback_limit_bytes{})", "limit"),
+        ),
+        lines(
+            "Age of what scores",
+            "By request: since the adapter that scored it was made.",
+            "s",
+            *quantiles("espalier_adapter_age_seconds"),
+        ),
+    ]

@@ -31,6 +31,12 @@ def load() -> str:
             ),
         ),
         lines(
+            "Beyond a token's limits",
+            "Requests a second that were refused because their token asks too often, or for too many rows.",
+            "reqps",
+            Query("sum by (token) (rate(espalier_rate_limited_total{}[$__rate_interval])) or vector(0)", "{{token}}"),
+        ),
+        lines(
             "Queue",
             "Share of the queue that is taken.",
             "percentunit",

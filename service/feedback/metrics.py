@@ -17,9 +17,10 @@ class FeedbackMetrics:
 
     Args:
         registry: of the service's metrics.
+        limit_bytes: what of feedback may be on this disk alone.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, limit_bytes: int) -> None:
         events = Counter(
             "espalier_feedback_events", "Events of feedback by what became of them.", ["outcome"], registry=registry
         )
@@ -31,6 +32,9 @@ class FeedbackMetrics:
         self._unshipped = registry.gauge(
             "espalier_feedback_unshipped_bytes", "Feedback on this disk alone, in all workers' segments.", merge="max"
         )
+        registry.gauge(
+            "espalier_feedback_limit_bytes", "Past so much on this disk alone feedback is refused.", merge="max"
+        ).set(limit_bytes)
         # each worker has its own window; shown is the one that calls for a look soonest
         self._auc = registry.gauge(
             "espalier_online_auc", "AUC of the last labelled rows of a domain.", ["domain"], merge="min"

@@ -78,8 +78,8 @@ async def open_feedback(settings: Settings, registry: Registry, log: FilteringBo
         return
     folder, objects = SegmentFolder(settings.feedback_dir.absolute()), _objects(settings)
     await asyncio.to_thread(_prepared, folder)
-    metrics, clock = FeedbackMetrics(registry), LoopClock()
-    recent, online = RecentResponses(), OnlineFigures(settings.metric_domains)
+    metrics, clock = FeedbackMetrics(registry, settings.feedback_keep_bytes), LoopClock()
+    recent, online = RecentResponses(), OnlineFigures(_domains_each(settings))
     writer = SegmentWriter(
         folder,
         settings.replica_id,
@@ -194,6 +194,11 @@ class Caretaker:
             work()
         except OSError as error:
             self._log.error("feedback_disk", reason=error.strerror or type(error).__name__)
+
+
+def _domains_each(settings: Settings) -> int:
+    """Of how many domains this worker shows figures: each has its own busiest ones, and /metrics shows them all."""
+    return max(1, settings.metric_domains // settings.workers) if settings.metric_domains else 0
 
 
 def _objects(settings: Settings) -> FeedbackObjects | None:

@@ -55,8 +55,10 @@ class Shipper:
                 failures = 0
             except (StoreError, OSError) as error:
                 failures += 1
-                log = self._log.warning if failures == 1 else self._log.debug
-                log("feedback_not_shipped", reason=str(error))
+                if failures == 1:
+                    self._log.warning("feedback_not_shipped", reason=str(error))
+                else:
+                    self._log.debug("feedback_not_shipped", reason=str(error))
             await slept(self._clock, min(self._every_s * 2 ** min(failures, 16), AT_MOST_S))
 
     async def ship(self) -> int:

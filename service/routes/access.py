@@ -5,6 +5,8 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from service.auth import Caller, Guard, Scope
+from service.logs import AuditLog
+from service.refusals import Forbidden
 
 READ = Scope("read")
 
@@ -14,10 +16,12 @@ class Access:
 
     Args:
         guard: decides.
+        audit: told of who may not change what it wanted to change.
     """
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: Guard, audit: AuditLog) -> None:
         self._guard = guard
+        self._audit = audit
 
     async def read(self, request: Request) -> None:
         """The caller may read adapters."""
@@ -25,7 +29,13 @@ class Access:
 
     async def publish(self, request: Request) -> None:
         """The caller may publish to the domain of the path; without one (a fusion, shared by all), to every domain."""
-        self._let_in(request, Scope("publish", request.path_params.get("domain", "*")))
+        domain = request.path_params.get("domain")
+        try:
+            self._let_in(request, Scope("publish", domain or "*"))
+        except Forbidden as error:
+            named = {} if domain is None else {"domain": domain}
+            self._audit.denied(by=error.by, reason=str(error), request_id=request.state.request_id, **named)
+            raise
 
     def _let_in(self, request: Request, wanted: Scope) -> None:
         request.state.caller = self._guard.authorize(request.headers.get("authorization"), wanted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
@@ -64,6 +65,16 @@ def test_a_replica_is_given_the_time_that_its_drain_takes() -> None:
     replica = SERVICES["espalier-1"]
     needed = float(replica["environment"]["ESPALIER_DRAIN_DELAY_S"]) + float(replica["environment"]["ESPALIER_DRAIN_S"])
     assert float(replica["stop_grace_period"].removesuffix("s")) >= needed + 10
+
+
+@pytest.mark.parametrize("name", ["espalier-1", "espalier-2"])
+def test_a_revoked_token_is_seen(name: str) -> None:
+    """Law: a replica sees the folder of its tokens, because a file that is replaced stays the old one in a mount."""
+    tokens = PurePosixPath(SERVICES[name]["environment"]["ESPALIER_TOKENS"])
+    mounted = [PurePosixPath(volume.split(":")[1]) for volume in SERVICES[name]["volumes"]]
+    assert tokens.parent in mounted
+    assert tokens not in mounted
+    assert "secrets" not in SERVICES[name]
 
 
 def test_the_store_keeps_what_it_acknowledged() -> None:

@@ -175,6 +175,27 @@ def test_strangers_reach_the_scoring_port_alone() -> None:
     assert [port["port"] for rule in spec["egress"] for port in rule["ports"]] == [53, 53, 443, 6379]
 
 
+def test_prometheus_reaches_the_port_that_it_scrapes() -> None:
+    """Law: an example whose metrics are collected from another namespace lets that namespace in."""
+    rules = one(rendered(example("everything")), "NetworkPolicy")["spec"]["ingress"]
+    (admin,) = [rule["from"] for rule in rules if rule["ports"][0]["port"] == "admin"]
+    assert {"kubernetes.io/metadata.name": "monitoring"} in [
+        peer["namespaceSelector"]["matchLabels"] for peer in admin if "namespaceSelector" in peer
+    ]
+
+
+def test_feedback_outlives_a_pod_where_a_claim_is_named() -> None:
+    """Law: with a claim feedback lies in it, without one in a volume of the pod's own."""
+
+    def volume(feedback: dict[str, Any]) -> dict[str, Any]:
+        volumes = pods(rendered({**LEAST, "feedback": {"enabled": True, **feedback}}))["Deployment"]["volumes"]
+        (found,) = [each for each in volumes if each["name"] == "feedback"]
+        return {key: each for key, each in found.items() if key != "name"}
+
+    assert volume({"existingClaim": "kept"}) == {"persistentVolumeClaim": {"claimName": "kept"}}
+    assert volume({}) == {"emptyDir": {"sizeLimit": "12Gi"}}
+
+
 def test_a_change_of_the_settings_rolls_the_pods() -> None:
     """Law: pods never keep serving with settings that the release no longer has."""
 
@@ -252,7 +273,7 @@ def test_a_pod_has_room_for_what_its_settings_allow(path: Path) -> None:
     assert read["workers"] * read["memory_bytes"] <= memory * 3 / 4
     room = {volume["name"]: volume for volume in pod["volumes"]}
     for name, most in (("cache", read["cache_bytes"]), ("feedback", read["feedback_keep_bytes"])):
-        if name in room:
+        if name in room and "persistentVolumeClaim" not in room[name]:
             claim = room[name].get("ephemeral", {}).get("volumeClaimTemplate", {}).get("spec", {}).get("resources")
             size = claim["requests"]["storage"] if claim else room[name]["emptyDir"]["sizeLimit"]
             assert most < bytes_of(size)

@@ -18,7 +18,7 @@ from adapters_store.backbone import Backbone
 from adapters_store.backend import Changes, Versioned
 from adapters_store.cached import CachedBackend
 from adapters_store.disk import DiskCache
-from adapters_store.errors import StoreUnavailable
+from adapters_store.errors import StoreRefused, StoreUnavailable
 from adapters_store.manifest import AdapterManifest
 from adapters_store.memory import MemoryBackend
 from adapters_store.records import DomainRecord
@@ -49,6 +49,7 @@ class FaultyBackend(MemoryBackend):
         self.open = asyncio.Event()
         self.open.set()
         self.reads: Counter[str] = Counter()
+        self.refusing: str | None = None  # why nothing may be written
         self.lost: set[str] = set()
         self.damaged: set[str] = set()
         self.held: str | None = None  # the record or blob whose next reads are answered late, from before
@@ -94,6 +95,8 @@ class FaultyBackend(MemoryBackend):
     async def compare_and_set(self, key: str, expected: int, record: Mapping[str, Any]) -> bool:
         """See Backend."""
         await self._pass("compare_and_set")
+        if self.refusing is not None:
+            raise StoreRefused(self.refusing)
         done = await super().compare_and_set(key, expected, record)
         self.meanwhile()
         return done
@@ -133,6 +136,7 @@ class Ledger(SilentObserver):
     evictions: list[tuple[str, float]] = field(default_factory=list)
     churned: list[tuple[int, int]] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
+    refusals: list[str] = field(default_factory=list)
     stagings: list[tuple[str | None, int, int]] = field(default_factory=list)
     compared: list[tuple[NDArray[np.float64], float | None]] = field(default_factory=list)
     dropped: int = 0
@@ -143,6 +147,11 @@ class Ledger(SilentObserver):
     table_sizes: dict[str, int] = field(default_factory=dict)
     warmed: list[int] = field(default_factory=list)
     resident_backbones: list[tuple[str | None, ...]] = field(default_factory=list)
+    untold: list[int] = field(default_factory=list)
+
+    def reconciled(self, untold: int) -> None:
+        """See Observer."""
+        self.untold.append(untold)
 
     def evicted(self, domain: str, age_s: float) -> None:
         """See Observer."""
@@ -155,6 +164,10 @@ class Ledger(SilentObserver):
     def store_failed(self, operation: str) -> None:
         """See Observer."""
         self.failures[operation] += 1
+
+    def store_refused(self, reason: str) -> None:
+        """See Observer."""
+        self.refusals.append(reason)
 
     def staged(self, release: str | None, prepared: int, of: int) -> None:
         """See Observer."""
@@ -349,6 +362,7 @@ async def opened(
     *,
     on: FaultyBackend | None = None,
     cache: Path | None = None,
+    cache_bytes: int = 1 << 30,
     peers: Peers | None = None,
     **config: Any,
 ) -> AsyncIterator[Core]:
@@ -359,12 +373,13 @@ async def opened(
         clock: real if none is given.
         on: the store; a freshly filled one if none is given.
         cache: folder of the disk cache; none without it.
+        cache_bytes: that it may hold.
         peers: the other workers.
         config: of the replica.
     """
     backend = on or await filled(run)
     store = AdapterStore(backend, lambda: 0.0)
-    disk = None if cache is None else DiskCache(cache, 1 << 30)
+    disk = None if cache is None else DiskCache(cache, cache_bytes)
     reader = None if disk is None else AdapterStore(CachedBackend(backend, disk), lambda: 0.0)
     clock = clock or LoopClock()
     ledger = Ledger()

@@ -65,6 +65,23 @@ async def test_every_change_over_http_names_what_stood_and_what_stands(random_ru
     assert {(line["by"], line["domain"]) for line in lines} == {("admin", "theme-1")}
 
 
+async def test_who_may_not_change_a_domain_is_told_with_what_it_wanted(random_run: Run) -> None:
+    """Law: a change that a token's scopes forbid leaves a line with its name and the domain; a read leaves none."""
+    async with espalier(random_run, tokens={"one": ["publish:theme-1"]}) as live:
+        live.client.headers["Authorization"] = "Bearer one"
+        answers = [
+            await live.client.delete("/adapters/theme-2"),
+            await live.client.post(f"/fusions?revision={FIRST}", content=b"x"),
+            await live.client.get("/adapters/theme-2"),
+        ]
+        lines = live.audit
+    assert [answer.status_code for answer in answers] == [403, 403, 403]
+    assert picked(lines, "action", "outcome", "by", "domain", "request_id") == [
+        ("denied", "Forbidden", "one", "theme-2", answers[0].json()["request_id"]),
+        ("denied", "Forbidden", "one", None, answers[1].json()["request_id"]),
+    ]
+
+
 async def test_what_others_made_live_is_told_with_its_author_when_it_serves_here(random_run: Run) -> None:
     """Law: an activation by the feed names who wrote the record, what served before and what serves."""
     first, other = own(random_run), adapter(random_run, "theme-1", "avg")

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs/logs.md").read_text(encoding="utf-8")
 EVERY_LINE = {"event", "level", "timestamp"}
 WRITES = {"debug", "info", "warning", "error", "tell"}
-AUDITS = {"change", "followed", "refused", "audited", "audited_domain", "done"}
+AUDITS = {"change", "followed", "refused", "denied", "audited", "audited_domain", "done"}
 _FIELD = re.compile(r"`([a-z][a-z_.]*)`")
 
 

@@ -76,7 +76,7 @@ def tell_of_others(metrics: Metrics) -> None:
     limits.request("me", Limits(requests_per_s=1.0))
     with pytest.raises(RateLimited):
         limits.request("me", Limits(requests_per_s=1.0))
-    FeedbackMetrics(metrics.registry).online({"women": Figures(auc=0.7, calibration_ratio=1.0, psi=0.1)})
+    FeedbackMetrics(metrics.registry, 1 << 30).online({"women": Figures(auc=0.7, calibration_ratio=1.0, psi=0.1)})
 
 
 def told(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

@@ -166,6 +166,18 @@ async def test_a_collector_that_is_away_is_told_in_the_log_and_nothing_else_happ
     assert {line["logger"].partition(".")[0] for line in lines} == {"opentelemetry"}
 
 
+async def test_a_header_that_cannot_be_read_is_told_without_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law: the library quotes what it cannot read of the collector's headers; our log never does."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization: Bearer key-of-the-collector")
+    stream = io.StringIO()
+    async with open_tracing("http://127.0.0.1:9", share=1.0, replica="r", log=open_log(stream=stream)):
+        pass
+    assert "key-of-the-collector" not in stream.getvalue()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    (line,) = [line for line in lines if line["logger"] == "opentelemetry.util.re"]
+    assert "OTEL_EXPORTER_OTLP_HEADERS" in line["event"]
+
+
 def spans(tracing: Tracing) -> None:
     """Make the span of one request."""
     from starlette.datastructures import Headers

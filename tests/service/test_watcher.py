@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 
 from adapters_store.errors import StoreUnavailable
+from adapters_store.store import AdapterStore
 from benchmarks.forge import Run, digest
 from service.pace import Pace
 from service.watcher import Watcher
-from tests.service.clockwork import ManualClock, turns_until
+from tests.service.clockwork import ManualClock, quiet, turns_until
 from tests.service.core import Core, assert_scores, opened
 
 DOMAIN = "theme-1"
@@ -47,6 +50,28 @@ async def test_only_what_moved_and_was_asked_for_is_read(core: Core) -> None:
     assert records == ["domain/theme-2"]
     assert core.backend.reads["versions"] == 1
     assert await core.replica.watcher.reconcile() == 0
+
+
+async def test_only_what_the_feed_should_have_told_of_counts_as_missed(core: Core) -> None:
+    """Law: a change of a moment ago, one that the feed told and a cold load are none that the feed missed."""
+    await core.publish(DOMAIN)
+    await core.publish("theme-2")
+    await core.replica.watcher.reconcile()  # what was published here was not read: this reads it
+    await core.put_live(DOMAIN, core.dye(DOMAIN, 0.6))  # long ago: the clock of this writer stands at 1970
+    now = AdapterStore(core.backend, time.time)
+    await now.set_live("theme-2", "theme", await now.put(core.dye("theme-2", 0.3)), "someone")
+    assert await core.replica.watcher.reconcile() == 2
+    assert core.ledger.untold[-1] == 1
+    await core.put_live(DOMAIN, core.dye(DOMAIN, 0.7))
+    core.backend.open.clear()
+    cold = asyncio.create_task(core.score("theme-3"))
+    core.replica.watcher.notice({f"domain/{DOMAIN}"})
+    looking = asyncio.create_task(core.replica.watcher.reconcile())
+    await quiet()
+    core.backend.open.set()
+    await asyncio.gather(cold, looking)
+    await core.replica.watcher.settled()
+    assert core.ledger.untold[-1] == 0
 
 
 async def test_a_domain_known_to_have_no_adapter_gets_its_first(core: Core) -> None:

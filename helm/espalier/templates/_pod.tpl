@@ -35,10 +35,12 @@ envFrom:
 {{- end -}}
 {{- end -}}
 
-{{- /* One volume of the pod's own: of a dict of `name` and `of` (type, size, storageClass). */ -}}
+{{- /* A volume of a dict of `name` and `of`: the claim `existingClaim`, or one of the pod's own (type, size, storageClass). */ -}}
 {{- define "espalier.volume" -}}
 - name: {{ .name }}
-{{- if eq .of.type "ephemeral" }}
+{{- if .of.existingClaim }}
+  persistentVolumeClaim: {claimName: {{ .of.existingClaim }}}
+{{- else if eq .of.type "ephemeral" }}
   ephemeral:
     volumeClaimTemplate:
       spec:

@@ -92,7 +92,7 @@ def desk(
     )
     recent, online, thread = RecentResponses(), OnlineFigures(shown), WorkerThread("feedback-test")
     journal = Journal(
-        *(thread, folder, writer, recent, online, FeedbackMetrics(registry)),
+        *(thread, folder, writer, recent, online, FeedbackMetrics(registry, 1 << 30)),
         keep_bytes=keep_bytes,
         shipping=False,
         now=lambda: now[0],

@@ -17,7 +17,7 @@ from tests.service.feedback.parts import Desk, desk, event, result, silent
 
 
 def caretaker_of(one: Desk, clock: ManualClock, registry: Registry) -> Caretaker:
-    metrics = FeedbackMetrics(registry)
+    metrics = FeedbackMetrics(registry, 1 << 30)
     return Caretaker(one.folder, one.writer, one.recent, one.online, metrics, clock, silent())
 
 
@@ -67,7 +67,16 @@ async def test_a_fault_ends_no_round_but_its_own(tmp_path: Path) -> None:
             raise OSError(5, "no") if len(calls) == 1 else ValueError("a fault of ours")
 
         caretaker = Caretaker(
-            *(one.folder, one.writer, one.recent, one.online, FeedbackMetrics(Registry()), clock, silent(), complete)
+            *(
+                one.folder,
+                one.writer,
+                one.recent,
+                one.online,
+                FeedbackMetrics(Registry(), 1 << 30),
+                clock,
+                silent(),
+                complete,
+            )
         )
         running = asyncio.create_task(caretaker.run(one.thread))
         for rounds in range(1, 4):

@@ -131,7 +131,7 @@ def test_labels_of_an_untracked_domain_are_dropped() -> None:
 def test_series_leave_with_their_domain() -> None:
     """Law: a domain that is no longer among the busiest, or whose figure is gone, has no series."""
     registry = Registry()
-    metrics = FeedbackMetrics(registry)
+    metrics = FeedbackMetrics(registry, 1 << 30)
     metrics.online({"a": Figures(0.7, 1.1, 0.01), "b": Figures(None, 0.9, None)})
     shown = exposition(registry.families()).decode()
     assert 'espalier_online_auc{domain="a"} 0.7' in shown

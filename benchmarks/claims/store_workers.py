@@ -46,13 +46,14 @@ async def scored_by(server: Server, dyes: Dyes) -> str | None:
 
 
 async def publish_then_score(server: Server, dyes: Dyes, pairs: int) -> tuple[int, int]:
-    """Publishes answered 201, and scores right after one that were not by it."""
+    """Publishes answered 201, and scores right after one that were not by it: as many at once as there are workers."""
     created = stale = 0
     revisions = list(dyes.bodies)
     for turn in range(pairs):
         revision = revisions[turn % len(revisions)]
         created += await publish(server, dyes, revision) == 201
-        stale += await scored_by(server, dyes) != revision
+        scored = await asyncio.gather(*(scored_by(server, dyes) for _ in range(WORKERS)))
+        stale += sum(each != revision for each in scored)
     return created, stale
 
 
@@ -139,7 +140,8 @@ def lines(work: Workplace) -> Iterator[Line]:
     with serving(work, publish_run(work, run), port=port, workers=str(WORKERS), log_share="1") as server:
         created, stale = asyncio.run(publish_then_score(server, dyes, pairs))
     yield exactly(f"{WORKERS} workers: publishes answered 201", created, pairs)
-    yield exactly(f"{WORKERS} workers, a new connection a request: stale scores of {pairs} after a 201", stale, 0)
+    scored = f"stale scores of {WORKERS * pairs} after a 201"
+    yield exactly(f"{WORKERS} workers, a new connection a request: {scored}", stale, 0)
     answered = workers_that_answered(log.read_bytes())
     yield exactly(f"{WORKERS} workers: those that answered one of these scores, by their logs", answered, WORKERS)
     yield from two_replicas(work, run, dyes, pairs)

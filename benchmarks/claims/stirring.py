@@ -20,6 +20,7 @@ from pathlib import Path
 import polars
 
 from adapters_store.artifact import decode_adapter, encode_adapter
+from adapters_store.records import rfc3339
 from adapters_store.store import AdapterStore
 from adapters_store.urls import open_backend
 from benchmarks.claims.wire import Wire, score_body
@@ -87,7 +88,7 @@ def stirring(folder: Path, store: str, url: str, token: str) -> Iterator[None]:
 
 
 async def publish(store_url: str, source: str, intercept: float, *, live: bool) -> dict[str, str]:
-    """Store a live adapter of `source` under our domains, with its own calibration; domain -> revision."""
+    """Store a live adapter of `source` under our domains, made now, calibrated differently; domain -> revision."""
     store = AdapterStore(open_backend(store_url, timeout_s=30), time.time)
     try:
         record = await store.domain(source)
@@ -97,7 +98,8 @@ async def publish(store_url: str, source: str, intercept: float, *, live: bool) 
         calibration = adapter.manifest.calibration.model_copy(update={"intercept": intercept})
         revisions = {}
         for domain in DOMAINS:
-            manifest = adapter.manifest.model_copy(update={"domain": domain, "calibration": calibration})
+            made = {"domain": domain, "calibration": calibration, "created_at": rfc3339(time.time())}
+            manifest = adapter.manifest.model_copy(update=made)
             revisions[domain] = await store.put(encode_adapter(manifest, adapter.tensors))
             if live:
                 pins, fusion = manifest.fuses, manifest.fusion
@@ -129,13 +131,14 @@ async def be_refused(url: str, token: str, limited: str, body: bytes, ended: thr
     late = {"Authorization": f"Bearer {token}", "X-Deadline-Ms": "1"}
     often = {"Authorization": f"Bearer {limited}"}
     refused = json.dumps({**json.loads(body), "domain_id": REFUSED}).encode()
+    # a connection each: one that asked with a token that is not known yet is closed
+    asked = ((late, body), (often, refused), (often, refused))  # one more than the token may
     with contextlib.suppress(OSError, EOFError):
-        async with Wire(url, late) as hurried, Wire(url, often) as hasty:
-            while not ended.is_set():
-                await hurried.post("/score", body)
-                for _ in range(2):  # one more than its token may
-                    await hasty.post("/score", refused)
-                await asyncio.sleep(EVERY * EACH_S)
+        while not ended.is_set():
+            for headers, content in asked:
+                async with Wire(url, headers) as wire:
+                    await wire.post("/score", content)
+            await asyncio.sleep(EVERY * EACH_S)
 
 
 async def score(url: str, token: str, bodies: Sequence[bytes], ended: threading.Event, refused: list[int]) -> None:

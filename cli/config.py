@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cli.serve import Config, Host, Port, Store, Tokens, Workers
+from cli.serve import Config, EngineCpus, Host, Port, Store, Tokens, Workers
 
 app = typer.Typer(help="Look at the settings of `espalier serve`.", no_args_is_help=True)
 
@@ -56,6 +56,7 @@ def show(
     host: Host = None,
     port: Port = None,
     workers: Workers = None,
+    engine_cpus: EngineCpus = None,
     tokens: Tokens = None,
     changed: Changed = False,
 ) -> None:
@@ -66,7 +67,14 @@ def show(
     from service.refusals import SettingsInvalid
     from service.sources import effective_settings
 
-    options = {"store": store, "host": host, "port": port, "workers": workers, "tokens": tokens}
+    options = {
+        "store": store,
+        "host": host,
+        "port": port,
+        "workers": workers,
+        "engine_cpus": engine_cpus,
+        "tokens": tokens,
+    }
     try:
         settings = effective_settings(options, config)
     except SettingsInvalid as error:

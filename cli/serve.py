@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,10 @@ Store = Annotated[str | None, typer.Option(help="URL of the adapter store: file:
 Host = Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 by default, any other needs tokens.")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 8000, and 0 takes a free one.", min=0, max=65535)]
 Workers = Annotated[int | None, typer.Option(help="Serving processes on one socket; 1 by default.", min=1, max=64)]
+EngineCpus = Annotated[
+    str | None,
+    typer.Option(help="Cores of the engine's threads, such as 2-5,8: one for each of workers x engine_threads."),
+]
 Tokens = Annotated[Path | None, typer.Option(help="File of bearer tokens, made by `espalier token new`.")]
 Config = Annotated[Path | None, typer.Option(help="YAML file of settings; ESPALIER_ variables and options go first.")]
 
@@ -28,10 +33,14 @@ def serve(
     host: Host = None,
     port: Port = None,
     workers: Workers = None,
+    engine_cpus: EngineCpus = None,
     tokens: Tokens = None,
     config: Config = None,
 ) -> None:
     """Serve scores and take adapters over HTTP until Ctrl-C."""
+    # numpy would start a thread on each core at its import, in every worker: they spin beside the engine's when an
+    # adapter is folded, not at the folding thread's low priority but at the process's own, and on nobody's account
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from adapters_store.errors import StoreError
     from service.errors import ServiceError
     from service.logs import Lasting
@@ -39,7 +48,14 @@ def serve(
 
     console = Console(highlight=False, soft_wrap=True)
     try:
-        options = {"store": store, "host": host, "port": port, "workers": workers, "tokens": tokens}
+        options = {
+            "store": store,
+            "host": host,
+            "port": port,
+            "workers": workers,
+            "engine_cpus": engine_cpus,
+            "tokens": tokens,
+        }
         settings = load_settings(options, config)
         run = runner_of(settings)
 

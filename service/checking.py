@@ -1,4 +1,4 @@
-"""What would stop a server from starting, found without starting one: the files and folders that its settings name."""
+"""What would stop a server from starting, found without starting one: files, folders and cores of its settings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from structlog.typing import FilteringBoundLogger
 
+from service.cores import shares
 from service.refusals import SettingsInvalid
 from service.reloading import tokens_of
 from service.settings import Settings
@@ -29,6 +30,7 @@ def faults_of(settings: Settings, log: FilteringBoundLogger) -> list[str]:
         lambda: tokens_of(settings, log),
         lambda: open_tls(settings, log),
         lambda: check_tracing(settings.otlp_endpoint),
+        lambda: shares(settings.engine_cpus, workers=settings.workers, threads=settings.engine_threads),
         lambda: _folder("cache_dir", settings.cache_dir),
         lambda: _folder("feedback_dir", settings.feedback_dir),
     )

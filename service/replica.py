@@ -21,6 +21,7 @@ from service.backbone_watch import BackboneFollower, open_default
 from service.backbones import Backbones
 from service.batcher import Batcher, Logits
 from service.clock import Clock
+from service.cores import bind
 from service.domains import Domains
 from service.engine import Engine, Segment, run_each
 from service.engines.chosen import EngineName, Engines
@@ -57,6 +58,7 @@ class ReplicaConfig:
         engine: which one; `service.engines.chosen` says what serves where it cannot run.
         precision: of the native engine.
         engine_threads: threads inside one engine run.
+        engine_cpus: cores of these threads, one each, that of the calling one first; none leaves them unbound.
         rows_per_run: rows that one engine run scores at most.
         batch_rows: rows of a batch at most (a larger single request runs alone).
         batch_wait_ms: how long requests that waited behind a batch may wait for more, once the engine is free.
@@ -84,6 +86,7 @@ class ReplicaConfig:
     engine: EngineName = "onnx"
     precision: Precision = "fp32"
     engine_threads: int = 1
+    engine_cpus: tuple[int, ...] = ()
     rows_per_run: int = 1024
     batch_rows: int = 4096
     batch_wait_ms: float = 1.0
@@ -348,6 +351,7 @@ class Replica:
 
         Raises:
             StartError: the store names no default backbone, or it is refused, or the engine does not reproduce it.
+            EngineFailed: the engine's thread cannot be bound to its core.
             adapters_store.errors.StoreError: the store failed, and the disk cache does not have the backbone.
         """
 
@@ -362,6 +366,7 @@ class Replica:
                 threads=config.engine_threads,
                 rows_per_run=config.rows_per_run,
                 precision=config.precision,
+                cpus=config.engine_cpus,
             )
 
         serving = await open_default(reader or store, make, observer, cached=reader is not None)
@@ -370,6 +375,9 @@ class Replica:
             WorkerThread("espalier-loader", niceness=LOADER_NICENESS),
             WorkerThread("espalier-backbone", niceness=LOADER_NICENESS),
         )
+        if config.engine_cpus:
+            # left free it could land on the core of another thread of the engine, while its own stays idle
+            await threads[0].run(partial(bind, config.engine_cpus[:1]))
         replica = cls(
             store,
             serving,

@@ -23,6 +23,7 @@ from adapters_store.errors import StoreError, StoreUnavailable
 from adapters_store.store import AdapterStore
 from service.app import Apps, create_apps
 from service.clock import LoopClock
+from service.cores import listed, shares
 from service.draining import SIGNALS, Draining
 from service.errors import StartError
 from service.feedback.room import open_feedback
@@ -98,7 +99,8 @@ def run(settings: Settings, *, config: Path | None, announce: Callable[[Started]
         announce: told once the server listens.
 
     Raises:
-        SettingsInvalid: an address is taken or needs tokens, or a file that the settings name has a fault.
+        SettingsInvalid: an address is taken or needs tokens, a file that the settings name has a fault, or their cores
+            cannot be had.
         StartError: the store cannot be opened or read, or has no backbone that this replica can score with.
         adapters_store.errors.StoreError: the store went away in between.
     """
@@ -109,6 +111,8 @@ def run(settings: Settings, *, config: Path | None, announce: Callable[[Started]
 async def _serve(settings: Settings, config: Path | None, announce: Callable[[Started], None]) -> None:
     level = LogLevel(settings.log_level)
     log = open_log(level)
+    # said before anything is loaded
+    shares(settings.engine_cpus, workers=settings.workers, threads=settings.engine_threads)
     files = open_files(settings, LevelSetting(level, settings, config, log), log)
     with bound_ports(settings) as ports:
         metrics = Metrics(log, settings.metric_domains)
@@ -215,13 +219,15 @@ async def open_replica(
 
     Raises:
         StartError: the store cannot be read, or has no backbone that this replica can score with.
+        EngineFailed: the engine's thread cannot be bound to its core.
     """
+    core = settings.replica
     try:
         replica = await Replica.open(
             stores.store,
             reader=stores.reader,
             disk=stores.disk,
-            config=settings.replica,
+            config=core,
             observer=metrics,
             clock=LoopClock(),
             peers=peers,
@@ -229,6 +235,8 @@ async def open_replica(
         )
     except StoreError as error:
         raise StartError(f"the store {settings.shown_store} cannot be read: {error}") from error
+    if core.engine_cpus:
+        log.info("engine_bound", cores=listed(core.engine_cpus), threads=core.engine_threads)
     try:
         await replica.start()
         yield replica

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, Setting
 from adapters_store.errors import BadId
 from adapters_store.ids import check_domain
 from adapters_store.validation import explain
+from service.cores import FORM, named
 from service.engines.chosen import EngineName
 from service.engines.native import Precision
 from service.redaction import redacted
@@ -77,6 +78,12 @@ class Settings(BaseSettings):
         "fp32", description="of the native engine; bf16 is faster and moves a probability by up to 2e-2"
     )
     engine_threads: int = Field(1, ge=1, le=256, description="threads inside one run of the engine")
+    engine_cpus: str = Field(
+        "",
+        json_schema_extra={"pattern": FORM},
+        description="cores that the engine's threads are bound to, such as 2-5,8: one for each of workers x "
+        "engine_threads, the first ones for the first worker; all: those of the process; empty: not bound",
+    )
     rows_per_run: int = Field(1024, ge=1, description="rows that one run of the engine scores")
     batch_rows: int = Field(4096, ge=1, description="rows at which a batch leaves at once")
     batch_wait_ms: float = Field(1.0, ge=0, le=1000, description="longest wait for company once the engine is free")
@@ -148,6 +155,21 @@ class Settings(BaseSettings):
         except BadId as error:
             raise ValueError(str(error)) from None
 
+    @field_validator("engine_cpus", mode="before")
+    @classmethod
+    def _one_core(cls, given: object) -> object:
+        # a list of one core is a number to YAML
+        return str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+
+    @field_validator("engine_cpus")
+    @classmethod
+    def _are_cores(cls, text: str) -> str:
+        try:
+            named(text)
+        except SettingsInvalid as error:
+            raise ValueError(str(error)) from None
+        return text
+
     @field_validator("store")
     @classmethod
     def _has_scheme(cls, url: str) -> str:
@@ -174,7 +196,7 @@ class Settings(BaseSettings):
     def replica(self) -> ReplicaConfig:
         """The part of the settings that the service core is opened with."""
         names = {field.name for field in dataclasses.fields(ReplicaConfig)} & type(self).model_fields.keys()
-        shared = {name: getattr(self, name) for name in names}
+        shared = {name: getattr(self, name) for name in names} | {"engine_cpus": named(self.engine_cpus)}
         return ReplicaConfig(publishes_in_flight=self.uploads_in_flight, adapter_bytes=self.max_adapter_bytes, **shared)
 
     @property

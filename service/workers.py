@@ -16,6 +16,7 @@ from pathlib import Path
 from structlog.typing import FilteringBoundLogger
 
 from service.channel import Failed, Message, Ping, Pong, Ready
+from service.cores import listed, shares
 from service.errors import StartError
 from service.hub import Hub
 from service.launch import Launched, launch
@@ -44,7 +45,8 @@ def run(settings: Settings, *, config: Path | None, announce: Callable[[Started]
         announce: told once, when every worker listens.
 
     Raises:
-        SettingsInvalid: an address is taken or needs tokens, or a file that the settings name has a fault.
+        SettingsInvalid: an address is taken or needs tokens, a file that the settings name has a fault, or their cores
+            cannot be had.
         StartError: a worker cannot start; the message is its own.
     """
     asyncio.run(_supervise(settings, config, announce))
@@ -88,6 +90,9 @@ class Supervisor:
         config: the file that the settings stood in, for workers to read again on SIGHUP.
         level: of the log; read again on SIGHUP.
         ping_s: between two questions whether a worker's event loop turns, seconds.
+
+    Raises:
+        SettingsInvalid: the cores of the settings cannot be shared out.
     """
 
     def __init__(
@@ -102,6 +107,8 @@ class Supervisor:
         ping_s: float = 5.0,
     ) -> None:
         self._settings = settings
+        # once: a worker that is replaced later takes the cores of the one before it
+        self._cores = shares(settings.engine_cpus, workers=settings.workers, threads=settings.engine_threads)
         self._ports = ports
         self._urls = main_url(ports, settings), admin_url(ports, settings)
         self._config = config
@@ -192,8 +199,9 @@ class Supervisor:
 
     async def _serve(self, number: int) -> _End:
         """One worker's life."""
+        own = self._settings.model_copy(update={"engine_cpus": listed(self._cores[number - 1])})
         try:
-            worker = await launch(number, self._settings, self._ports, self._config)
+            worker = await launch(number, own, self._ports, self._config)
         except OSError as error:
             return _End(f"no process for it: {error.strerror}")
         self._workers[number] = worker

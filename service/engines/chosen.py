@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Literal
 
 from adapters_store.backbone import Backbone
+from service.cores import bind
 from service.engine import Engine
 from service.engines.native import FP32, EngineAbsent, NativeEngine, Precision
 from service.engines.onnx import OnnxEngine
@@ -27,6 +30,7 @@ class Engines:
     def __init__(self, told: Callable[[str, str], None]) -> None:
         self._told = told
         self._silent = False
+        self._maker = ThreadPoolExecutor(1, "espalier-maker")
 
     def make(
         self,
@@ -36,8 +40,12 @@ class Engines:
         threads: int,
         rows_per_run: int,
         precision: Precision = "fp32",
+        cpus: Sequence[int] = (),
     ) -> Engine:
         """An engine for a bundle.
+
+        Threads take priority and cores from whoever starts them. So an engine that has some is made on a thread that
+        the first caller starts, of its own priority, and not on the later caller's, whose priority is low.
 
         Args:
             name: the one to use where it can run.
@@ -45,10 +53,31 @@ class Engines:
             threads: inside one run.
             rows_per_run: of the portable engine.
             precision: of the native engine.
+            cpus: cores of these threads, that of the one which calls the engine first, left to the caller to bind; the
+                native engine binds one to each, others keep theirs on the rest of them. None leaves them unbound.
 
         Raises:
-            EngineFailed: the bundle's graph is refused.
+            EngineFailed: the bundle's graph is refused, or threads cannot be bound to these cores.
         """
+        made = partial(self._made, name, backbone, threads, rows_per_run, precision, cpus[1:])
+        if threads == 1:
+            return made()
+
+        def apart() -> Engine:
+            bind(cpus[1:])
+            return made()
+
+        return self._maker.submit(apart).result()
+
+    def _made(
+        self,
+        name: EngineName,
+        backbone: Backbone,
+        threads: int,
+        rows_per_run: int,
+        precision: Precision,
+        cpus: Sequence[int],
+    ) -> Engine:
         portable = OnnxEngine(backbone, threads, rows_per_run)
         if name == "onnx":
             return portable
@@ -57,7 +86,7 @@ class Engines:
         reasons = []
         for form in dict.fromkeys((precision, FP32)):
             try:
-                engine = NativeEngine(backbone, threads, precision=form, dense=portable)
+                engine = NativeEngine(backbone, threads, cpus=cpus, precision=form, dense=portable)
             except EngineAbsent as absent:
                 reasons.append(str(absent))
             else:

@@ -73,6 +73,10 @@ def test_a_file_without_a_store_is_good_and_the_store_is_asked_for(tmp_path: Pat
         ("tls_key: absent.pem\n", "tls_key is set without tls_cert"),
         ("host: 0.0.0.0\n", "espalier token new"),
         ("cache_dir: /proc/version\n", "cache_dir: /proc/version is no folder"),
+        ("engine_cpus: 5-2\n", "engine_cpus: 5-2 runs backwards"),
+        ("engine_cpus: [2, 3]\n", "engine_cpus: "),
+        ("engine_cpus: 9999\n", "engine_cpus: this process may run on "),
+        ("engine_cpus: all\nengine_threads: 255\n", "engine_threads: 255 take 255, one for each thread"),
     ],
 )
 def test_what_would_stop_a_server_is_said_and_ends_with_1(tmp_path: Path, content: str, named: str) -> None:

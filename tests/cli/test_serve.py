@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ import httpx
 import pytest
 
 from benchmarks.forge import Run
+from service.cores import usable
 from tests.cli.serving import command, environment, file_store, fill_store, running, wait_closed
 from tests.servers.valkey import valkey
 
@@ -83,6 +86,33 @@ def test_the_command_line_imports_nothing_heavy_before_a_subcommand_runs() -> No
     script = f"import cli.serve, cli.score, cli.token, sys; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_no_library_brings_threads_of_its_own() -> None:
+    """Law: numpy is imported without a pool, so that only the engine has as many threads as its setting says.
+
+    ONNX Runtime starts one at its import, which sleeps, and the main thread is another.
+    """
+    script = (
+        "import contextlib, os, sys, typer\nfrom cli.serve import serve\n"
+        "with contextlib.suppress(typer.Exit):\n    serve(store='nonsense')\n"
+        "print([m in sys.modules for m in ('numpy', 'onnxruntime')], len(os.listdir('/proc/self/task')) <= 2)"
+    )
+    given = {name: value for name, value in environment().items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run([sys.executable, "-c", script], env=given, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[True, True] True"
+
+
+def test_the_log_says_on_which_cores_the_engine_scores(store: str) -> None:
+    """Law: one line at the start, of the cores as they are bound."""
+    core = str(usable()[-1])
+    with running(store, "--engine-cpus", core) as (process, _):
+        bound = [os.sched_getaffinity(int(path.name)) for path in Path(f"/proc/{process.pid}/task").iterdir()]
+        process.terminate()
+        _, err = process.communicate(timeout=30)
+    (line,) = [json.loads(line) for line in err.splitlines() if '"engine_bound"' in line]
+    assert (line["cores"], line["threads"]) == (core, 1)
+    assert {int(core)} in bound
 
 
 def test_an_unknown_variable_stops_the_start(store: str) -> None:

@@ -101,6 +101,7 @@ def test_every_object_of_the_schema_refuses_unknown_keys() -> None:
         {"settings": {"port": 70_000}},
         {"settings": {"log_level": "verbose"}},
         {"settings": {"drain_s": "ten"}},
+        {"settings": {"engine_cpus": "2;5"}},
         {"training": {"job": {"enable": True}}},
         {"spread": [{"topologykey": "zone"}]},
         {"cache": {"type": "hostPath"}},

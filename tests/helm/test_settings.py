@@ -70,8 +70,8 @@ def service_settings(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tm
 
 def test_what_the_values_say_is_what_the_service_reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Law: every setting, given a value of its own, arrives in the service unchanged, through file and variables."""
-    # the two ports must differ from each other
-    given = {name: strange(field) for name, field in IN_SCHEMA.items()} | {"port": 9000}
+    # the two ports must differ from each other, and cores are written as such
+    given = {name: strange(field) for name, field in IN_SCHEMA.items()} | {"port": 9000, "engine_cpus": "4-5,7"}
     read = service_settings({**LEAST, "settings": given}, monkeypatch, tmp_path)
     for name, value in given.items():
         arrived = getattr(read, name)

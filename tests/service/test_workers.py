@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from benchmarks.forge import Run, digest
+from service.cores import usable
 from service.listening import bound_ports
 from service.logs import open_log
 from service.settings import load_settings
@@ -253,9 +254,20 @@ class Heard(io.StringIO):
         return super().write(text)
 
 
+def bound(pid: int) -> list[set[int]]:
+    """The cores of each of a process's threads that may not run on all of them."""
+    found = [os.sched_getaffinity(thread.id) for thread in psutil.Process(pid).threads()]
+    return [cpus for cpus in found if cpus != set(usable())]
+
+
 async def test_a_hung_worker_is_replaced(store: str) -> None:
-    """Law: a worker whose event loop no longer turns is killed after a few unanswered questions, and replaced."""
-    settings = load_settings({"store": store, "port": 0, "workers": 2}, environ={})
+    """Law: a worker whose event loop no longer turns is killed after a few unanswered questions, and replaced.
+
+    Each scores on its own part of `engine_cpus`, the first on the first core, and so does its successor.
+    """
+    first, second = [*usable()[1::-1], None][:2]  # on a machine of one core none is bound
+    cpus = "" if second is None else f"{first},{second}"
+    settings = load_settings({"store": store, "port": 0, "workers": 2, "engine_cpus": cpus}, environ={})
     log = Heard()
     with bound_ports(settings) as ports:
         supervisor = Supervisor(settings, ports, open_log(stream=log), lambda _: None, ping_s=0.3)
@@ -265,11 +277,13 @@ async def test_a_hung_worker_is_replaced(store: str) -> None:
             os.kill(hung, signal.SIGSTOP)
             new = await log.ready.get()
             alive = [pid for pid in (hung, other, new) if psutil.pid_exists(pid)]
+            on_cores = [bound(pid) for pid in (new, other)]
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
             await running
     assert alive == [other, new]
     assert '"worker_hung"' in log.getvalue()
+    assert on_cores == ([[{first}], [{second}]] if cpus else [[], []])
 
 
 def refused(folder: Path, *options: str, **variables: str) -> str:

@@ -22,7 +22,8 @@ def masked_logits(
     their norms make of the sum is averaged.
     """
     pinned = {one.manifest.get("fusion") for one in auxiliaries}
-    fusion = fusions[pinned.pop()] if len(pinned) == 1 and None not in pinned else None
+    shared = next(iter(pinned)) if len(pinned) == 1 else None
+    fusion = None if shared is None else fusions[shared]
     mode = "avg" if fusion is None else "attention"
 
     def present(module: str) -> list[AdapterFile]:

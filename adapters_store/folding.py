@@ -163,8 +163,8 @@ def fold_adapter(
     return Folded(modules, calibration.slope, calibration.intercept, overlay=overlay)
 
 
-def fold_auxiliary_only(backbone: Backbone, auxiliaries: Sequence[Adapter]) -> Folded:
-    """Fold auxiliary adapters alone, for a domain that has no adapter: their average.
+def fold_auxiliary_only(backbone: Backbone, auxiliaries: Sequence[Adapter], fusion: Fusion | None = None) -> Folded:
+    """Fold auxiliary adapters alone, for a domain that has no adapter: its division is masked out of Eq. 10.
 
     Norms are combined as methods.md 2 says for a pair: the folded maps are averaged. Calibrations are the natural
     adapter's to give, so there is none.
@@ -172,6 +172,7 @@ def fold_auxiliary_only(backbone: Backbone, auxiliaries: Sequence[Adapter]) -> F
     Args:
         backbone: The adapters', by fingerprint.
         auxiliaries: One per auxiliary division that is present; none gives the backbone.
+        fusion: That weighs them, verified with each; without one they count alike.
 
     Returns:
         The fold.
@@ -187,7 +188,8 @@ def fold_auxiliary_only(backbone: Backbone, auxiliaries: Sequence[Adapter]) -> F
             continue
         norms = [_norm(backbone, adapter.tensors, module) for adapter in present]
         scales, shifts = zip(*norms, strict=True)
-        modules[module] = _module(backbone, module, present, None, 1, (np.mean(scales, 0), np.mean(shifts, 0)))
+        norm = np.mean(scales, 0), np.mean(shifts, 0)
+        modules[module] = _module(backbone, module, present, fusion if len(present) > 1 else None, 1, norm)
     return Folded(modules)
 
 

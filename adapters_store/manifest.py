@@ -203,7 +203,8 @@ class AdapterManifest(_Manifest):
         auxiliary: Auxiliary divisions, in the order in which they are fused (and dropped, last first).
         pairs: Combinations with norms of their own; `pair.<i>.` tensors belong to `pairs[i]`.
         fuses: Pinned adapters: auxiliary domain to revision.
-        fusion: Pinned fusion; for mode `attention` only.
+        fusion: Pinned fusion: for mode `attention`; for a `lora` of an auxiliary division the one trained with it,
+            which weighs it where it serves a domain without a natural adapter.
         golden_divisions: Per auxiliary division the domains that `golden.division.<name>` counts.
         strength: Already folded into the tensors, recorded only.
         calibration: Applied to the logit by the engine.
@@ -249,7 +250,8 @@ class AdapterManifest(_Manifest):
             raise ValueError("kinds 'lora' and 'fused' have ranks, kind 'delta' has none")
         if self.kind != "fused":
             for name in ("auxiliary", "pairs", "fuses", "fusion", "golden_divisions"):
-                if getattr(self, name):
+                # whether a lora's division is auxiliary, so that it may pin a fusion, only its backbone tells
+                if getattr(self, name) and (self.kind, name) != ("lora", "fusion"):
                     raise ValueError(f"kind {self.kind!r} has no {name}; kind 'fused' does")
             if self.mode != "single":
                 raise ValueError(f"kind {self.kind!r} has mode 'single', not {self.mode!r}")

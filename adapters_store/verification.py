@@ -74,7 +74,7 @@ def verify_adapter(
         WrongFingerprint: It, or a pin, was made for another backbone.
         DoesNotFit: A module, tensor or shape is none of the backbone's, or its bundle has no graph for a delta.
         MissingPin: A pinned adapter or fusion is absent.
-        WrongPin: A pinned adapter is not of a kind that can be fused here.
+        WrongPin: A pinned adapter is not of a kind that can be fused here, or the fusion is not of its divisions.
         LimitExceeded: It has too many combinations.
         BadValue: A folded value or a golden logit is not finite.
         MalformedArtifact: The golden rows are not rows of this backbone.
@@ -229,16 +229,19 @@ def _check_pin(adapter: Adapter, pin: Adapter, domain: str) -> None:
 
 
 def _check_fusion_pin(adapter: Adapter, backbone: Backbone, fusion: Fusion | None) -> None:
-    revision = adapter.manifest.fusion
+    manifest, revision = adapter.manifest, adapter.manifest.fusion
     if revision is None:
         return
+    own = backbone.manifest.division(manifest.division)
+    if manifest.kind == "lora" and own is not None and own.natural:
+        raise WrongPin(f"kind 'lora' of the natural division {manifest.division!r} fuses nothing: it pins no fusion")
     if fusion is None or fusion.revision != revision:
         raise MissingPin(f"the pinned fusion {revision} is absent")
     verify_fusion(fusion, backbone)
-    for module in adapter.manifest.ranks:
+    for module in manifest.ranks:
         if module not in fusion.manifest.ranks:
             raise WrongPin(f"the pinned fusion {revision} has no module {module!r}, which the adapter adapts")
-    unknown = sorted(set(adapter.manifest.auxiliary) - set(fusion.manifest.divisions))
+    unknown = sorted(set(manifest.auxiliary or [manifest.division]) - set(fusion.manifest.divisions))
     if fusion.manifest.divisions and unknown:
         raise WrongPin(f"the pinned fusion {revision} was not trained on division {unknown[0]!r}")
 

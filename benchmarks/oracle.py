@@ -284,6 +284,15 @@ class Oracle:
                 return np.asarray(h0)
             return h0 + self.fused(module, v, h0, [adapter, *auxiliaries], adapter.manifest["mode"], fusion)
 
+        def normed(module: str, h: Array) -> Array:
+            own = adapter is not None and module in adapter.manifest["ranks"]
+            tensors = adapter.tensors if adapter is not None and own else self.weights
+            return self.norm(tensors, f"{norm_prefix}{module}" if own else module, h)
+
+        return self.through(x, mapped, normed)
+
+    def through(self, x: Array, mapped: Callable[[str, Array], Array], normed: Callable[[str, Array], Array]) -> Array:
+        """Logits (n,) of the network whose linear maps and norms are these, by module."""
         k = sum(field["width"] for field in self.fields)
         first = x[:, k] if self.first_order else 0.0
         x = x[:, :k]
@@ -300,9 +309,7 @@ class Oracle:
             module = f"tower.{layer}"
             h = mapped(module, v)
             if f"{module}.norm.mean" in self.weights:
-                own = adapter is not None and module in adapter.manifest["ranks"]
-                tensors = adapter.tensors if adapter is not None and own else self.weights
-                h = self.norm(tensors, f"{norm_prefix}{module}" if own else module, h)
+                h = normed(module, h)
             v = np.maximum(h, 0.0)
         out = np.concatenate([*beside, v], axis=1) @ self.weights["output.weight"].T + self.weights["output.bias"]
         return np.asarray(out[:, 0] + first)

@@ -1,8 +1,13 @@
-"""The rung of the ladder below a domain's own adapter: auxiliary adapters alone, by their live records."""
+"""The rung of the ladder below a domain's own adapter: auxiliary adapters alone, by their live records.
+
+They are fused as a natural adapter fuses them, its own division masked out of the softmax: by the fusion that all of
+them pin. So their revisions, which the answer names, say all that scored it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from adapters_store.errors import ArtifactError, StoreError
 from adapters_store.folding import Combination
@@ -52,10 +57,16 @@ class Auxiliaries:
         self._ask_again_at: dict[Pins, float] = {}
         self._flights: dict[Pins, asyncio.Task[None]] = {}
 
-    def lease(self, combination: Combination) -> Lease | None:
-        """Hold what scores these auxiliary domains; None when none has an adapter here, or it is not prepared."""
-        pins = self._pins(combination)
-        return self._slots.lease(pins) if pins else None
+    def lease(self, combinations: Sequence[Combination]) -> list[Lease | None]:
+        """Hold what scores each of these combinations of one request; None where none of its domains has an adapter.
+
+        Nothing is held where something is not prepared that should score some of them: what an answer names would not
+        tell then which rows it scored.
+        """
+        pins = [self._pins(combination) for combination in combinations]
+        if any(one and self._slots.get(one) is None for one in pins):
+            return [None] * len(pins)
+        return [self._slots.lease(one) if one else None for one in pins]
 
     def is_ready(self, combination: Combination) -> bool:
         """Whether everything is here that these auxiliary domains have, or asking for the rest is in vain for now."""

@@ -8,7 +8,7 @@ below it are. `Fallback` says why the live revision did not score, in the words 
 - loading: what should score is not here yet within `cold_wait_ms`, or the store's record is older than min_generation.
 - adapter_rejected: this replica refuses the live revision.
 - store_unavailable: the store could not give the record or the revision.
-- auxiliary_only: for one of the last four reasons auxiliary adapters scored.
+- auxiliary_only: for one of the last four reasons auxiliary adapters scored, fused with the natural one masked out.
 - switched_off: an operator keeps every adapter out of the whole fleet; the backbone scores.
 
 Users of a canary are scored by it where it is prepared; that is no fallback.
@@ -263,15 +263,16 @@ class Ladder:
 
     async def _warm_auxiliaries(self, asked: Asked, until: float) -> None:
         """Load the auxiliary adapters of the request's rows, as far as the rest of the cold wait allows."""
-        for part in self._parts(asked):
-            if self._auxiliaries.is_ready(part.combination):
-                continue
-            task = asyncio.ensure_future(self._auxiliaries.ready(part.combination))
-            with self._precedence.waiting():
-                arrived = await settled(task, self._clock, until - self._clock.now())
-            if not arrived:
-                task.cancel()
-                return
+        combinations = [part.combination for part in self._parts(asked)]
+        for _ in range(2):  # while one was loaded the revisions of another may have changed
+            cold = [combination for combination in combinations if not self._auxiliaries.is_ready(combination)]
+            for combination in cold:
+                task = asyncio.ensure_future(self._auxiliaries.ready(combination))
+                with self._precedence.waiting():
+                    arrived = await settled(task, self._clock, until - self._clock.now())
+                if not arrived:
+                    task.cancel()
+                    return
 
     def _fallback(self, domain: str, min_generation: int | None, failure: Fallback | None) -> Fallback | None:
         known = self._domains.get(domain)
@@ -305,7 +306,7 @@ class Ladder:
     def _by_auxiliaries(self, asked: Asked, fallback: Fallback | None) -> Admission:
         generation = _generation(self._domains.get(asked.domain))
         parts = [] if fallback == "unknown_domain" else self._parts(asked)
-        leases = [self._auxiliaries.lease(part.combination) for part in parts]
+        leases = self._auxiliaries.lease([part.combination for part in parts])
         if not any(leases):
             return self.by_backbone(asked, generation, fallback)
         alone, engine = asked.serving.prepared, asked.serving.engine

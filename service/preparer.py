@@ -163,12 +163,25 @@ class Preparer:
             await self._blobs.stop()
 
     async def auxiliary_slot(self, adapters: Sequence[Adapter], serving: Serving) -> Slot:
-        """A slot of verified auxiliary adapters of one backbone only, in the order of the divisions."""
+        """A slot of verified auxiliary adapters of one backbone only, in the order of the divisions.
+
+        The fusion that all of them pin weighs them; where they do not agree on one they count alike.
+
+        Raises:
+            adapters_store.errors.ArtifactError: the fold is refused.
+            adapters_store.errors.StoreError: the store could not give the fusion.
+            EngineFailed: the engine cannot score it.
+        """
+        pinned = {adapter.manifest.fusion for adapter in adapters}
+        # the softmax over one is 1, whatever its query is
+        shared = next(iter(pinned)) if len(adapters) > 1 and len(pinned) == 1 else None
+        fusion = await self._fusion_pin(shared)
         prepared = await self._thread.run(
-            lambda: serving.engine.prepare(fold_auxiliary_only(serving.backbone, adapters))
+            lambda: serving.engine.prepare(fold_auxiliary_only(serving.backbone, adapters, fusion))
         )
         fuses = {adapter.manifest.domain: adapter.revision for adapter in adapters}
-        return Slot(None, (), {(): prepared}, fuses, serving)
+        unfolded = tuple(sorted(revision for revision in pinned - {shared} if revision is not None))
+        return Slot(None, (), {(): prepared}, fuses, serving, fusion=shared, unfolded=unfolded)
 
     async def _verified(
         self, domain: str, body: bytes | memoryview, finish: Callable[[Verified], T], only: Serving | None = None

@@ -39,6 +39,7 @@ class Slot:
         overlay: the natural adapter's ids and their embeddings, by which its rows are looked up; None for most.
         fusion: revision of the fusion that is folded in; None without one.
         kept_as: digest of the prepared blob that it was made from; None where it was made from the artifacts.
+        unfolded: what was read with the artifacts, since they pin it, and is not folded in.
     """
 
     revision: str | None
@@ -50,6 +51,7 @@ class Slot:
     overlay: Overlay | None = None
     fusion: str | None = None
     kept_as: str | None = None
+    unfolded: tuple[str, ...] = ()
     leases: int = field(default=0, init=False)
     roles: int = field(default=0, init=False)  # of one place that name it
     retired: bool = field(default=False, init=False)
@@ -66,7 +68,7 @@ class Slot:
     @property
     def blobs(self) -> Iterator[str]:
         """What making it once more would read: its prepared blob if it has one, and the artifacts, pins last."""
-        yield from filter(None, (self.kept_as, self.revision, *self.fuses.values(), self.fusion))
+        yield from filter(None, (self.kept_as, self.revision, *self.fuses.values(), self.fusion, *self.unfolded))
 
     @property
     def nbytes(self) -> int:

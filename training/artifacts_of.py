@@ -116,15 +116,17 @@ class Source:
         }
 
 
-def lora_artifact(source: Source, adapter: DomainAdapter, division: int, domain: int, notes: Notes) -> bytes:
-    """Return the file of one domain's own adapter."""
+def lora_artifact(
+    source: Source, adapter: DomainAdapter, division: int, domain: int, notes: Notes, fusion: str | None = None
+) -> bytes:
+    """Return the file of one domain's own adapter; `fusion` is the revision that one of an auxiliary division pins."""
     positions = spread(source.inside(division, domain), ADAPTER_ROWS)
     exact = exact_adapter(adapter, source.dtype)
     logits = source.backbone(source.rows.batch(torch.from_numpy(positions)), exact)
     tensors = adapter.tensors()
     manifest = {**source.common(division, domain, notes), "kind": "lora", "mode": "single", "ranks": ranks_of(tensors)}
     return encode_adapter(
-        AdapterManifest.model_validate(manifest),
+        AdapterManifest.model_validate(manifest | {"fusion": fusion}),
         arrays(stored(tensors, source.dtype))
         | source.inputs(positions).to_tensors("golden.inputs")
         | {"golden.logits": as_float64(logits)},

@@ -82,9 +82,10 @@ class TrainedRun:
 def export_run(run: TrainedRun, out: Path, ablations: bool = False) -> str:
     """Write RUN/bundle, RUN/fusion.safetensors, RUN/adapters/<domain>.safetensors.
 
-    Auxiliary domains get kind lora, natural ones what `chosen` says; a domain that chose the backbone gets an adapter
-    whose LoRA is empty, one that is withheld none, and what an earlier export wrote of it is removed. Auxiliaries are
-    pins and never withheld; ablations are for comparison and hold every domain. The same run gives the same bytes.
+    Auxiliary domains get kind lora, and pin the fusion if any natural one is served by it; natural ones get what
+    `chosen` says; a domain that chose the backbone gets an adapter whose LoRA is empty, one that is withheld none, and
+    what an earlier export wrote of it is removed. Auxiliaries are pins and never withheld; ablations are for comparison
+    and hold every domain. The same run gives the same bytes.
 
     Args:
         run: the trained stages.
@@ -106,7 +107,8 @@ def export_run(run: TrainedRun, out: Path, ablations: bool = False) -> str:
         (out / "fusion.safetensors").unlink(missing_ok=True)
     else:
         write_durably(out / "fusion.safetensors", fusion)
-    auxiliaries = export.auxiliaries()
+    fused = "attention" in run.chosen.values()  # else nothing that serves is weighed by it
+    auxiliaries = export.auxiliaries(fusion_revision if fused else None)
     pins = {name: digest(content) for name, content in auxiliaries.items()}
     published = {name: choice for name, choice in run.chosen.items() if name not in run.withheld}
     naturals = export.naturals(published, run.notes, pins, fusion_revision, run.strong)
@@ -206,11 +208,11 @@ class _Export:
         fused = self._run.modes.get("attention")
         return None if fused is None else fusion_artifact(self._source, fused.tower, self._run.fusion_notes)
 
-    def auxiliaries(self) -> dict[str, bytes]:
-        """Return the files of all auxiliary domains."""
+    def auxiliaries(self, fusion: str | None) -> dict[str, bytes]:
+        """Return the files of all auxiliary domains, which pin this fusion."""
         return {
             self._name(division, domain): self._lora(
-                division, domain, adapter, self._run.notes.get(self._name(division, domain), Notes())
+                division, domain, adapter, self._run.notes.get(self._name(division, domain), Notes()), fusion
             )
             for division, found in enumerate(self._run.adapters)
             if division > 0
@@ -265,8 +267,10 @@ class _Export:
         )
         return fused.artifacts(notes)
 
-    def _lora(self, division: int, domain: int, adapter: DomainAdapter, notes: Notes) -> bytes:
-        return lora_artifact(self._source, adapter, division, domain, notes)
+    def _lora(
+        self, division: int, domain: int, adapter: DomainAdapter, notes: Notes, fusion: str | None = None
+    ) -> bytes:
+        return lora_artifact(self._source, adapter, division, domain, notes, fusion)
 
     def _empty(self, domain: int) -> DomainAdapter:
         """An adapter that is the backbone: up and shift are zero."""

@@ -15,6 +15,7 @@ from adapters_store.folding import (
     fold_auxiliary_only,
     fold_backbone,
 )
+from adapters_store.tensors import Array
 from tests.adapters_store.world import DIVISIONS, EPS, FoldEngine, World, encoded, f64, literal_logits
 
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
@@ -103,24 +104,10 @@ def test_module_without_lora_is_the_backbones(world: World) -> None:
 
 def test_auxiliary_only_averages_loras_and_folded_norms(world: World) -> None:
     """Law: without a natural adapter, auxiliaries count alike; norms are the average of their folded maps."""
-    pair = [world.auxiliaries("gender")["gender-f"], world.auxiliaries("shelf")["shelf-y"]]
+    pair = pair_of(world)
     folded, rows = fold_auxiliary_only(world.backbone, pair), world.rows(30)
-    merged = {name: np.mean([f64(one.tensors, name) for one in pair], axis=0) for name in shared(pair)}
-    for module in world.backbone.modules:
-        maps = [
-            (f64(one.tensors, f"{module}.norm.weight") / np.sqrt(f64(one.tensors, f"{module}.norm.var") + EPS), one)
-            for one in pair
-        ]
-        offsets = [f64(o.tensors, f"{module}.norm.bias") - g * f64(o.tensors, f"{module}.norm.mean") for g, o in maps]
-        # the same function on moments 0 and 1: what "re-expressed" leaves free
-        merged[f"{module}.norm.weight"] = np.mean([g for g, _ in maps], axis=0) * np.sqrt(1 + EPS)
-        merged[f"{module}.norm.bias"], merged[f"{module}.norm.mean"] = (
-            np.mean(offsets, axis=0),
-            np.zeros(len(offsets[0])),
-        )
-        merged[f"{module}.norm.var"] = np.ones(len(offsets[0]))
-    norms = {name: value for name, value in merged.items() if ".norm." in name}
-    literal = literal_logits(world.backbone.weights, rows, [pair[0].tensors | norms, pair[1].tensors], "avg")
+    loras = [pair[0].tensors | averaged_norms(world, pair), pair[1].tensors]
+    literal = literal_logits(world.backbone.weights, rows, loras, "avg")
     np.testing.assert_allclose(FoldEngine(world.backbone).logits(rows, folded), literal, **CLOSE)
     one = FoldEngine(world.backbone).logits(rows, fold_auxiliary_only(world.backbone, pair[:1]))
     np.testing.assert_allclose(one, literal_logits(world.backbone.weights, rows, [pair[0].tensors]), **CLOSE)
@@ -130,8 +117,41 @@ def test_auxiliary_only_averages_loras_and_folded_norms(world: World) -> None:
     )
 
 
-def shared(pair: list[Adapter]) -> list[str]:
-    return [name for name in pair[0].tensors if name.endswith(".shift")]
+@pytest.mark.parametrize("divisor", ["r", "sqrt_r"])
+def test_auxiliary_only_is_weighed_by_a_fusion(world: World, divisor: str) -> None:
+    """Law: with a fusion it is Eq. 10 over the auxiliaries, the natural division masked; one alone has weight 1."""
+    pair, fusion, rows = pair_of(world), decode_fusion(world.fusion(divisor)), world.rows(30)
+    loras = [pair[0].tensors | averaged_norms(world, pair), pair[1].tensors]
+    literal = literal_logits(world.backbone.weights, rows, loras, "attention", fusion)
+    found = FoldEngine(world.backbone).logits(rows, fold_auxiliary_only(world.backbone, pair, fusion))
+    np.testing.assert_allclose(found, literal, **CLOSE)
+    assert np.abs(found - literal_logits(world.backbone.weights, rows, loras, "avg")).max() > 1e-3
+    alone, unweighed = (fold_auxiliary_only(world.backbone, pair[:1], one) for one in (fusion, None))
+    for module, folded in alone.modules.items():
+        for part, array in folded.arrays().items():
+            np.testing.assert_array_equal(array, getattr(unweighed.modules[module], part))
+
+
+def pair_of(world: World) -> list[Adapter]:
+    """An adapter of each auxiliary division."""
+    return [world.auxiliaries("gender")["gender-f"], world.auxiliaries("shelf")["shelf-y"]]
+
+
+def averaged_norms(world: World, adapters: list[Adapter]) -> dict[str, Array]:
+    """Norms whose maps are the average of the adapters' folded ones."""
+    norms: dict[str, Array] = {}
+    for module in world.backbone.modules:
+        maps = [
+            (f64(one.tensors, f"{module}.norm.weight") / np.sqrt(f64(one.tensors, f"{module}.norm.var") + EPS), one)
+            for one in adapters
+        ]
+        offsets = [f64(o.tensors, f"{module}.norm.bias") - g * f64(o.tensors, f"{module}.norm.mean") for g, o in maps]
+        # the same function on moments 0 and 1: what "re-expressed" leaves free
+        norms[f"{module}.norm.weight"] = np.mean([g for g, _ in maps], axis=0) * np.sqrt(1 + EPS)
+        norms[f"{module}.norm.bias"] = np.mean(offsets, axis=0)
+        norms[f"{module}.norm.mean"] = np.zeros(len(offsets[0]))
+        norms[f"{module}.norm.var"] = np.ones(len(offsets[0]))
+    return norms
 
 
 def test_fold_that_leaves_float32_is_refused_by_name(world: World) -> None:

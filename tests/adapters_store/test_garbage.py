@@ -87,6 +87,8 @@ async def test_everything_that_is_named_stays(store: AdapterStore, clock: Clock,
     fusion = await put(write_tensors({}, {"kind": "fusion"}))
     fused = await put(artifact("t", 0, {"g": gender}, fusion))
     await store.set_live("t", "theme", fused, "me", pins={"g": gender}, fusion=fusion)
+    weigher = await put(write_tensors({}, {"kind": "fusion", "divisor": "r"}))
+    await store.set_live("h", "gender", await put(artifact("h", 0, {}, weigher)), "me", fusion=weigher)
     history = [await put(artifact("t", number)) for number in range(1, 5)]
     for revision in history:
         await store.set_live("t", "theme", revision, "me")

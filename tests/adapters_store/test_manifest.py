@@ -45,6 +45,7 @@ BACKBONE: dict[str, Any] = {
     ("content", "kind"),
     [
         (LORA, AdapterManifest),
+        (LORA | {"division": "gender", "fusion": SHA}, AdapterManifest),
         (FUSED, AdapterManifest),
         (BACKBONE, BackboneManifest),
         ({"fingerprint": SHA, "ranks": {"tower.0": 3}}, FusionManifest),
@@ -76,6 +77,8 @@ def test_unknown_keys_survive_a_round_trip(content: dict[str, Any], kind: type[A
         ({"calibration": {"slope": float("inf")}}, "calibration.slope: input should be a finite number"),
         ({"mode": "avg"}, "kind 'lora' has mode 'single', not 'avg'"),
         ({"fuses": {"f": SHA}}, "kind 'lora' has no fuses"),
+        ({"fusion": "x"}, "'x' is no revision"),
+        ({"kind": "delta", "ranks": {}, "fusion": SHA}, "kind 'delta' has no fusion"),
         ({"domain": None}, "domain: input should be a valid string"),
     ],
 )

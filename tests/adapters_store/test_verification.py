@@ -213,6 +213,31 @@ def test_fusion_must_fit_backbone_and_adapter(world: World) -> None:
             verify_adapter(adapter, world.backbone, auxiliaries, say(**changes), FoldEngine(world.backbone).logits)
 
 
+def test_an_auxiliary_lora_is_held_to_the_fusion_that_it_pins(world: World) -> None:
+    """Law: a lora of an auxiliary division may pin a fusion, which is there and covers it; a natural one pins none."""
+    engine, fusion = FoldEngine(world.backbone), decode_fusion(world.fusion())
+
+    def check(domain: str, division: str, given: Fusion | None) -> None:
+        manifest, tensors = world.lora_parts(domain, division)
+        adapter = decode_adapter(encoded(manifest | {"fusion": fusion.revision}, tensors))
+        assert list(verify_adapter(adapter, world.backbone, {}, given, engine.logits, domain=domain)) == [()]
+
+    def say(**changes: Any) -> Fusion:
+        return replace(fusion, manifest=fusion.manifest.model_copy(update=changes))
+
+    check("gender-f", "gender", fusion)
+    with pytest.raises(MissingPin, match=f"the pinned fusion {fusion.revision} is absent"):
+        check("gender-f", "gender", None)
+    with pytest.raises(WrongPin, match="'lora' of the natural division 'theme' fuses nothing: it pins no fusion"):
+        check("theme-1", "theme", fusion)
+    with pytest.raises(WrongPin, match="was not trained on division 'gender'"):
+        check("gender-f", "gender", say(divisions=["theme", "shelf"]))
+    with pytest.raises(WrongPin, match=r"has no module 'tower\.1'"):
+        check("gender-f", "gender", say(ranks={"tower.0": 3}))
+    with pytest.raises(WrongFingerprint, match="fusion"):
+        check("gender-f", "gender", say(fingerprint="0" * 64))
+
+
 def test_combinations_are_bounded_before_they_are_made(world: World) -> None:
     """Law: divisions with many domains cannot multiply into a bomb."""
     adapter, auxiliaries, fusion = fused(world)

@@ -10,8 +10,11 @@ import pytest
 from adapters_store.artifact import decode_adapter
 from adapters_store.backbone import Backbone, read_bundle
 from adapters_store.errors import DoesNotFit
+from adapters_store.folding import fold_auxiliary_only
 from adapters_store.verification import verify_adapter, verify_backbone
 from benchmarks.oracle import AdapterFile
+from benchmarks.oracle_masked import masked_logits
+from service.engine import Segment
 from service.engines.onnx import OnnxEngine
 from tests.deltas import random_deltas, random_overlay, with_overlay
 from tests.factory import THEMES, common_manifest, make_run, with_golden
@@ -50,6 +53,22 @@ def test_each_mode_equals_the_oracle(world: World, mode: str) -> None:
     adapter = AdapterFile(world.path_of(mode, THEMES[0]))
     adapted = world.run.oracle.score(user, THEMES[0], items, adapter, world.run.auxiliaries(), world.run.fusion())
     assert np.abs(adapted - world.run.oracle.score(user, THEMES[0], items)).max() > 1e-2
+
+
+def test_auxiliaries_alone_equal_the_oracle(world: World) -> None:
+    """Law: two adapters under a fusion, no natural one among them, score as the oracle does in every kind."""
+    oracle, names = world.run.oracle, ("segment-a", "segment-b")
+    files = [world.run.auxiliaries()[name] for name in names]
+    for file in files:
+        file.manifest["fusion"] = world.fusion.revision
+    fusion = world.run.fusion()
+    assert fusion is not None
+    encoded = world.tables.encode(world.users[0], world.items[:30], THEMES[0], {})
+    x = oracle.vectors(str(world.users[0]), world.items[:30], THEMES[0])
+    expected = masked_logits(oracle, x, files, {world.fusion.revision: fusion})
+    folded = fold_auxiliary_only(world.backbone, [world.auxiliaries[name] for name in names], world.fusion)
+    (logits,) = world.engine.run([Segment(encoded.rows, world.engine.prepare(folded), world.engine)])
+    np.testing.assert_allclose(probability(logits), probability(expected), rtol=0, atol=TOLERANCE)
 
 
 def test_every_adapted_module_moves_the_scores(world: World) -> None:

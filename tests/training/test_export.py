@@ -177,6 +177,17 @@ def test_chosen_decides_kind_mode_and_pins(exported: Run) -> None:
     assert all(pair["rows"] == 20 for pair in manifests["theme-1"]["pairs"])
 
 
+def test_auxiliaries_pin_the_fusion_that_natural_domains_are_served_by(
+    trained: TrainedRun, exported: Run, tmp_path: Path
+) -> None:
+    """Law: where a natural domain chose attention each auxiliary adapter pins its fusion; else none pins any."""
+    fusion = digest((exported.folder / "fusion.safetensors").read_bytes())
+    assert {one.manifest["fusion"] for one in exported.auxiliaries().values()} == {fusion}
+    averaged: dict[str, Choice] = dict.fromkeys(THEMES, "avg")
+    export_run(replace(trained, chosen=averaged), tmp_path)
+    assert {one.manifest["fusion"] for one in Run(tmp_path).auxiliaries().values()} == {None}
+
+
 def test_a_domain_that_chose_the_backbone_scores_as_it_does(exported: Run) -> None:
     """Law: the empty adapter changes no logit."""
     adapter = AdapterFile(exported.natural()["theme-4"])

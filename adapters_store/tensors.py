@@ -97,12 +97,13 @@ class TensorFile:
     metadata: object
 
 
-def write_tensors(tensors: Mapping[str, Array | Bfloat16], metadata: object) -> bytes:
+def write_tensors(tensors: Mapping[str, Array | Bfloat16], metadata: object, alignment: int = _ALIGNMENT) -> bytes:
     """Write a tensor file; the same tensors and metadata are always the same bytes.
 
     Args:
         tensors: Name to array of one of the dtypes F64 F32 F16 I64 I32 I16 I8 U8, or `Bfloat16`.
         metadata: Becomes the one metadata entry, as canonical JSON.
+        alignment: Of the first tensor, from the file's start; bytes, a multiple of 8. Artifacts have 8.
 
     Returns:
         The file.
@@ -124,7 +125,7 @@ def write_tensors(tensors: Mapping[str, Array | Bfloat16], metadata: object) -> 
         }
         position += array.nbytes
     head = canonical_json(header)
-    head += b" " * (-len(head) % _ALIGNMENT)
+    head += b" " * (-(_PREFIX_BYTES + len(head)) % alignment)
     return b"".join([struct.pack("<Q", len(head)), head, *(stored[name][1].tobytes() for name in order)])
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters_store.folding import Folded
+from features.overlay import Overlay
 from features.rows import EncodedRows
 
 
@@ -75,7 +76,7 @@ class EngineForm:
         precision: fp32 or bf16.
         isa: the instruction set that it runs on.
         build: of the code that scores: the digest of an extension, or a library's version and the graph's digest.
-        in_place: what it prepares uses the fold's arrays where they lie, rather than a copy in a form of its own.
+        in_place: what it prepares uses arrays where they lie in a blob, rather than a copy in a form of its own.
     """
 
     engine: str
@@ -92,6 +93,42 @@ class HasForm(Protocol):
     @property
     def form(self) -> EngineForm:
         """The same in every process in which it would do the same."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Packed:
+    """One combination in an engine's own form, which may lie in a file and is taken from there as it lies.
+
+    Args:
+        isa: the instruction set that it is for.
+        sizes: the number of its layout, then whatever says where in the memory everything is; the engine's own.
+        memory: float32 (n,), from a multiple of 64 bytes on; whatever stands there is the engine's own.
+        slope: calibrated logit = slope * logit + intercept.
+        intercept: see slope.
+        overlay: the adapter's id overlay, one object for all its combinations.
+    """
+
+    isa: str
+    sizes: Sequence[int]
+    memory: NDArray[np.float32]
+    slope: float
+    intercept: float
+    overlay: Overlay | None = None
+
+
+@runtime_checkable
+class Adopts(Protocol):
+    """An engine whose preparing is worth keeping: it takes what it packed before without copying it."""
+
+    def packed(self, prepared: Prepared, folded: Folded) -> Packed | None:
+        """What this engine prepared of a fold, as a view of its memory; None where only the fold can be kept."""
+
+    def adopt(self, packed: Packed) -> Prepared:
+        """As `prepare` of the fold once was; the memory is used where it lies, for as long as the result lives.
+
+        Raises:
+            EngineFailed: layout, instruction set, sizes, length or alignment are not this engine's.
+        """
 
 
 def form_of(engine: Engine) -> EngineForm | None:

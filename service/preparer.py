@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -31,6 +31,8 @@ from adapters_store.store import AdapterStore
 from adapters_store.tensors import TensorLimits
 from adapters_store.verification import verify_adapter, verify_fusion
 from service.backbones import Backbones
+from service.engine import Adopts, Engine, Packed, Prepared
+from service.errors import EngineFailed
 from service.prepared.blobs import PreparedBlobs
 from service.prepared.contents import Accepted
 from service.prepared.turns import Turn
@@ -63,6 +65,18 @@ class Verified:
         manifest = self.adapter.manifest
         made_s = None if manifest.created_at is None else seconds_of(manifest.created_at)
         return Accepted(tuple(manifest.auxiliary), dict(manifest.fuses), manifest.fusion, made_s, self.folds)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Made:
+    """A slot, and what is kept of it.
+
+    Args:
+        kept: as the engine packed it where the engine can take that back, else the folds.
+    """
+
+    slot: Slot
+    kept: Accepted
 
 
 class Preparer:
@@ -133,9 +147,9 @@ class Preparer:
                 kept = await self._blobs.find(domain, revision, self._backbones, self._kept(revision))
                 if kept is not None:
                     return kept
-            verified, slot = await self._verified(domain, await self._store.get(revision), self._with_slot)
-            self._keep(verified, turn)
-            return slot
+            verified, made = await self._verified(domain, await self._store.get(revision), self._with_made)
+            self._keep(verified, made, turn)
+            return made.slot
 
     async def verified_fusion(self, body: bytes | memoryview) -> Fusion:
         """Decode and verify a fusion."""
@@ -146,11 +160,11 @@ class Preparer:
 
     async def slot(self, verified: Verified) -> Slot:
         """Prepare every combination of a verified adapter, and keep it on disk for who loads it next."""
-        slot = await self._thread.run(partial(self._slot, verified))
+        made = await self._thread.run(partial(self._made, verified))
         if self._blobs is not None:
             async with self._blobs.turn(verified.adapter.revision, wait=False) as turn:
-                self._keep(verified, turn)
-        return slot
+                self._keep(verified, made, turn)
+        return made.slot
 
     async def settled(self) -> None:
         """Wait until what was prepared is on the disk."""
@@ -236,17 +250,28 @@ class Preparer:
     def _slot(self, verified: Verified) -> Slot:
         return self._prepared(verified.adapter.revision, verified.accepted(), verified.serving)
 
-    def _with_slot(self, verified: Verified) -> tuple[Verified, Slot]:
-        return verified, self._slot(verified)
+    def _made(self, verified: Verified) -> _Made:
+        accepted, engine = verified.accepted(), verified.serving.engine
+        slot = self._prepared(verified.adapter.revision, accepted, verified.serving)
+        if not isinstance(engine, Adopts):
+            return _Made(slot, accepted)
+        kept = {
+            combination: engine.packed(slot.combinations[combination], folded) or folded
+            for combination, folded in verified.folds.items()
+        }
+        return _Made(slot, replace(accepted, folds=kept))
+
+    def _with_made(self, verified: Verified) -> tuple[Verified, _Made]:
+        return verified, self._made(verified)
 
     def _kept(self, revision: str) -> Callable[[Accepted, Serving, str], Slot]:
         return partial(self._prepared, revision)
 
     def _prepared(self, revision: str, accepted: Accepted, serving: Serving, kept_as: str | None = None) -> Slot:
         combinations = {}
-        for combination, folded in accepted.folds.items():
+        for combination, own in accepted.folds.items():
             self._pause()
-            combinations[combination] = serving.engine.prepare(folded)
+            combinations[combination] = _ready(serving.engine, own)
         return Slot(
             revision,
             accepted.divisions,
@@ -259,11 +284,11 @@ class Preparer:
             kept_as,
         )
 
-    def _keep(self, verified: Verified, turn: Turn) -> None:
+    def _keep(self, verified: Verified, made: _Made, turn: Turn) -> None:
         assert self._blobs is not None
         domain, revision = verified.adapter.manifest.domain, verified.adapter.revision
         identity = self._blobs.identity(verified.serving, verified.bundle, domain, revision)
-        self._blobs.keep(identity, verified.accepted(), turn)
+        self._blobs.keep(identity, made.kept, made.slot.nbytes, turn)
 
     async def _pins(self, adapter: Adapter) -> dict[str, Adapter]:
         """What an adapter fuses, by domain; more than could ever be folded is refused before any of it is read."""
@@ -287,6 +312,15 @@ class Preparer:
 
     async def _read_fusion(self, revision: str) -> Fusion:
         return await self._thread.run(partial(decode_fusion, await self._store.get(revision), self._limits))
+
+
+def _ready(engine: Engine, own: Folded | Packed) -> Prepared:
+    """One combination, prepared, or adopted where it was packed before."""
+    if not isinstance(own, Packed):
+        return engine.prepare(own)
+    if not isinstance(engine, Adopts):
+        raise EngineFailed(f"the {engine.name} engine takes nothing that was packed before")
+    return engine.adopt(own)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 #include "adapter.hpp"
 
 #include <algorithm>
+#include <cstdint>
 #include <stdexcept>
 
 #include "packing.hpp"
@@ -57,17 +58,92 @@ Layout lay_out(const AdapterLayer& layer, int steps, int columns, std::size_t st
   return at;
 }
 
-AdapterLayer sizes(const ModuleSpec& module, const Lean& left, Precision precision) {
+// What the memory of a layer depends on beside the network.
+struct Sizes {
+  int rank, divisions, query;
+};
+constexpr std::size_t kEach = 3;       // numbers of a layer
+constexpr int kMostColumns = 1 << 16;   // of what is adopted: what follows from sizes stays within its type
+
+AdapterLayer layer_of(const Sizes& own, Precision precision) {
   AdapterLayer layer{};
-  layer.rank = int(left.kept.size());
+  layer.rank = own.rank;
   layer.rank_p = round_up(layer.rank);
-  layer.divisions = left.attended ? module.divisions : 1;
-  layer.query = left.attended ? module.query : 0;
+  layer.divisions = own.divisions;
+  layer.query = own.query;
   layer.query_p = round_up(layer.query);
   layer.entry_columns = layer.rank_p + layer.query_p;
   layer.exit_inputs = layer.rank + layer.divisions - 1;
   layer.exit_steps = steps_of(layer.exit_inputs, precision);
   return layer;
+}
+
+// All layers, one after the other.
+std::vector<Layout> lay_out(const Network& network, const std::vector<Sizes>& sizes,
+                            std::vector<AdapterLayer>& layers) {
+  std::vector<Layout> layouts;
+  std::size_t floats = 0;
+  for (int level = 0; level < network.depth(); ++level) {
+    const Layer& wide = network.layers()[level];
+    layers.push_back(layer_of(sizes[level], network.precision()));
+    layouts.push_back(lay_out(layers.back(), wide.steps, wide.columns, floats));
+    floats = layouts.back().end;
+  }
+  return layouts;
+}
+
+void point(AdapterLayer& layer, const Layout& at, const float* memory) {
+  layer.entry = memory + at.entry;
+  layer.entry_bias = memory + at.entry_bias;
+  layer.key = memory + at.key;
+  layer.key_shift = memory + at.key_shift;
+  layer.division_of = reinterpret_cast<const std::int32_t*>(memory + at.division_of);
+  layer.exit = memory + at.exit;
+  layer.scale = memory + at.scale;
+  layer.bias = memory + at.bias;
+}
+
+int widest(const std::vector<AdapterLayer>& layers) {
+  int columns = 0;
+  for (const AdapterLayer& layer : layers) {
+    columns = std::max({columns, layer.entry_columns, round_up(layer.exit_inputs + 1)});
+  }
+  return columns;
+}
+
+// What packed memory depends on in the network; which inputs are which is the backbone's to say.
+std::vector<int> form_of(const Network& network) {
+  std::vector<int> form{kPackedLayout, per_step(network.precision()), network.shared_inputs(), network.depth()};
+  for (const Layer& layer : network.layers()) {
+    form.push_back(layer.steps);
+    form.push_back(layer.columns);
+  }
+  return form;
+}
+
+std::vector<int> numbers_of(const Network& network, const std::vector<Sizes>& sizes) {
+  std::vector<int> numbers = form_of(network);
+  for (const Sizes& own : sizes) numbers.insert(numbers.end(), {own.rank, own.divisions, own.query});
+  return numbers;
+}
+
+std::vector<Sizes> checked(const Network& network, const std::vector<int>& numbers) {
+  const std::vector<int> form = form_of(network);
+  if (numbers.size() != form.size() + kEach * std::size_t(network.depth()) ||
+      !std::equal(form.begin(), form.end(), numbers.begin())) {
+    throw std::invalid_argument("packed memory is of another layout, precision or network");
+  }
+  std::vector<Sizes> sizes;
+  for (std::size_t i = form.size(); i < numbers.size(); i += kEach) {
+    const Sizes own{numbers[i], numbers[i + 1], numbers[i + 2]};
+    const auto fits = [](int columns) { return columns >= 0 && columns <= kMostColumns; };
+    if (!fits(own.rank) || !fits(own.query) || own.divisions < 1 || own.divisions > kMaxDivisions ||
+        (own.divisions > 1) != (own.query > 0)) {
+      throw std::invalid_argument("packed memory has sizes that no adapter has");
+    }
+    sizes.push_back(own);
+  }
+  return sizes;
 }
 
 void fill_entry(float* memory, const Layout& at, const AdapterLayer& layer, const ModuleSpec& module, const Lean& left,
@@ -133,20 +209,22 @@ Adapter::Adapter(const Network& network, const std::vector<ModuleSpec>& modules,
     : slope_(slope), intercept_(intercept) {
   if (int(modules.size()) != network.depth()) throw std::invalid_argument("an adapter needs a module for each layer");
   std::vector<Lean> left;
-  std::vector<Layout> layouts;
-  std::size_t floats = 0;
+  std::vector<Sizes> sizes;
   for (int level = 0; level < network.depth(); ++level) {
-    const Layer& wide = network.layers()[level];
-    if (modules[level].divisions < 1 || modules[level].divisions > kMaxDivisions) {
+    const ModuleSpec& module = modules[level];
+    if (module.divisions < 1 || module.divisions > kMaxDivisions) {
       throw std::invalid_argument("a module must have 1 to " + std::to_string(kMaxDivisions) + " divisions");
     }
-    left.push_back(lean(modules[level], network.width(level), network.outputs(level)));
-    layers_.push_back(sizes(modules[level], left.back(), network.precision()));
-    layouts.push_back(lay_out(layers_.back(), wide.steps, wide.columns, floats));
-    floats = layouts.back().end;
-    low_columns_ = std::max({low_columns_, layers_.back().entry_columns, round_up(layers_.back().exit_inputs + 1)});
+    left.push_back(lean(module, network.width(level), network.outputs(level)));
+    const bool attended = left.back().attended;
+    sizes.push_back({int(left.back().kept.size()), attended ? module.divisions : 1, attended ? module.query : 0});
   }
-  memory_ = Buffer(floats);
+  sizes_ = numbers_of(network, sizes);
+  const std::vector<Layout> layouts = lay_out(network, sizes, layers_);
+  low_columns_ = widest(layers_);
+  floats_ = layouts.back().end;
+  memory_ = Buffer(floats_);
+  start_ = memory_.data();
   for (int level = 0; level < network.depth(); ++level) {
     AdapterLayer& layer = layers_[level];
     const Layout& at = layouts[level];
@@ -154,15 +232,23 @@ Adapter::Adapter(const Network& network, const std::vector<ModuleSpec>& modules,
     fill_entry(memory, at, layer, modules[level], left[level], network, level);
     if (left[level].attended) fill_key(memory, at, layer, modules[level], left[level]);
     fill_exit(memory, at, layer, modules[level], left[level], network.bias(level), network.precision());
-    layer.entry = memory + at.entry;
-    layer.entry_bias = memory + at.entry_bias;
-    layer.key = memory + at.key;
-    layer.key_shift = memory + at.key_shift;
-    layer.division_of = reinterpret_cast<const std::int32_t*>(memory + at.division_of);
-    layer.exit = memory + at.exit;
-    layer.scale = memory + at.scale;
-    layer.bias = memory + at.bias;
+    point(layer, at, memory);
   }
+}
+
+Adapter::Adapter(const Network& network, const std::vector<int>& sizes, const float* memory, std::size_t floats,
+                 double slope, double intercept)
+    : sizes_(sizes), slope_(slope), intercept_(intercept), start_(memory), floats_(floats) {
+  const std::vector<Layout> layouts = lay_out(network, checked(network, sizes), layers_);
+  if (floats != layouts.back().end) {
+    throw std::invalid_argument("packed memory has " + std::to_string(floats) + " floats, its sizes say " +
+                                std::to_string(layouts.back().end));
+  }
+  if (reinterpret_cast<std::uintptr_t>(memory) % kPackedAlignment != 0) {
+    throw std::invalid_argument("packed memory does not begin at a cache line");
+  }
+  low_columns_ = widest(layers_);
+  for (int level = 0; level < network.depth(); ++level) point(layers_[level], layouts[level], memory);
 }
 
 }  // namespace espalier

@@ -27,24 +27,41 @@ struct ModuleSpec {
   const float* norm_shift;   // (columns)
 };
 
+// Of packed memory, which may lie in a file: one more whenever a number comes to stand elsewhere, or means another.
+constexpr int kPackedLayout = 1;
+constexpr std::size_t kPackedAlignment = 64;  // bytes; a cache line
+
 class Adapter {
  public:
   // Modules in the order of the layers; throws std::invalid_argument where they do not fit the network.
   Adapter(const Network& network, const std::vector<ModuleSpec>& modules, double slope, double intercept);
+
+  // Of memory that another adapter of an equal network packed, taken as it lies: the caller keeps it as it is for as
+  // long as this adapter is used. Sizes, length and alignment are held to the network before any of it is read; throws
+  // std::invalid_argument. What its numbers are is not looked at; none of them is ever an index.
+  Adapter(const Network& network, const std::vector<int>& sizes, const float* memory, std::size_t floats,
+          double slope, double intercept);
 
   const AdapterLayer* layers() const { return layers_.data(); }
   // Floats that a row of z and q needs, over all layers.
   int low_columns() const { return low_columns_; }
   double slope() const { return slope_; }
   double intercept() const { return intercept_; }
-  std::size_t bytes() const { return memory_.size() * sizeof(float); }
+  // All that is packed, and what says where in it everything is.
+  const float* data() const { return start_; }
+  std::size_t floats() const { return floats_; }
+  const std::vector<int>& sizes() const { return sizes_; }
+  std::size_t bytes() const { return floats_ * sizeof(float); }
 
  private:
   std::vector<AdapterLayer> layers_;
   int low_columns_ = 0;
+  std::vector<int> sizes_;
   double slope_;
   double intercept_;
-  Buffer memory_;
+  Buffer memory_;  // empty where the memory is another's
+  const float* start_ = nullptr;
+  std::size_t floats_ = 0;
 };
 
 }  // namespace espalier

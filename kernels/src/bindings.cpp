@@ -1,5 +1,5 @@
-// The Python face: `Network` packs a backbone, `Network.prepare` an adapter, `Network.score` scores segments without the
-// interpreter's lock.
+// The Python face: `Network` packs a backbone, `Network.prepare` an adapter, `Network.adopt` takes one that was packed
+// before, `Network.score` scores segments without the interpreter's lock.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -23,6 +23,7 @@ namespace {
 
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Memory = nb::ndarray<nb::numpy, const float, nb::ndim<1>>;
 using Logits = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using OverlayGiven = std::tuple<std::string, std::string, Rows>;
@@ -66,7 +67,14 @@ struct PyAdapter {
   std::shared_ptr<const Network> network;
   Adapter adapter;
   std::vector<Overlaid> overlays;
+  std::optional<Vector> adopted;  // kept alive: its memory, where that is another's
 };
+
+// All that is packed, as a view that keeps the adapter alive.
+Memory memory_of(nb::handle_t<PyAdapter> self) {
+  const Adapter& adapter = nb::inst_ptr<PyAdapter>(self)->adapter;
+  return Memory(adapter.data(), {adapter.floats()}, self);
+}
 
 class PyNetwork {
  public:
@@ -105,9 +113,19 @@ class PyNetwork {
       specs.push_back(module_of(modules[level], network_->width(level), network_->outputs(level), matrices,
                                 vectors));
     }
-    std::vector<Overlaid> overlaid;
-    for (const OverlayGiven& overlay : overlays) overlaid.push_back(overlaid_of(overlay));
-    return {network_, packed(specs, slope, intercept), std::move(overlaid)};
+    std::vector<Overlaid> overlaid = all_overlaid_of(overlays);
+    return {network_, packed(specs, slope, intercept), std::move(overlaid), std::nullopt};
+  }
+
+  // What `memory` and `sizes` of an adapter of an equal network gave; nothing is copied.
+  PyAdapter adopt(const std::string& isa, const std::vector<int>& sizes, const Vector& memory, double slope,
+                  double intercept, const std::vector<OverlayGiven>& overlays) const {
+    if (isa != options_.isa->name) {
+      throw std::invalid_argument("packed memory is for " + isa + ", and this is " + options_.isa->name);
+    }
+    std::vector<Overlaid> overlaid = all_overlaid_of(overlays);
+    return {network_, Adapter(*network_, sizes, memory.data(), memory.shape(0), slope, intercept), std::move(overlaid),
+            memory};
   }
 
   // `given`: (arrays of the rows, number of rows, adapter, positions by side or None).
@@ -153,6 +171,12 @@ class PyNetwork {
   Adapter packed(const std::vector<ModuleSpec>& specs, double slope, double intercept) const {
     const nb::gil_scoped_release release;
     return Adapter(*network_, specs, slope, intercept);
+  }
+
+  std::vector<Overlaid> all_overlaid_of(const std::vector<OverlayGiven>& overlays) const {
+    std::vector<Overlaid> overlaid;
+    for (const OverlayGiven& overlay : overlays) overlaid.push_back(overlaid_of(overlay));
+    return overlaid;
   }
 
   Overlaid overlaid_of(const OverlayGiven& given) const {
@@ -236,9 +260,10 @@ NB_MODULE(_native, module) {
     return found;
   });
 
-  nb::class_<PyAdapter>(module, "Adapter").def_prop_ro("nbytes", [](const PyAdapter& self) {
-    return self.adapter.bytes();
-  });
+  nb::class_<PyAdapter>(module, "Adapter")
+      .def_prop_ro("nbytes", [](const PyAdapter& self) { return self.adapter.bytes(); })
+      .def_prop_ro("sizes", [](const PyAdapter& self) { return self.adapter.sizes(); })
+      .def_prop_ro("memory", &espalier::memory_of);
 
   nb::class_<PyNetwork>(module, "Network")
       .def(nb::init<const std::vector<espalier::FieldGiven>&, const std::vector<espalier::LayerGiven>&,
@@ -250,5 +275,7 @@ NB_MODULE(_native, module) {
       .def_prop_ro("nbytes", &PyNetwork::nbytes)
       .def("prepare", &PyNetwork::prepare, "modules"_a, "slope"_a = 1.0, "intercept"_a = 0.0,
            "overlays"_a = std::vector<espalier::OverlayGiven>{})
+      .def("adopt", &PyNetwork::adopt, "isa"_a, "sizes"_a, "memory"_a.noconvert(), "slope"_a, "intercept"_a,
+           "overlays"_a)
       .def("score", &PyNetwork::score, "segments"_a, "logits"_a, nb::kw_only(), "calibrated"_a = true);
 }

@@ -1,6 +1,7 @@
 // Random networks, adapters and batches: every row's logit is the oracle's, and the same bits whatever the tile, the
-// threads and the company, in float32 also whatever the instruction set. In bfloat16 it is the oracle's as far as eight
-// binary digits go. `fuzz [worlds] [first seed]`; built with sanitizers by sanitize.sh.
+// threads and the company, whether an adapter was packed here or its packed memory was adopted, in float32 also
+// whatever the instruction set. In bfloat16 it is the oracle's as far as eight binary digits go.
+// `fuzz [worlds] [first seed]`; built with sanitizers by sanitize.sh.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -51,12 +52,13 @@ class World {
       networks_.push_back(std::make_unique<Network>(fields_, layers_, output_, Precision::half, group));
     }
     adapters_.resize(networks_.size());
+    adopted_.resize(networks_.size());
     for (int i = 0, n = between(1, 4); i < n; ++i) draw_adapter();
     for (int i = 0, n = between(1, 8); i < n; ++i) draw_request();
   }
 
   // The logits of requests in this order, one after the other.
-  std::vector<double> score(const std::vector<int>& order, const Options& options, int threads) {
+  std::vector<double> score(const std::vector<int>& order, const Options& options, int threads, bool adopted = false) {
     const std::size_t form = options.isa->precision == Precision::single ? 0 : options.isa->group == 2 ? 1 : 2;
     std::vector<Segment> segments;
     std::int64_t total = 0;
@@ -64,7 +66,7 @@ class World {
     std::vector<double> logits(total, -1e9);
     double* next = logits.data();
     for (const int i : order) {
-      const Adapter* adapter = adapters_[form][requests_[i].adapter].get();
+      const Adapter* adapter = (adopted ? adopted_ : adapters_)[form][requests_[i].adapter].get();
       segments.push_back({adapter, requests_[i].rows, requests_[i].columns.data(), next});
       next += requests_[i].rows;
     }
@@ -91,7 +93,18 @@ class World {
       }
       hold_equal(first, score(all, {isa, between(1, 40), true, true}, 1), "another tile");
       hold_equal(first, score(all, {isa, between(1, 40), false, true}, 3), "threads, nothing shared");
+      hold_equal(first, score(all, {isa, 0, true, true}, 1, true), "adopted memory");
       hold_company(all, first, isa);
+    }
+    // whatever stands in adopted memory, nothing outside it is read: a sanitizer would see it
+    for (const auto& copy : copies_) {
+      for (std::size_t i = 0; i < copy->size(); ++i) {
+        const std::uint32_t bits = random_();
+        std::memcpy(copy->data() + i, &bits, sizeof bits);
+      }
+    }
+    for (const Isa* isa : {find_isa("avx512"), find_isa("avx2"), find_isa("avx512_bf16"), find_isa("amx_bf16"), emulated}) {
+      if (isa != nullptr) score(all, {isa, 0, true, true}, 2, true);
     }
   }
 
@@ -161,7 +174,11 @@ class World {
     for (const LayerSpec& layer : layers_) modules.push_back(draw_module(layer));
     modules_.push_back(modules);
     for (std::size_t i = 0; i < networks_.size(); ++i) {
-      adapters_[i].push_back(std::make_unique<Adapter>(*networks_[i], modules, 1.5, -0.5));
+      const auto& made = adapters_[i].emplace_back(std::make_unique<Adapter>(*networks_[i], modules, 1.5, -0.5));
+      Buffer& copy = *copies_.emplace_back(std::make_unique<Buffer>(made->floats()));
+      std::copy_n(made->data(), made->floats(), copy.data());
+      adopted_[i].push_back(
+          std::make_unique<Adapter>(*networks_[i], made->sizes(), copy.data(), copy.size(), 1.5, -0.5));
     }
     overlays_.emplace_back();
     for (const FieldSpec& field : fields_) {
@@ -275,6 +292,8 @@ class World {
   std::vector<std::vector<ModuleSpec>> modules_;
   std::vector<std::vector<OverlayRows>> overlays_;
   std::vector<std::vector<std::unique_ptr<Adapter>>> adapters_;  // by network
+  std::vector<std::unique_ptr<Buffer>> copies_;                  // of their memory
+  std::vector<std::vector<std::unique_ptr<Adapter>>> adopted_;   // the same, by those
   std::vector<Request> requests_;
 };
 
@@ -298,6 +317,37 @@ void hold_refusals() {
   }
 }
 
+// Packed memory whose sizes, length or place are not those of the network is refused, and not read.
+void hold_foreign_memory() {
+  const float table[2] = {1.0f, 2.0f}, one[1] = {1.0f}, zero[1] = {0.0f};
+  const float row[2] = {1.0f, 0.5f}, square[4] = {1.0f, 0.0f, 0.0f, 1.0f};
+  const Network network({{"f", Kind::sparse, false, 1, table, 2}}, {{1, 1, one, zero}}, {1, one, 0.0f});
+  // two divisions of rank 1 under attention: each size that changes moves an end
+  const Adapter adapter(network, {{2, 2, 1, row, row, row, one, zero, row, row, square, one, zero}}, 1.0, 0.0);
+  const auto refused = [&](const std::vector<int>& sizes, const float* memory, std::size_t floats) {
+    try {
+      const Adapter found(network, sizes, memory, floats, 1.0, 0.0);
+    } catch (const std::invalid_argument&) {
+      return;
+    }
+    throw std::runtime_error("foreign memory was adopted");
+  };
+  const std::vector<int>& own = adapter.sizes();
+  const Adapter again(network, own, adapter.data(), adapter.floats(), 1.0, 0.0);
+  for (std::size_t i = 0; i < own.size(); ++i) {
+    for (const int other : {own[i] - 1, own[i] + 1, 0, -1, 1 << 16, 1 << 30, -(1 << 30)}) {
+      std::vector<int> changed = own;
+      changed[i] = other;
+      if (other != own[i]) refused(changed, adapter.data(), adapter.floats());
+    }
+  }
+  refused({}, adapter.data(), adapter.floats());
+  refused({own.begin(), own.end() - 1}, adapter.data(), adapter.floats());
+  refused(own, adapter.data(), adapter.floats() - 16);
+  refused(own, adapter.data(), 0);
+  refused(own, adapter.data() + 1, adapter.floats());
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -309,6 +359,7 @@ int main(int argc, char** argv) {
   }
   try {
     hold_refusals();
+    hold_foreign_memory();
   } catch (const std::exception& error) {
     std::printf("refusals: %s\n", error.what());
     return 1;

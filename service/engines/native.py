@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from adapters_store.backbone import Backbone
 from adapters_store.canonical import digest
 from adapters_store.folding import Folded
+from features.overlay import Overlay
 from features.rows import EncodedRows
-from service.engine import Engine, EngineForm, Prepared, Segment
+from service.engine import Engine, EngineForm, Packed, Prepared, Segment
 from service.errors import EngineFailed
 
 EXTENSION = "espalier_kernels"
@@ -37,8 +38,13 @@ class _Adapter(Protocol):
 
     @property
     def nbytes(self) -> int: ...
+    @property
+    def sizes(self) -> list[int]: ...
+    @property
+    def memory(self) -> NDArray[np.float32]: ...
 
 
+_OverlaysGiven = list[tuple[str, str, NDArray[Any]]]
 _Given = tuple[dict[str, NDArray[Any]], int, _Adapter, dict[str, NDArray[np.int64]] | None]
 
 
@@ -53,7 +59,17 @@ class _Network(Protocol):
         modules: list[dict[str, NDArray[np.float32]]],
         slope: float,
         intercept: float,
-        overlays: Sequence[tuple[str, str, NDArray[Any]]],
+        overlays: _OverlaysGiven,
+    ) -> _Adapter: ...
+
+    def adopt(
+        self,
+        isa: str,
+        sizes: list[int],
+        memory: NDArray[np.float32],
+        slope: float,
+        intercept: float,
+        overlays: _OverlaysGiven,
     ) -> _Adapter: ...
 
     def score(self, segments: list[_Given], logits: NDArray[np.float64], *, calibrated: bool) -> None: ...
@@ -61,7 +77,7 @@ class _Network(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NativePrepared:
-    """One combination, packed.
+    """One combination, packed here or adopted.
 
     Args:
         adapter: the extension's.
@@ -124,12 +140,13 @@ class NativeEngine:
         exact = {"threads": 1, "cpus": [], "isa": None}
         self._exact = self._network if precision == "fp32" else _network(backbone, self._modules, exact)
         self._dense = dense
+        self._adopts = hasattr(self._network, "adopt")  # an extension of before has none
         build = _digest_of(type(self._network).__module__)
-        self._form = EngineForm(self.name, precision, self._network.isa, build, in_place=False)
+        self._form = EngineForm(self.name, precision, self._network.isa, build, in_place=self._adopts)
 
     @property
     def form(self) -> EngineForm:
-        """Precision, instruction set and the extension's digest; it packs a fold into memory of its own."""
+        """Precision, instruction set and the extension's digest; what it packed once it takes as it lies in a blob."""
         return self._form
 
     @property
@@ -147,6 +164,32 @@ class NativeEngine:
             prepared = self._dense.prepare(folded)
             return HandedOn(prepared, prepared.nbytes)
         return self._pack(self._network, folded)
+
+    def packed(self, prepared: Prepared, folded: Folded) -> Packed | None:
+        """The tower's own memory of a fold that this engine prepared; None of a delta, or by an older extension."""
+        if not self._adopts or not isinstance(prepared, NativePrepared):
+            return None
+        own = prepared.adapter
+        return Packed(self.isa, own.sizes, own.memory, folded.slope, folded.intercept, folded.overlay)
+
+    def adopt(self, packed: Packed) -> NativePrepared:
+        """Let the tower use memory as it lies.
+
+        Raises:
+            EngineFailed: it is of another layout, instruction set or network, or not as long or aligned as it must be.
+        """
+        try:
+            adapter = self._network.adopt(
+                packed.isa,
+                list(packed.sizes),
+                packed.memory,
+                packed.slope,
+                packed.intercept,
+                _overlays(packed.overlay),
+            )
+        except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+            raise EngineFailed(f"the native engine cannot adopt the adapter: {error}") from error
+        return NativePrepared(adapter, adapter.nbytes)
 
     def run(self, segments: Sequence[Segment]) -> list[NDArray[np.float64]]:
         """Score all segments in one call; those of deltas by the engine for them.
@@ -179,9 +222,7 @@ class NativeEngine:
             raise EngineFailed("the native engine scores no adapters of kind 'delta'")
         try:
             modules = [folded.modules[module].arrays() for module in self._modules]
-            sides = {} if folded.overlay is None else folded.overlay.sides
-            overlays = [(side, own.field, np.ascontiguousarray(own.rows)) for side, own in sides.items()]
-            adapter = network.prepare(modules, folded.slope, folded.intercept, overlays)
+            adapter = network.prepare(modules, folded.slope, folded.intercept, _overlays(folded.overlay))
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise EngineFailed(f"the native engine cannot prepare the adapter: {error}") from error
         return NativePrepared(adapter, adapter.nbytes)
@@ -202,6 +243,11 @@ def _scored(
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         raise EngineFailed(f"the native engine failed: {error}") from error
     return [logits[stop - rows.n : stop] for (rows, _), stop in zip(given, stops, strict=True)]
+
+
+def _overlays(overlay: Overlay | None) -> _OverlaysGiven:
+    sides = {} if overlay is None else overlay.sides
+    return [(side, own.field, np.ascontiguousarray(own.rows)) for side, own in sides.items()]
 
 
 def _by_side(rows: EncodedRows) -> dict[str, NDArray[np.int64]] | None:

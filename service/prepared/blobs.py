@@ -3,13 +3,12 @@
 The cache's own discipline is all there is: a blob is one of its blobs, named by the sha256 of its bytes, so it is
 written beside its place, synced and renamed, never changed, bounded in bytes and evicted by the one evictor together
 with the artifacts. Which blob is the one is one of its records, under the digest of the blob's identity, with its
-length and its CRC-32: a load compares those, since sha256 over all bytes would cost as much as packing them does.
+length and a checksum: a load compares those, since sha256 over all bytes would cost as much as packing them does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,9 +25,10 @@ from adapters_store.pausing import Pause
 from adapters_store.tensors import TensorLimits
 from service.engine import form_of
 from service.errors import EngineFailed
+from service.prepared.checksum import checksum
 from service.prepared.contents import Accepted, ForeignBlob, decode, encode
 from service.prepared.identity import Identity, digest_of_code
-from service.prepared.mapping import Mappings
+from service.prepared.mapping import Mappings, read_aligned
 from service.prepared.outcome import Outcome
 from service.prepared.turns import Turn, Turns
 from service.serving import Serving
@@ -36,7 +36,8 @@ from service.threads import WorkerThread
 
 T = TypeVar("T")
 
-_WAITING = 128  # blobs on their way to the disk; their folds stay in memory so long
+_WAITING = 128  # blobs on their way to the disk; what they are made of stays in memory so long
+_WAITING_BYTES = 64 << 20  # of those together; one alone may have more
 _WRITERS = 2
 _PATIENCE_S = 0.05  # a load takes a few milliseconds; whoever waits for this one must not wait for long
 
@@ -85,7 +86,7 @@ class PreparedBlobs:
         self._mappings = Mappings() if mappings is None else mappings
         self._turns = Turns(folder / "preparing", patience_s)
         self._writers = asyncio.Semaphore(_WRITERS)
-        self._writing: set[asyncio.Task[None]] = set()
+        self._writing: dict[asyncio.Task[None], int] = {}  # and the bytes of what each keeps
 
     def identity(self, serving: Serving, bundle: str, domain: str, revision: str) -> Identity | None:
         """What a blob of this adapter would be of; None for an engine whose prepared adapters are not kept."""
@@ -144,7 +145,7 @@ class PreparedBlobs:
     ) -> _Found[T] | Outcome:
         try:
             name = check_revision(str(versioned.record.get("blob")))
-            said = (int(versioned.record["bytes"]), int(versioned.record["crc32"]))
+            said = (int(versioned.record["bytes"]), str(versioned.record["checksum"]))
         except (BadId, KeyError, TypeError, ValueError):
             return "foreign"
         path = await self._cache.found(name)
@@ -164,32 +165,43 @@ class PreparedBlobs:
     def _finished(
         self,
         path: Path,
-        said: tuple[int, int],
+        said: tuple[int, str],
         identity: Identity,
         serving: Serving,
         finish: Callable[[Accepted, Serving, str], T],
     ) -> T:
-        """What `finish` makes of a file whose length and CRC-32 are as its record says."""
+        """What `finish` makes of a file whose length and checksum are as its record says."""
         mapped = self._mappings.open(path) if self._mappings.has_room else None
-        content = path.read_bytes() if mapped is None else mapped
-        if (len(content), zlib.crc32(content)) != said:
+        content = read_aligned(path) if mapped is None else mapped
+        if len(content) != said[0] or checksum(content) != said[1]:
             raise _Torn
         self._pause()
         accepted = decode(content, identity)
         self._pause()
         return finish(accepted, serving, path.name)
 
-    def keep(self, identity: Identity | None, accepted: Accepted, turn: Turn) -> None:
-        """Write a blob behind the load, and end the turn once it is there; past a bound it is left out."""
-        if identity is None or not accepted.is_keepable or len(self._writing) >= _WAITING:
+    def keep(self, identity: Identity | None, accepted: Accepted, size_bytes: int, turn: Turn) -> None:
+        """Write a blob behind the load, and end the turn once it is there; past a bound it is left out.
+
+        Args:
+            identity: of the blob; None: there shall be none.
+            accepted: what is kept.
+            size_bytes: memory of that.
+            turn: to prepare it.
+        """
+        if identity is None or not accepted.is_keepable or not self._has_room(size_bytes):
             self._told("skipped")
             return
         task = asyncio.get_running_loop().create_task(self._keep(identity, accepted, turn.handed_on()))
-        self._writing.add(task)
+        self._writing[task] = size_bytes
         task.add_done_callback(self._ended)
 
+    def _has_room(self, size_bytes: int) -> bool:
+        waiting_bytes = sum(self._writing.values())
+        return not self._writing or (len(self._writing) < _WAITING and waiting_bytes + size_bytes <= _WAITING_BYTES)
+
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._writing.discard(task)
+        del self._writing[task]
         error = None if task.cancelled() else task.exception()
         if error is not None:  # a fault of ours: the adapter serves, and is verified again by who loads it next
             message = "keeping a prepared adapter failed"
@@ -201,15 +213,17 @@ class PreparedBlobs:
             del accepted
             async with self._writers:
                 await self._cache.put(record["blob"], content)
-                await self._cache.write_record(identity.key, Versioned(record, record["blob"]))
-            self._told("kept")
+                is_there = await self._cache.found(record["blob"]) is not None
+                if is_there:  # neither past the cache's bound nor refused by the disk
+                    await self._cache.write_record(identity.key, Versioned(record, record["blob"]))
+            self._told("kept" if is_there else "skipped")
         finally:
             turn.end()
 
     def _encoded(self, identity: Identity, accepted: Accepted) -> tuple[Record, bytes]:
         content = encode(identity, accepted, self._pause)
         self._pause()
-        checks = {"blob": digest(content), "bytes": len(content), "crc32": zlib.crc32(content)}
+        checks = {"blob": digest(content), "bytes": len(content), "checksum": checksum(content)}
         return {**checks, "of": identity.written()}, content
 
     async def settle(self) -> None:

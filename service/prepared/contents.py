@@ -1,7 +1,8 @@
 """A prepared blob's bytes: one tensor file whose arrays are used where they lie.
 
-All folded arrays stand in one float32 tensor, each at a multiple of 64 bytes from its start and shared ones once; the
-metadata entry says which is which. An id overlay has its own tensors beside it: its index, its rows, its weights.
+All folded arrays, or what an engine packed of them where it can take that back, stand in one tensor, each at a
+multiple of 64 bytes from the file's start and shared ones once; the metadata entry says which is which. An id overlay
+has its own tensors beside it: its index, its rows, its weights.
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ from adapters_store.tensors import TensorFile, TensorLimits, read_tensors, write
 from features.errors import FeatureError
 from features.index import RawIndex
 from features.overlay import OVERLAID_SIDES, IdOverlay, Overlay
+from service.engine import Packed
 from service.prepared.identity import Identity
 
+_LINE_BYTES = 64
 _ALIGNED = 16  # floats of one cache line
+# float32, kept as words of 8 bytes: the widest tensors come first in a file, and of these it is the first by name
 _FLOATS = "floats"
+_FLOAT, _WORD = np.dtype("<f4"), np.dtype("<i8")
 _LIMITS = TensorLimits(bytes=2**40, tensors=64, header_bytes=2**26)
 
 Floats = NDArray[np.float32]
@@ -43,14 +48,14 @@ class Accepted:
         fuses: auxiliary domain -> revision of what is folded in.
         fusion: revision of the fusion; None where it pins none.
         made_s: when it was made, seconds since the epoch; None: it does not say.
-        folds: each combination that can occur; they share one overlay.
+        folds: each combination that can occur, folded or as the engine packed it; they share one overlay.
     """
 
     divisions: tuple[str, ...]
     fuses: Mapping[str, str]
     fusion: str | None
     made_s: float | None
-    folds: Mapping[Combination, Folded]
+    folds: Mapping[Combination, Folded | Packed]
 
     @property
     def overlay(self) -> Overlay | None:
@@ -60,7 +65,7 @@ class Accepted:
     @property
     def is_keepable(self) -> bool:
         """Whether it is low rank; a delta is as large as a backbone, and its tables are what the artifact has."""
-        return all(folded.delta is None for folded in self.folds.values())
+        return all(isinstance(own, Packed) or own.delta is None for own in self.folds.values())
 
 
 def encode(identity: Identity, accepted: Accepted, pause: Pause) -> bytes:
@@ -73,16 +78,15 @@ def encode(identity: Identity, accepted: Accepted, pause: Pause) -> bytes:
     """
     shelf = _Shelf()
     combinations = []
-    for combination, folded in accepted.folds.items():
-        modules = {name: [shelf.put(array) for array in own.arrays().values()] for name, own in folded.modules.items()}
-        combinations.append([list(combination), folded.slope, folded.intercept, modules])
+    for combination, own in accepted.folds.items():
+        combinations.append([list(combination), own.slope, own.intercept, _written(own, shelf)])
         pause()
-    tensors: dict[str, NDArray[Any]] = {_FLOATS: shelf.floats()}
+    tensors: dict[str, NDArray[Any]] = {_FLOATS: shelf.floats().view(_WORD)}
     fields: dict[str, str] = {}
-    for side, own in ({} if accepted.overlay is None else accepted.overlay.sides).items():
-        fields[side] = own.field
-        tensors |= own.index.to_tensors(f"{side}.ids") | {f"{side}.rows": own.rows}
-        tensors |= {} if own.first_order is None else {f"{side}.first_order": own.first_order}
+    for side, ids in ({} if accepted.overlay is None else accepted.overlay.sides).items():
+        fields[side] = ids.field
+        tensors |= ids.index.to_tensors(f"{side}.ids") | {f"{side}.rows": ids.rows}
+        tensors |= {} if ids.first_order is None else {f"{side}.first_order": ids.first_order}
     pause()
     return write_tensors(
         tensors,
@@ -96,6 +100,7 @@ def encode(identity: Identity, accepted: Accepted, pause: Pause) -> bytes:
             "combinations": combinations,
             "overlay": fields,
         },
+        _LINE_BYTES,
     )
 
 
@@ -114,18 +119,16 @@ def decode(content: bytes | memoryview, identity: Identity) -> Accepted:
         said = cast(dict[str, Any], file.metadata)
         if said["identity"] != identity.written():
             raise ForeignBlob("it is of another identity")
-        floats, overlay = file.tensors[_FLOATS], _overlay(file, said["overlay"])
+        floats, overlay = file.tensors[_FLOATS].view(_FLOAT), _overlay(file, said["overlay"])
         arrays = [_array(floats, *place) for place in said["arrays"]]
         folds = {
-            tuple(domains): Folded(
-                {name: _module(arrays, parts) for name, parts in modules.items()}, slope, intercept, overlay=overlay
-            )
-            for domains, slope, intercept, modules in said["combinations"]
+            tuple(domains): _read(written, arrays, slope, intercept, overlay)
+            for domains, slope, intercept, written in said["combinations"]
         }
         if not folds:
             raise ForeignBlob("it has no combination")
         return Accepted(tuple(said["divisions"]), said["fuses"], said["fusion"], said["made_s"], folds)
-    except (ArtifactError, FeatureError, LookupError, TypeError, ValueError) as error:
+    except (ArtifactError, FeatureError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ForeignBlob(str(error)) from error
 
 
@@ -153,10 +156,28 @@ class _Shelf:
 
     def floats(self) -> Floats:
         """All of them."""
-        whole = np.zeros(self._end, np.float32)
+        whole = np.zeros(self._end, _FLOAT)
         for (start, *_), array in zip(self.places, self._arrays, strict=True):
             whole[start : start + array.size] = array.reshape(-1)
         return whole
+
+
+def _written(own: Folded | Packed, shelf: _Shelf) -> dict[str, Any]:
+    """One combination without its calibration: the numbers of its arrays, by module, or that of its memory."""
+    if isinstance(own, Packed):
+        return {"packed": {"isa": own.isa, "sizes": list(own.sizes), "memory": shelf.put(own.memory)}}
+    modules = own.modules.items()
+    return {"modules": {name: [shelf.put(array) for array in parts.arrays().values()] for name, parts in modules}}
+
+
+def _read(
+    written: Mapping[str, Any], arrays: list[Floats], slope: float, intercept: float, overlay: Overlay | None
+) -> Folded | Packed:
+    if "packed" in written:
+        own = written["packed"]
+        return Packed(own["isa"], own["sizes"], arrays[own["memory"]], slope, intercept, overlay)
+    modules = {name: _module(arrays, parts) for name, parts in written["modules"].items()}
+    return Folded(modules, slope, intercept, overlay=overlay)
 
 
 def _array(floats: Floats, start: int, *shape: int) -> Floats:

@@ -12,7 +12,7 @@ from adapters_store.tensors import TensorLimits
 from features import overlay
 from service.engine import EngineForm
 
-SCHEMA = 1
+SCHEMA = 2
 """Of the blob's own layout."""
 
 
@@ -48,8 +48,18 @@ class Identity:
         return f"prepared/{digest(canonical_json(self.written()))}"
 
 
+def sources() -> list[Path]:
+    """All sources that decide what is accepted, what it becomes and how that is read back.
+
+    That is whatever is verified by (`adapters_store`, the engines), found by (`features`: an overlay's index is kept
+    with the hash that it was made by) and kept by (this package).
+    """
+    here = Path(__file__).parent
+    beside = [Path(inspect.getfile(module)).parent for module in (folding, overlay)]
+    folders = (*beside, here.parent / "engines", here)
+    return [path for folder in folders for path in sorted(folder.glob("*.py"))]
+
+
 def digest_of_code() -> str:
-    """Digest of all sources that decide what is accepted and what it folds into; another release begins afresh."""
-    sources = sorted(Path(inspect.getfile(folding)).parent.glob("*.py"))
-    content = [path.read_bytes() for path in (*sources, Path(inspect.getfile(overlay)))]
-    return digest(canonical_json([digest(each) for each in content]))
+    """Digest of those sources: another release begins afresh."""
+    return digest(canonical_json([digest(path.read_bytes()) for path in sources()]))

@@ -1,14 +1,21 @@
-"""Files mapped into memory, at most so many at once: each mapping holds a file descriptor as long as it lives."""
+"""Files mapped into memory, at most so many at once: each mapping holds a file descriptor as long as it lives.
+
+Past the bound they are read, into memory that is aligned as a mapping is.
+"""
 
 from __future__ import annotations
 
 import mmap
+import os
 import resource
 import threading
 import weakref
 from pathlib import Path
 
+import numpy as np
+
 _SHARE = 4  # of the descriptors that the process may have; requests need theirs
+_LINE_BYTES = 64  # what engines adopt begins at a cache line
 _AT_MOST = 16_384  # the kernel's own bound of mappings (vm.max_map_count) is 65,530 by default
 
 
@@ -50,6 +57,20 @@ class Mappings:
     def _add(self, step: int) -> None:
         with self._lock:  # arrays die on any thread, and perhaps in the middle of this one
             self._count += step
+
+
+def read_aligned(path: Path) -> memoryview:
+    """The bytes of a file, read-only, in memory of our own that begins at a cache line.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    with path.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        memory = np.empty(size_bytes + _LINE_BYTES, np.uint8)
+        start = -memory.ctypes.data % _LINE_BYTES
+        view = memory.data[start : start + size_bytes]
+        return view[: file.readinto(view)].toreadonly()
 
 
 def _descriptors() -> int:

@@ -52,6 +52,18 @@ def test_what_is_written_reads_back(tensors: dict[str, Array]) -> None:
             assert read.tobytes() == tensor.tobytes()
 
 
+@pytest.mark.parametrize("length", range(0, 80, 7))
+def test_the_first_tensor_begins_where_it_is_asked_to(length: int) -> None:
+    """Law: an alignment pads the header and changes nothing else; without one a file is what it always was."""
+    tensors = {"a": np.arange(3, dtype=np.float64), "b": np.ones(5, np.float32)}
+    plain, wide = write_tensors(tensors, {"x": "." * length}), write_tensors(tensors, {"x": "." * length}, 64)
+    body = sum(tensor.nbytes for tensor in tensors.values())
+    assert (len(wide) - body) % 64 == 0
+    assert wide[-body:] == plain[-body:]
+    assert read_tensors(wide, LIMITS).metadata == {"x": "." * length}
+    assert write_tensors(tensors, {"x": "." * length}, 8) == plain
+
+
 def test_same_tensors_are_the_same_bytes() -> None:
     """Law: the digest does not depend on insertion order, memory order or byte order."""
     a, b = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(4, dtype=np.int64)

@@ -279,11 +279,38 @@ async def test_a_fault_of_keeping_is_told_and_fails_nobody(random_run: Run, tmp_
         identity = rig.blobs.identity(rig.serving, rig.serving.revision, DOMAIN, digest(rig.body()))
         unwritable = Accepted((), {}, cast(str, object()), None, {(): Folded({})})
         async with rig.blobs.turn(digest(rig.body())) as turn:
-            rig.blobs.keep(identity, unwritable, turn)
+            rig.blobs.keep(identity, unwritable, 0, turn)
         await rig.blobs.settle()
         assert told == ["keeping a prepared adapter failed"]
         await rig.load(rig.body())
         assert rig.outcomes == {"absent": 1, "kept": 1}
+
+
+async def test_what_waits_for_the_disk_is_bounded_in_bytes(random_run: Run, tmp_path: Path) -> None:
+    """Law: beside what is large nothing waits; alone it may, and once it is written there is room again."""
+    async with rigged(random_run, tmp_path / "cache") as rig:
+        assert rig.blobs is not None
+        revisions = [digest(bytes([n])) for n in range(3)]
+        identities = [rig.blobs.identity(rig.serving, rig.serving.revision, DOMAIN, each) for each in revisions]
+        empty = Accepted((), {}, None, None, {(): Folded({})})
+        for identity, revision, size in zip(identities, revisions, (1 << 30, 1 << 10, 1 << 10), strict=True):
+            async with rig.blobs.turn(revision) as turn:
+                rig.blobs.keep(identity, empty, size, turn)
+            if revision == revisions[1]:
+                assert rig.outcomes == {"skipped": 1}
+                await rig.blobs.settle()
+        await rig.blobs.settle()
+        assert rig.outcomes == {"skipped": 1, "kept": 2}
+
+
+async def test_what_the_disk_does_not_take_is_not_said_to_be_kept(random_run: Run, tmp_path: Path) -> None:
+    """Law: a blob past the cache's bound leaves neither a record nor a count of it; the next load finds none."""
+    async with rigged(random_run, tmp_path / "cache", limit_bytes=1000) as rig:
+        await rig.load(rig.body())
+        assert rig.outcomes == {"absent": 1, "skipped": 1}
+        await rig.load(rig.body())
+        assert rig.outcomes == {"absent": 2, "skipped": 2}
+        assert files(tmp_path / "cache") == []
 
 
 async def test_without_a_disk_cache_nothing_is_kept(random_run: Run, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def _vectors(path: Path, key: str, ids: pl.Series) -> pl.DataFrame:
     odd = (widths != widths[0]) | (widths == 0)
     if odd.any():
         row = odd.arg_max() or 0
-        fault = f"has {widths[row]} numbers behind its id, other lines have {widths.max()}"
+        fault = f"has {widths[row]} numbers behind its id, other lines have {max(widths.to_list())}"
         raise SourceError(path, found["place"][row], fault, _REMEDY)
     return found.select(key, pl.col(VECTORS).cast(pl.List(pl.Float32)))
 

@@ -135,7 +135,7 @@ def learned_from(prepared: PreparedDataset, split: Split, left_out: Collection[s
     if not left_out:
         return split.train
     domain = prepared.interactions["domain_id"].cast(pl.String).gather(split.train)
-    rows = split.train[~domain.is_in(list(left_out)).to_numpy()]
+    rows: NDArray[np.int64] = split.train[~domain.is_in(list(left_out)).to_numpy()]
     if len(rows) == 0:
         raise ConfigError("left_out names every domain that has training rows: leave one to learn theta_S from")
     return rows

@@ -26,6 +26,7 @@ SETTINGS: dict[str, dict[str, Any]] = {"mmoe": {"experts": 4}, "plate": {"user_f
 LONG = ("pcgrad", "maml", "reptile", "mldg", "cgc", "ple")
 AGAIN = tuple(name for name in (*FRAMEWORKS, *NETWORKS) if name not in LONG)
 """Whose seed 0 is run again; the others take too long for a check."""
+CORE_HOURS = 1.9
 
 
 def methods() -> tuple[Method, ...]:
@@ -48,7 +49,7 @@ def lines(work: Workplace) -> Iterator[Line]:
     facts = PreparedDataset.load(data).spec.facts
     yield measured("conflict: best mean per-domain AUC, of the true probabilities", f"{facts['bayes_mean_auc']:.4f}")
     chosen = methods()[:3] if work.quick else methods()
-    contest = Contest("mamdr-conflict", BASE, chosen, again=AGAIN, core_hours=1.9)
+    contest = Contest("mamdr-conflict", BASE, chosen, again=AGAIN, core_hours=CORE_HOURS)
     yield from contest.lines(work, data)
     if not work.quick:
         yield from aims(contest.name, contest.rows())

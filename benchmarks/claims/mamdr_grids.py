@@ -48,10 +48,13 @@ def _choices(name: str) -> list[Config]:
     """Two values of what a framework has besides its step size, the usual one first.
 
     What has nothing else may keep its Adam for the whole training, as is usual, or forget it with each epoch, as an
-    inner loop of methods.md 3 does. So Alternate's grid holds Domain Negotiation with beta = 1.
+    inner loop of methods.md 3 does. Alternate's epoch is that inner loop, so it begins with forgetting: its grid holds
+    Domain Negotiation with beta = 1, also where one value is tried.
     """
-    if name in ("mix", "alternate", "weighted", "pcgrad"):
+    if name == "alternate":
         return [{"inner": {"reset": reset}} for reset in ("loop", "never")]
+    if name in ("mix", "weighted", "pcgrad"):
+        return [{"inner": {"reset": reset}} for reset in ("never", "loop")]
     if name in ("maml", "mldg"):
         return [{"look_ahead": {"lr": lr}, "inner": {"reset": "never"}} for lr in (0.01, 0.1)]
     if name == "finetune":

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from adapters_store.backbone import read_bundle
-from benchmarks.claims.line import Line, at_most, exactly, measured
+from benchmarks.claims.line import Line, at_least, at_most, exactly, measured
 from benchmarks.claims.served import both_ways, draws, publish_mode, publish_run
+from benchmarks.claims.trainings import fresh
 from benchmarks.claims.workplace import Workplace, serving
 from benchmarks.forge import Run
 from training.artifacts_of import Notes, Source
@@ -71,7 +72,7 @@ def prepare(work: Workplace) -> Path:
 
 def learn(work: Workplace, name: str, **changes: Any) -> MamdrRun:
     """Train MAMDR once; the folder is its own."""
-    out = work.folder / f"kinds-{name}"
+    out = fresh(work, f"kinds-{name}")
     config = MamdrConfig.model_validate(
         {**BASE, "data": prepare(work), **changes, **({"epochs": 2} if work.quick else {})}
     )
@@ -166,6 +167,8 @@ def served(work: Workplace, folder: Path, found: dict[str, dict[str, bytes]]) ->
             alone, mixed = asyncio.run(both_ways(server, wanted))
             worst = max(error for error, _ in alone + mixed)
             yield at_most(f"served = oracle, {form}, {len(wanted)} draws twice: max |dp|", worst, 2e-6, digits=9)
+            moved = sum(np.abs(one.expected - one.backbone).max() > 1e-4 for one in wanted) / len(wanted)
+            yield at_least(f"share of them that theta_S alone scores otherwise (> 1e-4), {form}", moved, 0.95)
             yield exactly(
                 f"answers by the revision just published, {form}", sum(ok for _, ok in alone + mixed), 2 * len(wanted)
             )

@@ -27,6 +27,7 @@ VALUES: dict[str, tuple[float, ...]] = {
 }
 USUAL = {"k": 1.0, "alpha": 1e-3, "beta": 0.5}
 """One other domain where k is not swept: an epoch passes the rows 1 + 2k times."""
+CORE_HOURS = 1.0
 
 Curve = dict[str, list[float]]
 
@@ -85,7 +86,8 @@ def lines(work: Workplace) -> Iterator[Line]:
         return
     if os.environ.get("FULL") == "1":
         trainings = (sum(map(len, VALUES.values())) - len(VALUES) + 1) * len(SEEDS)
-        print(f"# sweeps: {trainings} trainings of MAMDR; about 1 core hour, by single epochs", flush=True)
+        told = f"about {CORE_HOURS:.1f} core hours, by single epochs"
+        print(f"# sweeps: {trainings} trainings of MAMDR; {told}", flush=True)
         curves = sweep(work, prepare(work))
         RECORD.parent.mkdir(parents=True, exist_ok=True)
         RECORD.write_text(json.dumps(curves, indent=1, allow_nan=False) + "\n")

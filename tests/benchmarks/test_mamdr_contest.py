@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.claims.mamdr import cost
 from benchmarks.claims.mamdr_contest import MOST_CONFIGURATIONS, Method, Row, aim, rank
-from benchmarks.claims.mamdr_epinions import BASE, structures
+from benchmarks.claims.mamdr_epinions import AGAIN, BASE, STRUCTURES, STRUCTURES_AGAIN, structures
 from benchmarks.claims.mamdr_grids import FRAMEWORKS, JOINT, NETWORKS, framework, network
 from benchmarks.claims.mamdr_trial import Trial, run
 from training.baselines.table import BASELINES, settings_of
@@ -140,6 +141,28 @@ def test_fewer_values_keep_the_usual_one() -> None:
         assert [config["inner"].pop("lr") for config in (first, second)] == [1e-3, 3e-3]
         assert first == second
     assert framework("dn", 1).grid[0]["outer"] == {"lr": 0.5}
+
+
+def test_one_adam_is_usual_where_there_is_no_inner_loop() -> None:
+    """Law: where one value is tried, what has no inner loop keeps its Adam, and Alternate has the loop that DN has."""
+    kept = [*(framework(name, 1) for name in ("mix", "weighted", "pcgrad")), *(network(name, 1) for name in NETWORKS)]
+    assert {config["inner"]["reset"] for method in kept for config in method.grid} == {"never"}
+    assert {config["inner"]["reset"] for config in framework("alternate", 1).grid} == {"loop"}
+
+
+def test_what_is_run_again_stands_in_its_table() -> None:
+    """Law: names of rows whose seed 0 is run again are rows of the table; MAMDR and its parts are among them."""
+    assert set(AGAIN) <= {*FRAMEWORKS, *NETWORKS}
+    assert {"alternate", "finetune", "dn", "dr", "mamdr"} <= set(AGAIN)
+    tuned = {name: Row({**BASE, **framework(name).grid[0]}, ()) for name in ("alternate", "dn", "dr", "mamdr")}
+    assert set(STRUCTURES_AGAIN) <= {method.name for method in structures(tuned)}
+    assert {name.split()[0] for name in STRUCTURES_AGAIN} == set(STRUCTURES)
+
+
+def test_what_everything_costs_is_told_first() -> None:
+    """Law: before anything runs, FULL=1 names its core hours and what of it is not known."""
+    assert "about 7.6 core hours" in cost()
+    assert "mamdr_movielens was not timed" in cost()
 
 
 def test_other_structures_are_trained_as_the_mlp_was_tuned() -> None:

@@ -65,11 +65,13 @@ class BuildOptions:
         seed: decides which negatives are drawn and which row is in which part.
         processes: how many work at a time; it changes nothing in the result.
         any_size: accept files of other sizes than the public ones.
+        vectors: users and items bring the vectors of the source's embedding files, in the place of trained tables.
     """
 
     seed: int = 0
     processes: int = 1
     any_size: bool = False
+    vectors: bool = False
 
 
 def assemble(

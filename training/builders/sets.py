@@ -11,6 +11,7 @@ from training.builders.assembly import BuildOptions
 from training.builders.epinions_mdr import epinions_mdr
 from training.builders.published import check_counts
 from training.builders.taobao import taobao
+from training.errors import SourceError
 from training.prepared import PreparedDataset
 from training.progress import Meter
 
@@ -43,9 +44,13 @@ def build_set(name: SetName, source: Path, options: BuildOptions, meter: Meter) 
         Prepared data with its split.
 
     Raises:
-        SourceError: a file is missing or broken, or the counts are not the published ones; it says what to do.
+        SourceError: a file is missing or broken, has no vectors where they are asked for, or the counts are not the
+            published ones; it says what to do.
         TrainingError: a process died.
     """
+    if options.vectors and (name not in _THEMES or is_archive(source)):
+        remedy = "build without vectors; Taobao's public files have some"
+        raise SourceError(source, None, f"brings no vectors for {name}", remedy)
     prepared = _built(name, source, options, meter)
     if not options.any_size:
         check_counts(name, prepared, source)

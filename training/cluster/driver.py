@@ -142,13 +142,11 @@ class Driver:
         self._standing = self._records.read(self._cluster.workers)
         self._records.parts.keep(self._standing.parts())
         try:
-            while True:
+            while not self._over():
                 self._told_again()
                 try:
-                    if not self._over():
-                        self._bring_up()
-                        self._train()
-                    return self._standing
+                    self._bring_up()
+                    self._train()
                 except ActorLost as error:
                     self._standing = self._records.read(self._cluster.workers)
                     failures = failures + 1 if sum(self._standing.done) == before else 1
@@ -159,6 +157,7 @@ class Driver:
                             f"{error}; that was the {failures}th time in a row without a round completed. "
                             "--resume tries again from the last checkpoint"
                         ) from None
+            return self._standing
         finally:
             self._engine.stop()
 

@@ -30,7 +30,7 @@ from training.cluster.worker import Worker, WorkerPlace
 from training.dataset import EncodedDataset
 from training.errors import ConfigError
 from training.frameworks.config import MamdrConfig
-from training.frameworks.fit import Fitted, rows_of_epoch
+from training.frameworks.fit import SPREAD, Fitted, rows_of_epoch
 from training.frameworks.setting import Setting
 from training.frameworks.state import State
 from training.frameworks.structure import TABLE
@@ -92,7 +92,7 @@ def fit_on_cluster(task: Task, cluster: ClusterConfig, engine: Engine, out: Path
         raise ConfigError(f"structure {config.structure} is trained in phases, by one process: leave --ray out")
     owned = dealt([len(rows) for rows in setting.domains.train], cluster.workers)
     state = out / "state"
-    parts = PartFolder(state / "cluster")
+    parts = PartFolder(state / SPREAD)
     theta = setting.structure.theta()
     placement = Placement(cluster.shards, {name: value.numel() for name, value in theta.items() if name != TABLE})
     places = _places(task, owned, _partitions(task, out), parts, placement)

@@ -27,22 +27,24 @@ _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": 
 
 
 class _Actor:
-    """One object in a process of its own.
+    """One object in a process of its own, made by `start`: what breaks in an actor's own start, Ray tells as text.
 
     Args:
         make: makes it.
     """
 
     def __init__(self, make: Callable[[], Any]) -> None:
-        self._object = make()
+        self._make = make
+        self._object: Any = None
+
+    def start(self) -> dict[str, Any]:
+        """Make the object, and say where it runs."""
+        self._object = self._make()
+        return {"node": ray.get_runtime_context().get_node_id(), "pid": os.getpid()}
 
     def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
         """Call one of its methods."""
         return getattr(self._object, method)(*arguments)
-
-    def place(self) -> dict[str, Any]:
-        """Say where it runs."""
-        return {"node": ray.get_runtime_context().get_node_id(), "pid": os.getpid()}
 
 
 class RayLink:
@@ -93,6 +95,7 @@ class RayEngine:
 
         Raises:
             ClusterUnreachable: no cluster answers, or it has no room for them in time.
+            TrainingError: a process cannot be made, such as one that does not see the run folder.
         """
         self._connect()
         self._end_actors()
@@ -101,7 +104,7 @@ class RayEngine:
             self._shards = [light.remote(_made(shard_of, i)) for i in range(shards)]
             link = RayLink(self._shards)
             self._workers = [heavy.remote(_made(worker_of, i, link)) for i in range(workers)]
-            asked = [actor.place.remote() for actor in (*self._shards, *self._workers)]
+            asked = [actor.start.remote() for actor in (*self._shards, *self._workers)]
             places: list[dict[str, Any]] = ray.get(asked, timeout=self._start_timeout_s)
         except GetTimeoutError:
             raise ClusterUnreachable(
@@ -200,6 +203,8 @@ def _made(make: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
 
 def _own_error(who: str, error: RayError) -> TrainingError:
     """Turn what Ray raised into an error of ours: lost processes can be replaced, all else cannot."""
+    if isinstance(error, RayActorError) and error.actor_init_failed:  # it would fail again, and the text says why
+        return RoundFailed(f"{who} cannot start: {error}")
     if isinstance(error, _LOST):
         return ActorLost(f"{who} died")
     if isinstance(error, RayTaskError):

@@ -9,9 +9,10 @@ from training.cluster.config import ClusterConfig
 from training.cluster.engine import Engine
 from training.cluster.fit import ClusterFitted, Task, fit_on_cluster
 from training.cluster.ray_engine import RayEngine
+from training.errors import StateMismatch
 from training.frameworks.config import MamdrConfig
-from training.frameworks.fit import remember
-from training.frameworks.run import STATE, MamdrRun, finish, network_of
+from training.frameworks.fit import SPREAD, STATE, remember
+from training.frameworks.run import MamdrRun, finish, network_of
 from training.progress import Meter, SilentMeter
 from training.stages import refuse_existing
 from training.threads import threads
@@ -56,6 +57,8 @@ def train_on(
     with threads(config.threads):
         run = MamdrRun(config, out, meter)
         with run.state.locked():
+            if run.state.holds(STATE) and not run.state.holds(SPREAD):
+                raise StateMismatch(f"{out} was trained by one process: leave --ray out, or train into another folder")
             found = fit_on_cluster(task_of(run), cluster, engine, out, meter)
             remember(run.memory(STATE), found.fitted)
             for line in summary(found, cluster):

@@ -91,7 +91,7 @@ class Worker:
 
     def __init__(self, place: WorkerPlace, link: Link) -> None:
         self._place = place
-        own = {domain: place.partitions.read(domain) for domain in place.owned}
+        own = {domain: place.partitions.read(domain, ("train", "stop")) for domain in place.owned}
         self._own: Mapping[int, Partition] = own
         self._targets = tuple(domain for domain in place.owned if domain in place.trained)
         self._scene = self._set(own)
@@ -232,7 +232,7 @@ class Worker:
         self._traffic.uncached_dense += 2 * batches * dense
 
     def _set(self, domains: Iterable[int]) -> Scene:
-        """Set a scene: of own domains all rows are here, of others the training rows are read."""
+        """Set a scene: own domains' rows are here, of others the training rows are read."""
         place = self._place
         rows = {
             domain: self._own[domain] if domain in self._own else place.partitions.read(domain, ("train",))

@@ -166,7 +166,8 @@ class MamdrConfig(Section):
             `frozen` keeps them out of theta_S's training too.
         specific: theta_i is a delta of every dense parameter, or a LoRA.
         lora: of `specific: lora`.
-        left_out: domains that nothing is learned from, to be added later by Domain Regularization alone.
+        left_out: domains that nothing is learned from but which values there are, to be added later by Domain
+            Regularization alone.
         legacy_rules: PCGrad and MLDG as the released code has them.
         artifact: of `specific: delta`: the delta itself, or `compressed` to a LoRA where that costs at most 0.0005 of
             validation AUC.

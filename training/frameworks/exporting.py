@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from training.deltas.delta import delta_artifact
 from training.deltas.evaluation import ValidationAuc
 from training.deltas.overlay import row_sparse
 from training.errors import CompressionRefused
-from training.export import TrainedRun, export_bundle, write_files
+from training.export import TrainedRun, export_bundle
 from training.frameworks.lora import LoraStructure
 from training.frameworks.setting import Setting
 from training.frameworks.state import State
@@ -50,7 +50,7 @@ def export(
         state: theta_S and the theta_i.
         out: the run folder.
         meter: where progress goes.
-        only: write this domain's adapter alone, beside what is there.
+        only: write this domain's adapter alone, beside what is there; the state has no other theta_i.
 
     Raises:
         ArtifactError: a value is not what an artifact may hold, such as one that is not finite.
@@ -62,7 +62,9 @@ def export(
         return
     backbone = shared_backbone(setting, structure.backbone, state)
     if only is None:
-        export_bundle(_as_run(setting, dataset, positions, backbone), out / _BUNDLE, dense=bool(state.specifics))
+        # a plain network may get deltas even where this training left none: of domains that join it later
+        dense = isinstance(structure, PlainStructure)
+        export_bundle(_as_run(setting, dataset, positions, backbone), out / _BUNDLE, dense=dense)
     source = Source(
         dataset=dataset,
         rows=setting.rows,
@@ -72,13 +74,17 @@ def export(
         dtype=setting.config.artifact_dtype,
         created_at=None,
     )
-    found = _adapters(setting, structure, source, backbone, state, meter)
+    folder = out / _ADAPTERS
+    folder.mkdir(parents=True, exist_ok=True)
+    written = set()
+    for domain, content in _adapters(setting, structure, source, backbone, state, meter):
+        path = folder / f"{setting.domains.names[domain]}.safetensors"
+        write_durably(path, content)  # one at a time: those of tens of thousands of domains fit no memory
+        written.add(path)
     if only is None:
-        write_files(out / _ADAPTERS, {setting.domains.names[domain]: content for domain, content in found.items()})
-    else:
-        (out / _ADAPTERS).mkdir(parents=True, exist_ok=True)
-        write_durably(out / _ADAPTERS / f"{setting.domains.names[only]}.safetensors", found[only])
-    meter.say(f"bundle and {len(found)} adapters are in {out}")
+        for left_over in set(folder.glob("*.safetensors")) - written:  # of an earlier export
+            left_over.unlink()
+    meter.say(f"bundle and {len(written)} adapters are in {out}")
 
 
 def _adapters(
@@ -88,17 +94,19 @@ def _adapters(
     backbone: Backbone,
     state: State,
     meter: Meter,
-) -> dict[int, bytes]:
+) -> Iterator[tuple[int, bytes]]:
+    """Make the artifact of each theta_i, one after the other."""
     notes = Notes(training={"framework": setting.config.framework, "seed": setting.config.seed})
     if isinstance(structure, LoraStructure):
-        return {
-            domain: lora_artifact(source, structure.adapter(backbone, state, domain), 0, domain, notes)
-            for domain in state.specifics
-        }
+        for domain in state.specifics:
+            yield domain, lora_artifact(source, structure.adapter(backbone, state, domain), 0, domain, notes)
+        return
     learned = trained(setting, backbone, state)
-    if setting.config.artifact == "delta":
-        return {domain: delta_of(learned, domain, source, notes) for domain in learned.domains}
-    return {domain: _compressed(setting, learned, domain, source, notes, meter) for domain in learned.domains}
+    for domain in learned.domains:
+        if setting.config.artifact == "delta":
+            yield domain, delta_of(learned, domain, source, notes)
+        else:
+            yield domain, _compressed(setting, learned, domain, source, notes, meter)
 
 
 def _compressed(setting: Setting, learned: Trained, domain: int, source: Source, notes: Notes, meter: Meter) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from training.checkpoint import Memory, Record
 from training.early_stopping import EarlyStopping
@@ -44,22 +44,28 @@ def finetune(setting: Setting, state: State, memory_of: Callable[[str], Memory],
     """
     tuned = State(state.shared, state.moments, dict(state.specifics))
     records = []
-    for domain in setting.domains.trained():
-        name = setting.domains.names[domain]
-        memory = memory_of(name)
-        saved = memory.load()
-        if saved is None:
-            own, record = _one(setting, state, domain)
-            memory.save(own.tensors(), record)
-        else:
-            own, record = State({}), {key: value for key, value in saved.record.items() if key != "identity"}
-            own.load(saved.tensors)
-        if domain in own.specifics:
-            tuned.specifics[domain] = own.specifics[domain]
-        shown = ", ".join("none" if auc is None else f"{auc:.5f}" for auc in record["aucs"])
-        meter.say(f"finetune {name}: validation AUC {shown}; epoch {record['epoch']} is kept")
-        records.append(record)
+    with meter.watch("finetune", setting.config.finetune.epochs * sum(map(len, setting.domains.train))) as advance:
+        watched = replace(setting, advance=advance)
+        for domain in setting.domains.trained():
+            own, record = _remembered(watched, state, domain, memory_of(setting.domains.names[domain]))
+            if domain in own.specifics:
+                tuned.specifics[domain] = own.specifics[domain]
+            shown = ", ".join("none" if auc is None else f"{auc:.5f}" for auc in record["aucs"])
+            meter.say(f"finetune {record['domain']}: validation AUC {shown}; epoch {record['epoch']} is kept")
+            records.append(record)
     return Finetuned(tuned, tuple(records))
+
+
+def _remembered(setting: Setting, state: State, domain: int, memory: Memory) -> tuple[State, Record]:
+    """What finetuning one domain gave, from its checkpoint if there is one; as `_one`."""
+    saved = memory.load()
+    if saved is None:
+        own, record = _one(setting, state, domain)
+        memory.save(own.tensors(), record)
+        return own, record
+    own = State({})
+    own.load(saved.tensors)
+    return own, {key: value for key, value in saved.record.items() if key != "identity"}
 
 
 def _one(setting: Setting, state: State, domain: int) -> tuple[State, Record]:

@@ -21,6 +21,8 @@ from training.frameworks.setting import Setting
 from training.frameworks.state import State
 from training.progress import Meter
 
+STATE, SPREAD = "mamdr", "cluster"
+"""Where a run's state keeps the training of one process, and what a cluster's shards and workers leave."""
 _NOW, _BEST = "now|", "best|"
 Judge = Callable[[State], list[float | None]]
 

@@ -22,10 +22,10 @@ def joint_steps(setting: Setting, stream: Stream) -> Iterator[dict[int, Tensor]]
     """Cut one pass over all rows into steps, each with a part of every domain.
 
     There are as many steps as the largest domain has batches, or as all rows have (`joint_steps`); a smaller domain's
-    rows are spread over them, and a step may have none of it.
+    rows are spread over them, and a step may have none of it. A step that no domain has rows for is left out.
 
     Yields:
-        domain -> positions of its rows, in order of the domains.
+        domain -> positions of its rows, in order of the domains; at least one.
     """
     train = setting.domains.train
     sizes = [len(rows) for rows in train]
@@ -37,7 +37,8 @@ def joint_steps(setting: Setting, stream: Stream) -> Iterator[dict[int, Tensor]]
         order = torch.randperm(len(rows), generator=stream.of(setting.domains.names[domain]).generator())
         parts[domain] = torch.tensor_split(rows[order], [len(rows) * step // steps for step in range(1, steps)])
     for step in range(steps):
-        yield {domain: found[step] for domain, found in parts.items() if len(found[step])}
+        if found := {domain: part[step] for domain, part in parts.items() if len(part[step])}:
+            yield found
 
 
 class Joint:

@@ -62,14 +62,23 @@ def fit_newcomer(setting: Setting, domain: int, learned: State, memory: Memory, 
     if len(setting.domains.train[domain]) == 0:
         raise ConfigError(f"domain {name} has no training rows: there is nothing to learn from")
     rows: list[Tensor] = [part if i == domain else part[:0] for i, part in enumerate(setting.domains.stop)]
-    newcomer = Newcomer(replace(setting, stream=setting.stream.of("newcomer")), domain, learned)
     config = setting.config
-    return Fit(
-        newcomer,
-        lambda state: domain_aucs(setting, state, rows),
-        config.epochs,
-        config.patience,
-        memory,
-        meter,
-        start_counts=True,
-    ).run()
+    with meter.watch(memory.name, config.epochs * _rows_of_epoch(setting, domain)) as advance:
+        own = replace(setting, stream=setting.stream.of("newcomer"), advance=advance)
+        return Fit(
+            Newcomer(own, domain, learned),
+            lambda state: domain_aucs(setting, state, rows),
+            config.epochs,
+            config.patience,
+            memory,
+            meter,
+            start_counts=True,
+        ).run()
+
+
+def _rows_of_epoch(setting: Setting, domain: int) -> int:
+    """About how many rows an epoch passes: of each round the domain's own, and as many as another has on average."""
+    sizes = [len(setting.domains.train[one]) for one in setting.domains.trained()]
+    config = setting.config.regularization
+    rounds = min(config.others, len(sizes) - 1) + int(config.include_target)
+    return rounds * (len(setting.domains.train[domain]) + sum(sizes) // len(sizes))

@@ -43,7 +43,7 @@ class Regularizer:
         dense = {name: state.shared[name] for name in setting.structure.specific_names()}
         own = Specific.zeros(dense, state.shared[TABLE].shape[1])
         own.dense |= setting.structure.specific_start(stream.generator())
-        if setting.config.embeddings == "copies":
+        if setting.config.embeddings == "copies" and TABLE in setting.specific_names:
             own.ids = torch.arange(len(state.shared[TABLE]))
             own.rows = torch.zeros_like(state.shared[TABLE])
         if setting.config.regularization.start == "random" and not zeros:
@@ -111,11 +111,12 @@ class Regularizer:
 
         departs from the released code, which calls the initializer again: a tensor's own spread serves every network.
         """
+        structure = self._setting.structure
+        starts = {name: parameter.detach() for name, parameter in structure.named_parameters()}
         for name, value in own.dense.items():
-            value.normal_(0.0, _spread(self._setting.structure.theta()[name]), generator=generator)
+            value.normal_(0.0, _spread(starts[name]), generator=generator)
         if len(own.ids):
-            spread = self._setting.structure.embeddings.shape.embedding_std
-            own.rows.normal_(0.0, spread, generator=generator)
+            own.rows.normal_(0.0, structure.embeddings.shape.embedding_std, generator=generator)
 
 
 def move_towards(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -19,21 +20,23 @@ from training.baselines.table import build_baseline
 from training.batches import RowTensors, shape_of
 from training.checkpoint import Memory, StateFolder
 from training.dataset import EncodedDataset, Split, encode, split_of
-from training.errors import ConfigError, StageMissing
+from training.errors import ConfigError, StageMissing, StateMismatch
 from training.evaluation import evaluate
 from training.figures import BASELINE, Evaluation
 from training.frameworks.config import MamdrConfig
 from training.frameworks.domains import DomainRows
 from training.frameworks.exporting import export
 from training.frameworks.finetune import Finetuned, finetune
-from training.frameworks.fit import Fitted, fit
+from training.frameworks.fit import SPREAD, STATE, Fitted, fit
 from training.frameworks.lora import LoraStructure
 from training.frameworks.newcomer import fit_newcomer
-from training.frameworks.scoring import all_logits, positions_of
+from training.frameworks.scoring import all_logits, domain_logits, positions_of
 from training.frameworks.setting import Setting
 from training.frameworks.state import State
 from training.frameworks.structure import PlainStructure, Structure
 from training.frameworks.table import FRAMEWORKS
+from training.frameworks.trained import as_exported
+from training.metrics import auc
 from training.predictions import Predictions, write_predictions
 from training.prepared import PreparedDataset
 from training.progress import Meter, SilentMeter
@@ -45,7 +48,6 @@ from training.threads import threads
 
 _UNDECISIVE = {"data", "artifact", "artifact_dtype", "bootstrap_draws", "finetune", "sinks"}
 """Keys that theta_S and the theta_i do not depend on."""
-STATE = "mamdr"
 
 
 class MamdrRun:
@@ -73,11 +75,15 @@ class MamdrRun:
         self.state = StateFolder(out / "state")
         prepared = PreparedDataset.load(config.data)
         self.split: Split = split_of(prepared, config.seed)
-        self.dataset: EncodedDataset = encode(prepared, self.split.train, config.network.width)
+        train = learned_from(prepared, self.split, config.left_out)
+        self.dataset: EncodedDataset = encode(prepared, train, config.network.width)
         self.rows = RowTensors(self.dataset)
         self.domains = DomainRows.of(self.rows, self.split)
         self._data_digest = folder_digest(config.data)
         structure = build(config, self.dataset, len(self.domains))
+        if config.embeddings == "frozen" and structure.embeddings.starts:
+            tables = ", ".join(structure.embeddings.starts)
+            meter.say(f"embeddings: frozen keeps the tables of {tables} as they were drawn; nothing is learned there")
         domains = self.domains.without(config.left_out)
         self.setting = Setting(structure, self.rows, domains, config, Stream(config.seed, ("mamdr",)))
 
@@ -113,6 +119,26 @@ class MamdrRun:
         if saved is None or not saved.record["finished"]:
             raise StageMissing(f"{self.out} holds no finished training: run `espalier train mamdr` into it first")
         return self.fitted()
+
+
+def learned_from(prepared: PreparedDataset, split: Split, left_out: Collection[str]) -> NDArray[np.int64]:
+    """Return the training rows (n,) that anything is fitted on, the constants of the encoding too.
+
+    Args:
+        prepared: the data set.
+        split: of its rows.
+        left_out: natural domains whose rows are not among them.
+
+    Raises:
+        ConfigError: no row is left.
+    """
+    if not left_out:
+        return split.train
+    domain = prepared.interactions["domain_id"].cast(pl.String).gather(split.train)
+    rows: NDArray[np.int64] = split.train[~domain.is_in(list(left_out)).to_numpy()]
+    if len(rows) == 0:
+        raise ConfigError("left_out names every domain that has training rows: leave one to learn theta_S from")
+    return rows
 
 
 def build(config: MamdrConfig, dataset: EncodedDataset, domains: int) -> Structure:
@@ -194,6 +220,11 @@ def train_mamdr(
 
 
 def _train(run: MamdrRun) -> Path:
+    if run.state.holds(SPREAD) and not run.state.holds(STATE):
+        raise StateMismatch(
+            f"{run.out} holds a training on a cluster that is not finished: give --ray to go on with it, "
+            "or train into another folder"
+        )
     fitted = run.fitted()
     return finish(run, fitted, run.finetuned(fitted))
 
@@ -223,10 +254,11 @@ def finish(run: MamdrRun, fitted: Fitted, finetuned: Finetuned | None) -> Path:
 
 
 def _evaluated(run: MamdrRun, shared: State, states: Mapping[str, State]) -> Evaluation:
+    """Score the test rows by what is served: row 0 of a table is the bundle's, not what a missing value trained."""
     rows = run.setting.domains.test
     positions = positions_of(rows)
-    logits = {BASELINE: all_logits(run.setting, shared, rows, shared=True)}
-    logits |= {name: all_logits(run.setting, state, rows) for name, state in states.items()}
+    served = {name: as_exported(run.setting, state) for name, state in {BASELINE: shared, **states}.items()}
+    logits = {name: all_logits(run.setting, state, rows, shared=name == BASELINE) for name, state in served.items()}
     dataset, natural = run.dataset, run.rows.divisions[0]
     probability = None if dataset.probability is None else dataset.probability[positions]
     domain = dataset.division[natural.name][positions]
@@ -259,11 +291,27 @@ def _add(run: MamdrRun, name: str) -> Path:
     """Train one domain's theta_i on the finished theta_S, and keep it in the state."""
     if name not in run.domains.names:
         raise ConfigError(f"the data has no domain {name!r}; it has {', '.join(run.domains.names)}")
+    if isinstance(run.setting.structure, Baseline):
+        raise ConfigError(f"structure {run.config.structure} is not served: a domain joins structure plain alone")
     learned = run.finished().state
     others = tuple(one for one in run.config.left_out if one != name)
     setting = replace(run.setting, domains=run.domains.without(others))
     domain = run.domains.names.index(name)
     fitted = fit_newcomer(setting, domain, learned, run.memory(f"newcomer/{name}"), run.meter)
-    # the bundle is the run's own: its row 0 was counted without the new domain
-    export(run.setting, run.dataset, run.split.test, fitted.state, run.out, run.meter, only=domain)
+    # the bundle is the run's own: its row 0 was counted without the new domain, whose `stop` rows judge its compression
+    served = replace(run.setting, domains=replace(run.setting.domains, stop=setting.domains.stop))
+    export(served, run.dataset, run.split.test, fitted.state, run.out, run.meter, only=domain)
+    _tell_joined(run, domain, as_exported(served, fitted.state))
     return run.out
+
+
+def _tell_joined(run: MamdrRun, domain: int, state: State) -> None:
+    """Say what a domain that joined is worth on its test rows; the run's report is of the domains that it learned."""
+    rows = run.domains.test[domain]
+    label = run.rows.label[rows].numpy()
+    own, alone = (
+        auc(label, domain_logits(run.setting, state, domain, rows, shared)) if len(rows) else None
+        for shared in (False, True)
+    )
+    shown = " against ".join("undefined" if value is None else f"{value:.5f}" for value in (own, alone))
+    run.meter.say(f"{run.domains.names[domain]}: test AUC {shown} of theta_S alone")

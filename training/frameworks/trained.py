@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from network.backbone import Backbone
 from training.batches import RowTensors
+from training.frameworks.lora import LoraStructure
 from training.frameworks.setting import Setting
 from training.frameworks.state import Specific, State
+from training.frameworks.structure import TABLE, PlainStructure
 from training.pretrain import count_rows
 
 Tensors = dict[str, Tensor]
@@ -81,6 +83,25 @@ def shared_backbone(setting: Setting, backbone: Backbone, state: State) -> Backb
     filled = _with(backbone, state.shared, state.moments)
     filled.embeddings.fill_unknown(count_rows(filled, setting.rows, torch.cat(setting.domains.train)))
     return filled.freeze()
+
+
+def as_exported(setting: Setting, state: State) -> State:
+    """Return a state as its artifacts have it: row 0 of every table set, and changed by no theta_i.
+
+    Args:
+        setting: a plain network or one with LoRAs; the state of any other, which is not exported, stays as it is.
+        state: what was learned; left as it is.
+    """
+    structure = setting.structure
+    if not isinstance(structure, PlainStructure | LoraStructure):
+        return state
+    table = shared_backbone(setting, structure.backbone, state).embeddings.table.detach()
+    unknown = torch.tensor(sorted(structure.embeddings.starts.values()), dtype=torch.int64)
+    specifics = {}
+    for domain, own in state.specifics.items():
+        kept = ~torch.isin(own.ids, unknown)
+        specifics[domain] = replace(own, ids=own.ids[kept], rows=own.rows[kept])
+    return replace(state, shared={**state.shared, TABLE: table}, specifics=specifics)
 
 
 def trained(setting: Setting, backbone: Backbone, state: State) -> Trained:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.training.builders.slow_rules import slow_domain
 from training.builders.assembly import BuildOptions
 from training.builders.rules import ratios
+from training.builders.sets import SetName, build_set
 from training.builders.taobao import taobao
+from training.dataset import encode
 from training.errors import SourceError
 from training.progress import SilentMeter
 from training.sources.clicklog import ClickWorld, write_click_log
@@ -61,6 +65,42 @@ def test_the_domain_is_an_input_beside_user_and_item(tmp_path: Path) -> None:
         ("item_id", "item", True),
         ("domain", "domain", False),
     ]
+
+
+def test_users_and_items_bring_the_vectors_of_the_files(tmp_path: Path) -> None:
+    """Law: asked for, each user's and item's vector is the file's, and nothing else about the set changes."""
+    clicks = write_click_log(tmp_path, WORLD)
+    plain = taobao("taobao-10", 4, tmp_path, ANY, SilentMeter())
+    prepared = taobao("taobao-10", 4, tmp_path, replace(ANY, vectors=True), SilentMeter())
+    prepared.check()
+    assert prepared.interactions.equals(plain.interactions)
+    assert [field.vectors for field in prepared.spec.fields] == ["embedding", "embedding", None]
+    for side, taste in (("user", clicks.user_taste), ("item", clicks.item_taste)):
+        table = {"user": prepared.users, "item": prepared.items}[side]
+        found = np.array(table["embedding"].to_list())
+        own = taste[table[f"{side}_id"].to_numpy() - 1]
+        np.testing.assert_allclose(found, own, atol=6e-5)  # the file has four digits
+    dataset = encode(prepared, np.arange(100), 4)
+    assert [(field.frozen, field.width) for field in dataset.fields] == [(True, 8), (True, 8), (False, 4)]
+
+
+def test_a_vector_that_is_cut_is_refused(tmp_path: Path) -> None:
+    """Law: the message names file and line, and how many numbers are there."""
+    write_click_log(tmp_path, WORLD)
+    path = tmp_path / "item_embedding.csv"
+    lines = path.read_text().splitlines()
+    used = {str(item) for item in taobao("taobao-10", 4, tmp_path, ANY, SilentMeter()).items["item_id"]}
+    place = [number for number, line in enumerate(lines) if line.split(",")[0] in used][3]
+    lines[place] = ",".join(lines[place].replace('"', "").split(",")[:-1])
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(SourceError, match=rf"item_embedding\.csv, line {place + 1}: has 7 numbers .*lines have 8"):
+        taobao("taobao-10", 4, tmp_path, replace(ANY, vectors=True), SilentMeter())
+
+
+def test_other_sets_bring_no_vectors(tmp_path: Path) -> None:
+    """Law: vectors are refused where the source has none, before anything is built."""
+    with pytest.raises(SourceError, match="brings no vectors for amazon-6"):
+        build_set(SetName.AMAZON_6, tmp_path, replace(ANY, vectors=True), SilentMeter())
 
 
 def test_a_log_with_too_few_themes_is_refused(tmp_path: Path) -> None:

@@ -120,6 +120,18 @@ def test_what_is_trained_again_is_said(task: Task, tmp_path: Path) -> None:
     assert sorted(began) == sorted(expected_entries(task, 3) + again)
 
 
+def test_what_a_finished_training_left_in_flight_is_not_said_to_be_trained_again(rows: Encoded, tmp_path: Path) -> None:
+    """Law: async, patience may end a training while workers are ahead; a second call trains and says nothing."""
+    still = {"inner": {"optimizer": "sgd", "lr": 1e-12, "steps": 1}, "patience": 1, "epochs": 5}
+    task = task_of(*rows, **{**TINY, **still})
+    first = on_cluster(task, tmp_path, workers=3, mode="async")
+    assert len(first.fitted.history) == 2
+    assert len(events(tmp_path, "begin")) > len(events(tmp_path, "taken"))
+    again = on_cluster(task, tmp_path, workers=3, mode="async")
+    assert different(first.fitted.state, again.fitted.state) == []
+    assert events(tmp_path, "again") == []
+
+
 def test_processes_that_always_die_are_given_up(task: Task, tmp_path: Path) -> None:
     """Law: without one round completed in between, so many deaths in a row end the run, and it can be resumed."""
     with pytest.raises(ClusterLost, match="3th time"):

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.killing import KillingEngine, kill_held
 from tests.training.cluster.tasks import SETTINGS, ClusterFitted, Task, different, expected_entries, on_cluster, task_of
-from training.cluster.errors import ClusterUnreachable
+from training.cluster.errors import ClusterUnreachable, PartitionError
 from training.cluster.ray_engine import RayEngine
 from training.dataset import EncodedDataset, Split
 
@@ -66,6 +66,20 @@ def test_killed_driver_takes_its_cluster_along_and_is_resumed(
     assert different(undisturbed.fitted.state, found.fitted.state) == []
     assert sorted(found.standing.ledger.entries) == expected_entries(task, 2)
     assert any(event["event"] == "again" for event in events(tmp_path))
+
+
+def test_what_keeps_a_process_from_starting_is_told() -> None:
+    """Law: an error of ours while a process is made comes back as it is, not as a death that a restart would mend."""
+
+    def shard_of(index: int) -> Any:
+        raise PartitionError(f"shard {index} does not see the run folder")
+
+    engine = RayEngine(None, 1, 100 * 2**20, 120)
+    try:
+        with pytest.raises(PartitionError, match="shard 0 does not see the run folder"):
+            engine.start(1, shard_of, 0, lambda index, link: None)
+    finally:
+        engine.stop()
 
 
 def test_no_cluster_at_an_address_is_an_error_of_ours(task: Task, tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from tests.training.cluster.tasks import SETTINGS, different
+from tests.training.cluster.test_driver import Killed, MortalEngine
 from tests.training.small import contents
 from tests.training.test_given import with_pictures
 from training.cluster.config import ClusterConfig
 from training.cluster.engine import DirectEngine
 from training.cluster.fit import fit_on_cluster
 from training.cluster.train import task_of, train_on
-from training.errors import ConfigError, RunExists
+from training.errors import ConfigError, RunExists, StateMismatch
 from training.frameworks.config import MamdrConfig
 from training.frameworks.run import MamdrRun, train_mamdr
 from training.progress import SilentMeter
@@ -93,6 +94,25 @@ def test_a_domain_joins_a_run_that_was_spread(small_world: Path, tmp_path: Path)
     assert after.pop("adapters/theme-02.safetensors")
     assert after == before
     assert not any("mamdr epoch" in line for line in heard.lines)
+
+
+def test_a_cluster_that_was_stopped_is_not_gone_on_with_alone(small_world: Path, tmp_path: Path) -> None:
+    """Law: what a cluster has trained is not trained again by one process unasked; the message names the option."""
+    config = config_of(small_world, framework="dn")
+    with pytest.raises(Killed):
+        train_on(MortalEngine([], 5), config, tmp_path, ClusterConfig(), resume=False, meter=SilentMeter())
+    with pytest.raises(StateMismatch, match="give --ray"):
+        train_mamdr(config, tmp_path, resume=True)
+
+
+def test_a_training_of_one_process_is_not_spread_afterwards(small_world: Path, tmp_path: Path) -> None:
+    """Law: what one process has trained is not trained again on a cluster unasked; its state stays."""
+    config = config_of(small_world, framework="dn")
+    MamdrRun(config, tmp_path, SilentMeter()).fitted()
+    before = (tmp_path / "state" / "mamdr.safetensors").read_bytes()
+    with pytest.raises(StateMismatch, match="leave --ray out"):
+        train_on(DirectEngine(), config, tmp_path, ClusterConfig(), resume=True, meter=SilentMeter())
+    assert (tmp_path / "state" / "mamdr.safetensors").read_bytes() == before
 
 
 def test_a_network_of_several_phases_is_refused(small_world: Path, tmp_path: Path) -> None:

@@ -26,12 +26,14 @@ class Told(SilentMeter):
 def test_each_domain_gets_a_lora_or_stays_a_delta_for_a_reason(small_world: Path, tmp_path: Path) -> None:
     """Law: every adapter is accepted; a LoRA records a loss within the bound, a delta's reason is told.
 
-    What is exported is no part of what is trained: the finished training of another form is taken as it is.
+    What is exported is no part of what is trained: the finished training of another form is taken as it is. Of an
+    earlier export nothing stays.
     """
     run, meter = tmp_path / "run", Told()
     train_mamdr(small(small_world, epochs=1), run)
     before = (run / "bundle" / "manifest.json").read_bytes()
     assert kinds(run) == {"theme-01": "delta", "theme-02": "delta", "theme-03": "delta"}
+    (run / "adapters" / "theme-99.safetensors").write_bytes(b"of an earlier export")
     train_mamdr(small(small_world, epochs=1, artifact="compressed"), run, resume=True, meter=meter)
     assert (run / "bundle" / "manifest.json").read_bytes() == before
     bundle = read_bundle(run / "bundle")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from training.frameworks.setting import Setting
 from training.frameworks.state import State
 from training.frameworks.structure import TABLE
 from training.frameworks.table import FRAMEWORKS
-from training.progress import SilentMeter
+from training.progress import Advance, SilentMeter
 
 Tensors = dict[str, torch.Tensor]
 
@@ -168,6 +170,37 @@ def test_a_domain_is_finetuned_the_same_alone_and_with_others(small_data: SmallD
         State(state.shared, specifics=one.state.specifics).learned(),
         State(state.shared, specifics={k: v for k, v in every.state.specifics.items() if k == 0}).learned(),
     )
+
+
+class Barred(SilentMeter):
+    """Adds up what each bar was told, and what it was announced to come to."""
+
+    def __init__(self) -> None:
+        self.bars: dict[str, tuple[int, int]] = {}
+
+    @contextmanager
+    def watch(self, name: str, rows: int) -> Iterator[Advance]:
+        done = [0]
+
+        def advance(more: int) -> None:
+            done[0] += more
+
+        yield advance
+        self.bars[name] = (done[0], rows)
+
+
+def test_every_training_has_a_bar(small_data: SmallData, tmp_path: Path) -> None:
+    """Law: epochs, finetuning and a domain that joins are all shown, in rows; what is announced is about what comes."""
+    keys: dict[str, Any] = {"epochs": 1, "patience": 9, "finetune": {"epochs": 2, "patience": 9, "lr": 1e-4}}
+    setting = small_data.setting(framework="mamdr", regularization={"others": 2}, **keys)
+    barred = Barred()
+    fitted = fit(setting, FRAMEWORKS["mamdr"], memory(tmp_path), barred)
+    finetune(setting, fitted.state, lambda name: memory(tmp_path, name), barred)
+    fit_newcomer(setting, 1, fitted.state, memory(tmp_path, "newcomer"), barred)
+    assert list(barred.bars) == ["mamdr", "finetune", "newcomer"]
+    for done, rows in barred.bars.values():
+        assert 0.8 * rows <= done <= 1.25 * rows
+    assert barred.bars["finetune"][0] == barred.bars["finetune"][1]
 
 
 def test_a_new_domain_is_learned_on_a_theta_s_that_stays(small_data: SmallData, tmp_path: Path) -> None:

@@ -49,6 +49,17 @@ def test_joint_steps_pass_every_row_once(small_data: SmallData, keys: dict[str, 
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+def test_a_step_without_rows_is_no_step(small_data: SmallData) -> None:
+    """Law: where all domains' rows fall into the same few of many steps, the others are left out, and none is lost."""
+    setting = small_data.setting(rows=40, batch_rows=2, joint_steps="all")
+    steps = list(joint_steps(setting, Stream(0)))
+    assert [len(rows) for rows in setting.domains.train] == [40, 40, 40]
+    assert len(steps) == 40  # of 60
+    assert all(len(rows) for step in steps for rows in step.values())
+    passed = [rows for step in steps for rows in step.values()]
+    assert sorted(torch.cat(passed).tolist()) == sorted(torch.cat(setting.domains.train).tolist())
+
+
 def numpy_pcgrad(gradients: np.ndarray, orders: list[list[int]], inverted: bool) -> np.ndarray:
     """Algorithm 1 of the paper, on the vectors themselves."""
     projected = gradients.copy()

@@ -7,10 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+from network.backbone import Backbone
 from tests.training.frameworks.oracle import loss_at, module_with
 from tests.training.frameworks.settings import SmallData, differing
+from training.baselines.table import build_baseline
 from training.batches import RowTensors
 from training.dataset import encode, split_of
+from training.frameworks.config import LoraConfig
+from training.frameworks.lora import LoraStructure
 from training.frameworks.mamdr import mamdr
 from training.frameworks.negotiation import Negotiation
 from training.frameworks.packed import packable
@@ -18,6 +22,7 @@ from training.frameworks.regularization import Regularizer
 from training.frameworks.setting import Setting
 from training.frameworks.state import Specific, State
 from training.frameworks.structure import TABLE
+from training.seeds import Stream
 from training.sources.conflict import ConflictWorld, conflicting
 
 Tensors = dict[str, torch.Tensor]
@@ -92,6 +97,23 @@ def test_side_by_side_is_one_after_another(small_data: SmallData, inner: dict[st
     for domain, own in ends[0].specifics.items():
         scale = max(float(value.abs().max()) for value in own.dense.values())
         assert scale > 1e-4
+        assert not differing(own.dense, ends[1].specifics[domain].dense, 2e-3 * scale)
+
+
+def test_loras_side_by_side_are_loras_one_after_another(small_data: SmallData) -> None:
+    """Law: also where theta_i is a LoRA, packed training ends where the sequential form ends."""
+    ends = []
+    for packed in (1, 3):
+        with Stream(0, ("structure",)).ambient():
+            structure = LoraStructure(Backbone(small_data.shape()), LoraConfig(ranks=(2, 2)))
+        keys: dict[str, Any] = {"specific": "lora", "lora": {"ranks": [2, 2]}, **LEARNING}
+        setting = small_data.setting(structure, **keys, regularization={"packed": packed, "gamma": 0.5, "others": 2})
+        assert packed == 1 or packable(setting)
+        ends.append(regularized(setting))
+    for domain, own in ends[0].specifics.items():
+        ups = [value for name, value in own.dense.items() if name.endswith(".up")]
+        scale = max(float(value.abs().max()) for value in ups)
+        assert scale > 1e-5, "it has learned"
         assert not differing(own.dense, ends[1].specifics[domain].dense, 2e-3 * scale)
 
 
@@ -202,6 +224,16 @@ def test_mamdr_without_rounds_is_negotiation(small_data: SmallData) -> None:
         half.epoch(states[1], number)
     assert not differing(states[0].shared, states[1].shared)
     assert not any(value.any() for own in states[0].specifics.values() for value in own.dense.values())
+
+
+def test_copies_of_a_table_that_does_not_learn_are_not_made(small_data: SmallData) -> None:
+    """Law: where a phase keeps the table, no theta_i has rows of it, and theta_S keeps its bits."""
+    structure = build_baseline("plate", small_data.shape(), 3, {"user_fields": ["user_id"]})
+    structure.enter("tune")
+    setting = small_data.setting(structure, embeddings="copies", regularization={"start": "random", "others": 1})
+    state = regularized(setting, epochs=1)
+    assert torch.equal(state.shared[TABLE], structure.theta()[TABLE])
+    assert [len(own.ids) for own in state.specifics.values()] == [0, 0, 0]
 
 
 def test_a_random_start_is_independent_for_each_domain(small_data: SmallData) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from typer.core import TyperGroup
@@ -17,6 +20,7 @@ from typer.testing import CliRunner
 import training
 from adapters_store.artifact import decode_adapter
 from adapters_store.backbone import read_bundle
+from adapters_store.folding import fold_backbone
 from adapters_store.verification import verify_adapter, verify_backbone
 from cli.train import Combine, Mode, app, cluster_of
 from service.engines.onnx import OnnxEngine
@@ -27,11 +31,12 @@ from training.config import read_config
 from training.errors import ConfigError, RunExists, StageMissing
 from training.frameworks.config import MamdrConfig
 from training.frameworks.run import MamdrRun, train_mamdr
-from training.frameworks.scoring import domain_logits
+from training.frameworks.scoring import all_logits, domain_logits, positions_of
 from training.frameworks.structure import PlainStructure
 from training.frameworks.trained import shared_backbone, trained
 from training.golden import spread
 from training.predictions import read_predictions
+from training.prepared import PreparedDataset
 from training.progress import SilentMeter
 
 CONFIGS = Path(training.__file__).parent / "configs"
@@ -130,6 +135,65 @@ def test_a_new_domain_joins_a_finished_run(small_world: Path, deltas: Path, tmp_
         train_mamdr(config, run, domain="theme-99")
 
 
+def test_a_domain_joins_a_run_without_any_theta_i(small_world: Path, tmp_path: Path) -> None:
+    """Law: also where the framework left no theta_i, a domain that joins gets a delta that the run's bundle takes.
+
+    What it is worth on its test rows is told; asked for compressed, its own `stop` rows judge what that costs.
+    """
+    keys: dict[str, Any] = {"framework": "dn", "epochs": 1, "left_out": ["theme-02"]}
+    run, told = train_mamdr(small(small_world, **keys), tmp_path / "run"), Told()
+    assert not list((run / "adapters").iterdir())
+    bundle = read_bundle(run / "bundle")
+    engine = OnnxEngine(bundle)
+    for form in ("delta", "compressed"):
+        train_mamdr(small(small_world, **keys, artifact=form), run, domain="theme-02", meter=told)
+        adapter = decode_adapter((run / "adapters" / "theme-02.safetensors").read_bytes())
+        assert adapter.manifest.kind == ("delta" if form == "delta" else "lora")
+        verify_adapter(adapter, bundle, {}, None, engine.logits, "theme-02")
+        assert re.fullmatch(r"theme-02: test AUC 0\.\d{5} against 0\.\d{5} of theta_S alone", told.said[-1])
+
+
+def test_a_domain_does_not_join_what_is_not_served(small_world: Path, tmp_path: Path) -> None:
+    """Law: a multi-domain network takes no domain, for nothing would serve it; the reason is told before training."""
+    config = small(small_world, structure="plate", settings={"user_fields": ["user_id"]})
+    with pytest.raises(ConfigError, match="structure plate is not served"):
+        train_mamdr(config, tmp_path / "run", domain="theme-02")
+
+
+def test_nothing_is_fitted_on_a_domain_that_is_left_out(small_world: Path, tmp_path: Path) -> None:
+    """Law: the constants of the encoding are those of the other domains' training rows; one domain must remain."""
+    run = MamdrRun(small(small_world, left_out=["theme-02"]), tmp_path / "run", SilentMeter())
+    prepared = PreparedDataset.load(small_world)
+    others = prepared.interactions[run.split.train].filter(pl.col("domain_id") != "theme-02")
+    mean = others.join(prepared.items, on="item_id")["price"].mean()
+    price = next(field for field in run.dataset.fields if field.name == "price")
+    assert price.normalization is not None
+    assert price.normalization.shift == pytest.approx(mean)
+    every = MamdrRun(small(small_world), tmp_path / "every", SilentMeter())
+    assert price not in every.dataset.fields
+    assert [f.vocabulary_size for f in run.dataset.fields] == [f.vocabulary_size for f in every.dataset.fields]
+    with pytest.raises(ConfigError, match="left_out names every domain"):
+        MamdrRun(small(small_world, left_out=every.domains.names), tmp_path / "none", SilentMeter())
+
+
+def test_rows_with_missing_values_are_evaluated_as_they_are_served(small_world: Path, tmp_path: Path) -> None:
+    """Law: test rows whose values are missing have the bundle's logits, though training has moved row 0 elsewhere."""
+    prepared = PreparedDataset.load(small_world)
+    holes = prepared.users.with_columns(pl.when(pl.int_range(pl.len()) % 3 > 0).then("region").alias("region"))
+    replace(prepared, users=holes).write(tmp_path / "data")
+    config = small(tmp_path / "data", framework="dn", epochs=1)
+    run = train_mamdr(config, tmp_path / "run")
+    opened = MamdrRun(config, run, SilentMeter())
+    positions = positions_of(opened.setting.domains.test)
+    bundle = read_bundle(run / "bundle")
+    served = OnnxEngine(bundle).logits(opened.dataset.rows(positions), fold_backbone(bundle))
+    found = read_predictions(run).logits
+    np.testing.assert_allclose(found["backbone"], served, atol=1e-5)
+    np.testing.assert_array_equal(found["dn"], found["backbone"])
+    state = opened.fitted().state
+    assert abs(all_logits(opened.setting, state, opened.setting.domains.test) - served).max() > 1e-4
+
+
 def test_a_run_that_went_on_leaves_the_same_predictions(small_world: Path, tmp_path: Path) -> None:
     """Law: stopped in its second epoch and resumed, a run scores its test rows as one that was not, bit for bit."""
     config = small(small_world, structure="shared_bottom")
@@ -142,6 +206,16 @@ def test_a_run_that_went_on_leaves_the_same_predictions(small_world: Path, tmp_p
     train_mamdr(config, tmp_path / "stopped", resume=True)
     files = [(run / "predictions.parquet").read_bytes() for run in (whole, tmp_path / "stopped")]
     assert files[0] == files[1]
+
+
+class Told(SilentMeter):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
 
 
 class StopAt(SilentMeter):

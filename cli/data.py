@@ -28,6 +28,9 @@ def build(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Decides which negatives are drawn, and the split.")] = 0,
     processes: Annotated[int, typer.Option("--processes", min=1, help="The result is the same with any number.")] = 1,
     any_size: Annotated[bool, typer.Option("--any-size", help="Accept other counts than the published ones.")] = False,
+    vectors: Annotated[
+        bool, typer.Option("--vectors", help="Taobao: users and items bring the vectors of its files, never trained.")
+    ] = False,
 ) -> None:
     """Build a public multi-domain benchmark by the rules of its paper, with its split (docs/benchmark-sets.md)."""
     from training.builders.assembly import BuildOptions
@@ -39,7 +42,7 @@ def build(
     chosen = _set_name(name)
     try:
         with console.status(f"building {chosen}"):
-            prepared = build_set(chosen, source, BuildOptions(seed, processes, any_size), RichMeter(console))
+            prepared = build_set(chosen, source, BuildOptions(seed, processes, any_size, vectors), RichMeter(console))
             prepared.write(out)
     except TrainingError as error:
         raise refused(error) from error

@@ -18,13 +18,15 @@ from torch import Tensor
 
 from adapters_store.durable import TEMPORARY, write_durably
 from adapters_store.errors import StoreError
-from adapters_store.tensors import BUNDLE_LIMITS, read_tensors, write_tensors
+from adapters_store.tensors import TensorLimits, read_tensors, write_tensors
 from training.errors import RunExists, StateMismatch
 
 Record = dict[str, Any]
 
 _SUFFIX = ".safetensors"
 _LOCK = ".lock"
+OWN_LIMITS = TensorLimits(bytes=2**44, tensors=2**24, header_bytes=2**32)
+"""Of files that our own trainings wrote: tens of thousands of domains have tens of tensors each."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class StateFolder:
         if not path.exists():
             return None
         try:
-            found = read_tensors(path, BUNDLE_LIMITS)
+            found = read_tensors(path, OWN_LIMITS)
         except StoreError as error:
             raise StateMismatch(
                 f"{path} cannot be read ({error}): delete it, and --resume trains this part again"

@@ -32,6 +32,10 @@ def test_a_set_is_built_with_its_split(tmp_path: Path) -> None:
     split = split_of(prepared, 0)
     assert f"{len(split.train):,} train" in result.output
     assert len(split.test) == prepared.spec.facts["parts"]["test"] > 0
+    assert not any(field.vectors for field in prepared.spec.fields)
+    other = [*command[:-1], str(tmp_path / "given"), "--any-size", "--vectors"]
+    assert CliRunner().invoke(app, other).exit_code == 0
+    assert [field.vectors for field in PreparedDataset.load(tmp_path / "given").spec.fields if field.vectors] != []
 
 
 def test_an_unknown_set_is_refused_with_the_known_ones(tmp_path: Path) -> None:

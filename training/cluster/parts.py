@@ -14,14 +14,13 @@ from torch import Tensor
 from adapters_store.canonical import digest
 from adapters_store.durable import write_durably
 from adapters_store.errors import StoreError
-from adapters_store.tensors import TensorLimits, read_tensors, write_tensors
+from adapters_store.tensors import read_tensors, write_tensors
+from training.checkpoint import OWN_LIMITS
 from training.errors import StateMismatch
 
 Record = dict[str, Any]
 
 MANIFEST = "cluster.json"
-LIMITS = TensorLimits(bytes=2**44, tensors=2**24, header_bytes=2**32)
-"""Of our own files, known by their digest: a worker's holds about ten tensors for each of its domains."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class PartFolder:
         path = self.folder / part.name
         try:
             whole = digest(path.read_bytes()) == part.sha256
-            found = read_tensors(path, LIMITS) if whole else None
+            found = read_tensors(path, OWN_LIMITS) if whole else None
         except (OSError, StoreError) as error:
             raise StateMismatch(f"{path} cannot be read ({error}); train into another folder") from None
         if found is None:

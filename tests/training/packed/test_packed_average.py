@@ -18,7 +18,7 @@ from training.packed.course import Terms
 from training.packed.plan import Footprint
 from training.packed.stack import lora_layout
 
-AVERAGED = schedule(average="tail", epochs=3, lr=5e-2)
+AVERAGED = schedule(average="tail", epochs=2, lr=5e-2)
 
 
 @pytest.mark.usefixtures("in_float64")
@@ -57,7 +57,7 @@ def test_whole_networks_average_as_each_alone(small_world: Path, tmp_path: Path)
 def test_packed_fusion_averages_as_the_loop_over_tuples(small_world: Path, tmp_path: Path) -> None:
     """Law: norms that a batch leaves alone count in the average as they stand, stacked or not."""
     start = scene(small_world, tmp_path / "run")
-    terms = schedule(batch_rows=150, epochs=2, patience=2, average="tail")
+    terms = schedule(batch_rows=400, epochs=1, average="tail")
     one_by_one = fusion_trainer(start, FusionConfig(min_tuple_rows=15), terms)
     other = one_by_one.one("attention", memory(tmp_path / "alone", "attention"))
     mine = packed(one_by_one).one("attention", memory(tmp_path / "packed", "attention"))

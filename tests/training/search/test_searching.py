@@ -27,7 +27,7 @@ def test_a_killed_search_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
     """Law: whichever trial a search dies in, that trial is run again and counted once: points, worths and the
     configuration are those of a search that nobody stopped."""
     whole = searching(tmp_path / "whole", Planned(), TRIALS, Listening()).run()
-    for stops_at in (1, 2, 10, TRIALS):
+    for stops_at in (1, 10):
         out = tmp_path / str(stops_at)
         with pytest.raises(KeyboardInterrupt):
             searching(out, Planned(stops_at), TRIALS, Listening()).run()

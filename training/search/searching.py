@@ -206,7 +206,8 @@ class Search:
         seconds = each * (self._budget.trials - len(told))
         if self._budget.hours is not None:
             seconds = min(seconds, 3600 * self._budget.hours - sum(one.seconds for one in told) + each)
-        return f"{self._budget.trials - len(told)} trials are left, about {seconds / 3600:.2f} hours"
+        about = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 3600:.2f} hours"
+        return f"{self._budget.trials - len(told)} trials are left, about {about}"
 
 
 class _Bars:

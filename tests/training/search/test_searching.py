@@ -75,13 +75,13 @@ def test_no_trial_begins_after_the_hours(tmp_path: Path) -> None:
 
 
 def test_the_cost_is_said_before_the_run(tmp_path: Path) -> None:
-    """Law: trials and rows are stated from the configuration alone; hours after the first trial, and on going on."""
+    """Law: trials and rows are stated from the configuration alone; what is left, after each trial."""
     meter = Listening()
     search = searching(tmp_path, Planned(), 4, meter, epochs=7)
     assert "search pretrain: 4 trials, each of at most 7,000 rows passed, 28,000 in all" in search.cost()
     assert not tmp_path.joinpath("journal.log").exists()
     search.run()
-    assert "3 trials are left, about 0.00 hours" in meter.lines[0]
+    assert "3 trials are left, about 6 s" in meter.lines[0]
     assert "best is" in meter.lines[-1]
     assert len(meter.lines) == 4
 

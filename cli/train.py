@@ -118,6 +118,64 @@ def divisions(config: Config, out: Out, resume: Resume = False, seed: Seed = Non
     _run(out, work)
 
 
+@app.command()
+def search(
+    config: Config,
+    out: Out,
+    trials: Annotated[
+        int, typer.Option("--trials", help="Of each method, the configuration as given among them.", min=1)
+    ],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="pretrain, adapters, fuse, finetune, single; or frameworks and networks, where the configuration is "
+            "of `train mamdr`. By default the three stages, or what the configuration trains.",
+            show_default=False,
+        ),
+    ] = None,
+    hours: Annotated[
+        float | None, typer.Option("--hours", help="No trial begins after so many hours of a method's trials.", min=0.0)
+    ] = None,
+    space: Annotated[
+        Path | None, typer.Option("--space", help="YAML file of spaces that replace the usual ones.", dir_okay=False)
+    ] = None,
+    resume: Resume = False,
+    seed: Seed = None,
+    data: Data = None,
+) -> None:
+    """Search settings on validation; OUT gets search.md, search.json and a configuration for each name."""
+
+    def work(console: Console) -> None:
+        from training.progress import RichMeter
+        from training.search.found import Budget
+        from training.search.searching import search as search_all
+        from training.search.space import read_spaces
+        from training.search.writing import summary
+        from training.trials.code import code_commit
+        from training.trials.seeds import read_any
+
+        settings, meter = read_any(config, seed=seed, data=data), RichMeter(console)
+        spaces = None if space is None else read_spaces(space)
+        found = search_all(
+            settings,
+            names or (),
+            out,
+            Budget(trials, hours),
+            spaces=spaces,
+            resume=resume,
+            meter=meter,
+            commit=code_commit(),
+        )
+        table = summary(found)
+        for row in (table.header, *table.rows):
+            meter.say("  ".join(row))
+        for one in found:
+            meter.say(f"configuration: {out / one.name / 'config.yaml'}")
+        meter.say(f"tables: {out / 'search.md'}")
+
+    _run(out, work)
+
+
 class Mode(StrEnum):
     """When the workers of a cluster wait for each other."""
 

@@ -109,6 +109,9 @@ class Schedule(Section):
         epochs: passes over the rows, at most.
         patience: epochs without a better validation AUC before it stops.
         dropout: probability after each hidden layer.
+        average: `tail` also judges the average of the last steps' weights after each epoch (docs/search.md), and what
+            validation likes best of all is kept; null knows the epochs' own weights alone. Nothing is averaged where
+            nothing is selected.
     """
 
     lr: Rate = 1e-3
@@ -118,6 +121,7 @@ class Schedule(Section):
     epochs: Positive = 20
     patience: Positive = 3
     dropout: Share = 0.2
+    average: Literal["tail"] | None = None  # null, so that a run of an older build is resumed
 
 
 class CalibrationConfig(Section):
@@ -212,6 +216,7 @@ class TrainingConfig(Section):
         threads: cores that torch uses; part of the result, for sums are taken in another order with another number.
         backbone, adapter, fusion: the three networks.
         pretrain, adapters, fuse: the three stages.
+        whole: how the baselines Single and Fine-tune train a network for each domain; no part of what a run learns.
         select: `best` takes what validation prefers, the untrained adapter included; `last_epoch` never stops early.
             Pre-training keeps its best epoch either way.
         strength: of natural domains' adapters.
@@ -234,6 +239,7 @@ class TrainingConfig(Section):
     pretrain: Schedule = Schedule()
     adapters: Schedule = Schedule(lr=3e-4, weight_decay=1e-3, batch_rows=2048, epochs=8, dropout=0.5)
     fuse: Schedule = Schedule(lr=3e-4, weight_decay=1e-3, epochs=5, dropout=0.5)
+    whole: Schedule = Schedule(batch_rows=2048, epochs=15, patience=2)
     select: Select = "best"
     strength: StrengthConfig = StrengthConfig()
     calibration: CalibrationConfig = CalibrationConfig()
@@ -251,6 +257,12 @@ class TrainingConfig(Section):
         for name, ranks in (("adapter.ranks", self.adapter.ranks), ("fusion.ranks", self.fusion.ranks)):
             if ranks is not None and len(ranks) != layers:
                 raise ValueError(f"{name} has {len(ranks)} numbers for {layers} hidden layers: give one for each layer")
+        return self
+
+    @model_validator(mode="after")
+    def _averages_are_selected(self) -> Self:
+        if self.select == "last_epoch" and (self.adapters.average or self.fuse.average):
+            raise ValueError("select: last_epoch takes no average: set select: best, or leave `average` out")
         return self
 
 

@@ -1,12 +1,13 @@
 """The one training loop of all stages: epochs of shuffled batches, early stopping, and a checkpoint after each epoch.
 
-Whatever an epoch draws comes from a stream named by the epoch, and the checkpoint holds weights, moments of Adam and
-the best weights so far. So a loop that was killed and started again ends with the weights of one that was not, bit for
-bit.
+Whatever an epoch draws comes from a stream named by the epoch, and the checkpoint holds weights, moments of Adam, the
+best weights so far and, where there is one, the average. So a loop that was killed and started again ends with the
+weights of one that was not, bit for bit.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.averaging import TailAverage
 from training.batches import split_batches
 from training.checkpoint import Memory, Record, Saved
 from training.config import Schedule, Select
@@ -51,17 +53,21 @@ class Fitted:
     """How a training loop went.
 
     Args:
-        history: a record for each epoch {epoch, loss, auc, seconds}; epoch 0, where it is there, is the start.
+        history: a record for each epoch {epoch, loss, auc, seconds}, and average_auc where weights are averaged; epoch
+            0, where it is there, is the start. A loss that is not finite is None.
         epoch: whose weights are in place now; 0 is the untrained start.
+        averaged: they are the average as it was after that epoch.
     """
 
     history: tuple[Record, ...]
     epoch: int
+    averaged: bool = False
 
     @property
     def auc(self) -> float | None:
         """Validation AUC of the weights in place."""
-        return next((entry["auc"] for entry in self.history if entry["epoch"] == self.epoch), None)
+        key = "average_auc" if self.averaged else "auc"
+        return next((entry[key] for entry in self.history if entry["epoch"] == self.epoch), None)
 
 
 class Loop:
@@ -71,7 +77,7 @@ class Loop:
         trainee: what is trained.
         rows: (n,) training rows.
         schedule: how long and how fast.
-        select: `best` restores the best epoch; `last_epoch` neither stops early nor restores.
+        select: `best` restores the best epoch, or the average after it; `last_epoch` neither stops early nor restores.
         stream: where its random numbers come from.
         memory: where it keeps its checkpoint.
         meter: where progress goes.
@@ -101,6 +107,8 @@ class Loop:
         self._history: list[Record] = []
         self._epoch = 0
         self._best: dict[str, Tensor] = {}
+        self._averaged = False
+        self._average = TailAverage() if schedule.average is not None and select == "best" else None
         groups = _groups(trainee)
         self._optimizer: torch.optim.Optimizer | None = (
             None  # of a trainee that learns nothing, such as no pair's norms
@@ -118,11 +126,12 @@ class Loop:
             self._restore(saved)
         if saved is None or not saved.record["finished"]:
             self._train()
+        averaged = False
         if self._select == "best" and self._stopping.best_epoch is not None:
             self._trainee.trained.load_state_dict(self._best)
-            self._epoch = self._stopping.best_epoch
+            self._epoch, averaged = self._stopping.best_epoch, self._averaged
         self._trainee.layer.eval()
-        return Fitted(tuple(self._history), self._epoch)
+        return Fitted(tuple(self._history), self._epoch, averaged)
 
     def _start(self) -> None:
         if self._trainee.start_counts:
@@ -154,6 +163,7 @@ class Loop:
         order = self._stream.of("order", self._epoch).generator()
         batches = split_batches(self._rows, self._schedule.batch_rows, self._schedule.min_batches, order)
         total = torch.zeros((), dtype=torch.float64)
+        learned = self._trainee.trained.state_dict()  # shares memory with what the steps move
         self._trainee.layer.train()
         with self._stream.of("dropout", self._epoch).ambient():
             for batch in batches:
@@ -161,6 +171,8 @@ class Loop:
                 loss = self._trainee.loss(batch)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 optimizer.step()
+                if self._average is not None:
+                    self._average.follow(learned)
                 total += loss.detach() * len(batch)
                 advance(len(batch))
         self._judge(self._epoch, float(total) / len(self._rows), self._clock() - began)
@@ -168,15 +180,29 @@ class Loop:
     def _judge(self, epoch: int, loss: float | None, seconds: float) -> None:
         self._trainee.layer.eval()
         auc = self._trainee.auc()
-        self._history.append({"epoch": epoch, "loss": loss, "auc": auc, "seconds": round(seconds, 3)})
+        self._history.append({"epoch": epoch, "loss": recorded(loss), "auc": auc, "seconds": round(seconds, 3)})
         if self._stopping.observe(epoch, auc):
-            self._best = _copied(self._trainee.trained)
+            self._best, self._averaged = _copied(self._trainee.trained), False
         if epoch > 0:
             shown = "undefined (one class)" if auc is None else f"{auc:.5f}"
+            if self._average is not None:
+                average = self._history[-1]["average_auc"] = self._judge_average(self._average, epoch)
+                shown += "" if average is None else f" (averaged {average:.5f})"
             speed = len(self._rows) / max(seconds, 1e-9)
             self._meter.say(
                 f"{self._memory.name} epoch {epoch}: loss {loss:.4f}, validation AUC {shown}, {speed:,.0f} rows/s"
             )
+
+    def _judge_average(self, average: TailAverage, epoch: int) -> float | None:
+        """Judge the average in the place of the weights, which are put back; it is kept where it is the best so far."""
+        trained = self._trainee.trained
+        weights = _copied(trained)
+        trained.load_state_dict(average.mean)
+        auc = self._trainee.auc()
+        if self._stopping.observe(epoch, auc):
+            self._best, self._averaged = _copied(trained), True
+        trained.load_state_dict(weights)
+        return auc
 
     def _keep(self, finished: bool) -> None:
         tensors = {f"trained.{name}": value for name, value in self._trainee.trained.state_dict().items()}
@@ -191,10 +217,17 @@ class Loop:
             "best_auc": self._stopping.best_score,
             "finished": finished,
         }
+        if self._average is not None:
+            record |= {"averaged": self._averaged, "steps": self._average.steps}
+            if not finished:
+                tensors |= {f"average.{name}": value for name, value in self._average.mean.items()}
         self._memory.save(tensors, record)
 
     def _restore(self, saved: Saved) -> None:
         parts = _by_prefix(saved.tensors)
+        if self._average is not None:
+            self._average = TailAverage(parts.get("average"), int(saved.record["steps"]))
+            self._averaged = bool(saved.record["averaged"])
         self._trainee.trained.load_state_dict(parts.get("trained", {}))
         self._best = parts.get("best", {})
         self._history = list(saved.record["history"])
@@ -207,6 +240,11 @@ class Loop:
                 i, key = name.split(".", 1)
                 content["state"].setdefault(int(i), {})[key] = value
             self._optimizer.load_state_dict(content)
+
+
+def recorded(loss: float | None) -> float | None:
+    """Return a loss as a record can hold it: None where it is not finite, because training ran away."""
+    return loss if loss is not None and math.isfinite(loss) else None
 
 
 def _groups(trainee: Trainee) -> list[dict[str, Any]]:

@@ -166,13 +166,16 @@ def record_of(fitted: Sequence[Fitted]) -> Record:
     return {
         "finished": True,
         "epochs": [how.epoch for how in fitted],
+        "averaged": [how.averaged for how in fitted],
         "histories": [list(how.history) for how in fitted],
     }
 
 
 def fitted_of(record: Record) -> list[Fitted]:
     """Read back how a finished pack went."""
-    return [Fitted(tuple(h), epoch) for h, epoch in zip(record["histories"], record["epochs"], strict=True)]
+    epochs, histories = record["epochs"], record["histories"]
+    averaged = record.get("averaged", [False] * len(epochs))  # an older build averaged nothing
+    return [Fitted(tuple(h), *how) for h, *how in zip(histories, epochs, averaged, strict=True)]
 
 
 def _stack_of(saved: Saved) -> Stack:

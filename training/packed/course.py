@@ -11,7 +11,7 @@ from training.batches import split_batches
 from training.checkpoint import Record
 from training.config import Schedule, Select
 from training.early_stopping import EarlyStopping
-from training.loops import Fitted
+from training.loops import Fitted, recorded
 from training.seeds import Stream
 
 
@@ -29,6 +29,11 @@ class Terms:
     select: Select
     start_counts: bool = True
 
+    @property
+    def averages(self) -> bool:
+        """Whether averages of the steps are judged too."""
+        return self.schedule.average is not None and self.select == "best"
+
 
 @dataclass
 class Course:
@@ -41,6 +46,7 @@ class Course:
         stop: (s,) positions of its validation rows in theirs.
         stopping: its early stop.
         epoch: how many it has been trained.
+        averaged: what is best so far is an average.
     """
 
     place: Place
@@ -50,6 +56,7 @@ class Course:
     stopping: EarlyStopping
     epoch: int = 0
     history: list[Record] = field(default_factory=list)
+    averaged: bool = False
 
     def batches(self, epoch: int, terms: Terms) -> tuple[Tensor, ...]:
         """Return the batches of one epoch: those that the domain has where it is trained alone."""
@@ -58,8 +65,17 @@ class Course:
 
     def judge(self, loss: float | None, auc: float | None, seconds: float) -> bool:
         """Take an epoch's result and say whether it is the best so far."""
-        self.history.append({"epoch": self.epoch, "loss": loss, "auc": auc, "seconds": round(seconds, 6)})
-        return self.stopping.observe(self.epoch, auc)
+        self.history.append({"epoch": self.epoch, "loss": recorded(loss), "auc": auc, "seconds": round(seconds, 6)})
+        better = self.stopping.observe(self.epoch, auc)
+        self.averaged = self.averaged and not better
+        return better
+
+    def judge_average(self, auc: float | None) -> bool:
+        """Take what the average is worth after the same epoch, and say whether it is the best so far."""
+        self.history[-1]["average_auc"] = auc
+        better = self.stopping.observe(self.epoch, auc)
+        self.averaged = self.averaged or better
+        return better
 
     def over(self, terms: Terms) -> bool:
         """Whether there is no epoch to come."""
@@ -78,4 +94,6 @@ class Course:
     def fitted(self, terms: Terms) -> Fitted:
         """How it went, once it is over."""
         best = self.stopping.best_epoch
-        return Fitted(tuple(self.history), best if self.keeps_best(terms) and best is not None else self.epoch)
+        if not self.keeps_best(terms) or best is None:
+            return Fitted(tuple(self.history), self.epoch)
+        return Fitted(tuple(self.history), best, self.averaged)

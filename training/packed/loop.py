@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from training.packed.adam import StackedAdam
 from training.packed.aucs import domain_aucs
+from training.packed.average import StackedAverage
 from training.packed.course import Course, Terms
 from training.packed.masks import Masks
 from training.packed.network import PackNetwork, PackRows, Read
@@ -64,6 +65,7 @@ class PackLoop(Generic[Read]):
         self._stack = start
         self._kept = start.take(torch.arange(len(start)))
         self._adam = StackedAdam(start.learned, terms.schedule)
+        self._average = StackedAverage(start) if terms.averages else None
 
     def run(self) -> Stack:
         """Train every domain to its end and return the selected weights, in the order of the courses."""
@@ -116,35 +118,44 @@ class PackLoop(Generic[Read]):
         losses = each.view(len(batches), -1).sum(1)
         (gradient,) = torch.autograd.grad(losses.sum(), learned)  # each domain's loss reads its own row only
         self._adam.step(stack.learned, gradient)
+        if self._average is not None:
+            self._average.follow(stack)
         return losses.detach()
 
     def _judge(self, losses: Sequence[float] | None, seconds: float) -> None:
         """Score the validation rows of the domains that are left, and keep what is best so far."""
         courses = [self._courses[i] for i in self._alive]
-        aucs = self._aucs(courses)
+        aucs = self._aucs(courses, self._stack)
         rows = max(1, sum(len(course.rows) for course in courses))
         better = []
         for place, (course, auc) in enumerate(zip(courses, aucs, strict=True)):
             loss = None if losses is None else losses[place]
             if course.judge(loss, auc, seconds * len(course.rows) / rows):
                 better.append(place)
-        self._keep(better)
+        self._keep(better, self._stack)
+        if self._average is not None and losses is not None:
+            self._judge_averages(courses, self._average.mean)
         if losses is not None:
             speed = f"{rows / max(seconds, 1e-9):,.0f} rows/s"
             self._meter.say(f"{self._name} epoch {courses[0].epoch}: {len(courses)} domains in training, {speed}")
 
-    def _aucs(self, courses: Sequence[Course]) -> list[float | None]:
+    def _judge_averages(self, courses: Sequence[Course], mean: Stack) -> None:
+        """Score the validation rows by the averages, and keep those that are the best so far."""
+        aucs = enumerate(zip(courses, self._aucs(courses, mean), strict=True))
+        self._keep([place for place, (course, auc) in aucs if course.judge_average(auc)], mean)
+
+    def _aucs(self, courses: Sequence[Course], stack: Stack) -> list[float | None]:
         parts = [course.stop for course in courses]
-        logits = scored(self._network, self._stack, self._stop, parts)
+        logits = scored(self._network, stack, self._stop, parts)
         label = self._stop.label[torch.cat(parts)].numpy()
         owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         return domain_aucs(label, logits.numpy(), owner, len(parts))
 
-    def _keep(self, places: Sequence[int]) -> None:
-        """Remember the weights that stand at some places of the stack."""
+    def _keep(self, places: Sequence[int], stack: Stack) -> None:
+        """Remember the weights that stand at some places of a stack of the domains that are left."""
         if places:
             chosen = torch.tensor(places)
-            self._kept.put(torch.tensor([self._alive[place] for place in places]), self._stack.take(chosen))
+            self._kept.put(torch.tensor([self._alive[place] for place in places]), stack.take(chosen))
 
     def _retire(self) -> None:
         """Take the domains that are over out of the stack."""
@@ -152,10 +163,12 @@ class PackLoop(Generic[Read]):
         if not any(over):
             return
         last = [p for p, done in enumerate(over) if done and not self._courses[self._alive[p]].keeps_best(self._terms)]
-        self._keep(last)
+        self._keep(last, self._stack)
         left = torch.tensor([place for place, done in enumerate(over) if not done], dtype=torch.int64)
         self._stack = self._stack.take(left)
         self._adam.take(left)
+        if self._average is not None:
+            self._average.take(left)
         self._alive = [self._alive[place] for place in left.tolist()]
 
 

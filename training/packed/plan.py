@@ -16,7 +16,8 @@ from training.packed.rows import READ_ROWS, row_bytes
 from training.packed.stack import Layout
 
 _STACK_COPIES = 9
-"""Copies of what is learned: itself, the best, gradient and its parts, Adam's two moments, and what a step makes."""
+"""Copies of what is learned: itself, the best, gradient and its parts, Adam's two moments, and what a step makes. Where
+steps are averaged there is one more."""
 _LEVEL_COPIES = 6
 """Tensors (t, n, d) that a training step keeps of one hidden layer until its backward pass."""
 _STEP_PASSING, _SCORE_PASSING = 4, 5
@@ -104,10 +105,12 @@ class Footprint:
     def __init__(self, shape: NetworkShape, layout: Layout, schedule: Schedule, itemsize: int = 4) -> None:
         self.schedule = schedule
         self._row_bytes = row_bytes(shape, itemsize)
-        self._domain_bytes = (_STACK_COPIES * layout.learned_width + 6 * layout.moments_width) * itemsize
+        average = int(schedule.average is not None)
+        copies = _STACK_COPIES + average
+        self._domain_bytes = (copies * layout.learned_width + (6 + average) * layout.moments_width) * itemsize
         self._step_bytes = (kept_floats(shape) + passing_floats(shape, _STEP_PASSING)) * itemsize
         self._score_bytes = passing_floats(shape, _SCORE_PASSING) * itemsize
-        self._table_row_bytes = (_STACK_COPIES + 2) * shape.width * itemsize
+        self._table_row_bytes = (copies + 2) * shape.width * itemsize
 
     def of(self, domains: int, rows: int, batch_rows: int, table_rows: int = 0) -> int:
         """Return the bytes that training takes at most.

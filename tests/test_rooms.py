@@ -69,6 +69,7 @@ def test_gevent_stays_where_locust_runs() -> None:
 @pytest.mark.parametrize(
     ("library", "files"),
     [
+        ("optuna", {"training/search/journal.py"}),
         ("ray", {"training/cluster/ray_engine.py"}),
         ("espalier_kernels", {"service/engines/native.py", "service/engines/chosen.py"}),
     ],

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from benchmarks.forge import Run
 from tests.factory import Sizes, make_run
+
+
+def pytest_configure() -> None:
+    """Let Triton's kernels run in its interpreter: that is decided when Triton is imported, and peft imports it too."""
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session")

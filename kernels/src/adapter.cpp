@@ -38,15 +38,35 @@ Lean lean(const ModuleSpec& module, int inputs, int columns) {
   return found;
 }
 
-// Sizes first, then memory: offsets into one buffer, which every layer's pointers go to.
-struct Layout {
-  std::size_t entry, entry_bias, key, key_shift, division_of, exit, scale, bias, end;
+// What the memory of a layer depends on beside the network.
+struct LayerSizes {
+  int rank, divisions, query;
+  int own;  // 1: the layer's weights are the adapter's own; 0: the backbone's
+};
+constexpr std::size_t kEach = 4;       // numbers of a layer
+constexpr int kMostColumns = 1 << 16;  // of what is adopted: what follows from sizes stays within its type
+
+struct Sizes {
+  std::vector<LayerSizes> layers;
+  int output;  // 1: the adapter's own; 0: the backbone's
 };
 
-Layout lay_out(const AdapterLayer& layer, int steps, int columns, std::size_t start) {
+// Sizes first, then memory: offsets into one buffer, which every layer's pointers go to.
+struct LayerLayout {
+  std::size_t weights, entry, entry_bias, key, key_shift, division_of, exit, scale, bias, end;
+};
+
+struct Layout {
+  std::vector<LayerLayout> layers;
+  std::size_t output, end;
+};
+
+LayerLayout lay_out(const AdapterLayer& layer, bool own, const Layer& wide, std::size_t start) {
   const std::size_t others = layer.divisions - 1;
-  Layout at{};
-  at.entry = start;
+  const int steps = wide.steps, columns = wide.columns;
+  LayerLayout at{};
+  at.weights = start;
+  at.entry = at.weights + (own ? panel_floats(steps, columns) : 0);
   at.entry_bias = at.entry + panel_floats(steps, layer.entry_columns);
   at.key = at.entry_bias + layer.entry_columns;
   at.key_shift = at.key + others * layer.rank_p * layer.query;
@@ -58,14 +78,7 @@ Layout lay_out(const AdapterLayer& layer, int steps, int columns, std::size_t st
   return at;
 }
 
-// What the memory of a layer depends on beside the network.
-struct Sizes {
-  int rank, divisions, query;
-};
-constexpr std::size_t kEach = 3;       // numbers of a layer
-constexpr int kMostColumns = 1 << 16;   // of what is adopted: what follows from sizes stays within its type
-
-AdapterLayer layer_of(const Sizes& own, Precision precision) {
+AdapterLayer layer_of(const LayerSizes& own, Precision precision) {
   AdapterLayer layer{};
   layer.rank = own.rank;
   layer.rank_p = round_up(layer.rank);
@@ -78,21 +91,21 @@ AdapterLayer layer_of(const Sizes& own, Precision precision) {
   return layer;
 }
 
-// All layers, one after the other.
-std::vector<Layout> lay_out(const Network& network, const std::vector<Sizes>& sizes,
-                            std::vector<AdapterLayer>& layers) {
-  std::vector<Layout> layouts;
-  std::size_t floats = 0;
+// All layers, one after the other, then the output: its weights, and its bias in a cache line of its own.
+Layout lay_out(const Network& network, const Sizes& sizes, std::vector<AdapterLayer>& layers) {
+  Layout made{};
   for (int level = 0; level < network.depth(); ++level) {
-    const Layer& wide = network.layers()[level];
-    layers.push_back(layer_of(sizes[level], network.precision()));
-    layouts.push_back(lay_out(layers.back(), wide.steps, wide.columns, floats));
-    floats = layouts.back().end;
+    const LayerSizes& own = sizes.layers[level];
+    layers.push_back(layer_of(own, network.precision()));
+    made.layers.push_back(lay_out(layers.back(), own.own != 0, network.layers()[level], made.output));
+    made.output = made.layers.back().end;
   }
-  return layouts;
+  made.end = made.output + (sizes.output != 0 ? std::size_t(network.layers().back().columns) + kLanes : 0);
+  return made;
 }
 
-void point(AdapterLayer& layer, const Layout& at, const float* memory) {
+void point(AdapterLayer& layer, const LayerLayout& at, const float* memory, const Layer& wide) {
+  layer.weights = at.entry > at.weights ? memory + at.weights : wide.weights;
   layer.entry = memory + at.entry;
   layer.entry_bias = memory + at.entry_bias;
   layer.key = memory + at.key;
@@ -121,33 +134,42 @@ std::vector<int> form_of(const Network& network) {
   return form;
 }
 
-std::vector<int> numbers_of(const Network& network, const std::vector<Sizes>& sizes) {
+std::vector<int> numbers_of(const Network& network, const Sizes& sizes) {
   std::vector<int> numbers = form_of(network);
-  for (const Sizes& own : sizes) numbers.insert(numbers.end(), {own.rank, own.divisions, own.query});
+  for (const LayerSizes& own : sizes.layers) {
+    numbers.insert(numbers.end(), {own.rank, own.divisions, own.query, own.own});
+  }
+  numbers.push_back(sizes.output);
   return numbers;
 }
 
-std::vector<Sizes> checked(const Network& network, const std::vector<int>& numbers) {
+Sizes checked(const Network& network, const std::vector<int>& numbers) {
   const std::vector<int> form = form_of(network);
-  if (numbers.size() != form.size() + kEach * std::size_t(network.depth()) ||
+  if (numbers.size() != form.size() + kEach * std::size_t(network.depth()) + 1 ||
       !std::equal(form.begin(), form.end(), numbers.begin())) {
     throw std::invalid_argument("packed memory is of another layout, precision or network");
   }
-  std::vector<Sizes> sizes;
-  for (std::size_t i = form.size(); i < numbers.size(); i += kEach) {
-    const Sizes own{numbers[i], numbers[i + 1], numbers[i + 2]};
+  Sizes sizes{{}, numbers.back()};
+  bool known = sizes.output == 0 || sizes.output == 1;
+  for (std::size_t i = form.size(); i + 1 < numbers.size(); i += kEach) {
+    const LayerSizes own{numbers[i], numbers[i + 1], numbers[i + 2], numbers[i + 3]};
     const auto fits = [](int columns) { return columns >= 0 && columns <= kMostColumns; };
-    if (!fits(own.rank) || !fits(own.query) || own.divisions < 1 || own.divisions > kMaxDivisions ||
-        (own.divisions > 1) != (own.query > 0)) {
-      throw std::invalid_argument("packed memory has sizes that no adapter has");
-    }
-    sizes.push_back(own);
+    known = known && fits(own.rank) && fits(own.query) && own.divisions >= 1 && own.divisions <= kMaxDivisions &&
+            (own.divisions > 1) == (own.query > 0) && (own.own == 0 || own.own == 1);
+    sizes.layers.push_back(own);
   }
+  if (!known) throw std::invalid_argument("packed memory has sizes that no adapter has");
   return sizes;
 }
 
-void fill_entry(float* memory, const Layout& at, const AdapterLayer& layer, const ModuleSpec& module, const Lean& left,
-                const Network& network, int level) {
+void fill_weights(float* memory, const LayerLayout& at, const float* weight, const Network& network, int level) {
+  const Panels panels{memory + at.weights, network.layers()[level].steps, network.precision()};
+  pack_rows(panels, 0, weight, network.outputs(level), network.width(level), network.order(level),
+            network.packed_inputs(level));
+}
+
+void fill_entry(float* memory, const LayerLayout& at, const AdapterLayer& layer, const ModuleSpec& module,
+                const Lean& left, const Network& network, int level) {
   const Panels panels{memory + at.entry, network.layers()[level].steps, network.precision()};
   const int width = network.width(level), inputs = network.packed_inputs(level);
   const int* order = network.order(level);
@@ -159,7 +181,8 @@ void fill_entry(float* memory, const Layout& at, const AdapterLayer& layer, cons
   std::copy_n(module.query_shift, layer.query, memory + at.entry_bias + layer.rank_p);
 }
 
-void fill_key(float* memory, const Layout& at, const AdapterLayer& layer, const ModuleSpec& module, const Lean& left) {
+void fill_key(float* memory, const LayerLayout& at, const AdapterLayer& layer, const ModuleSpec& module,
+              const Lean& left) {
   const int last = layer.divisions - 1;
   for (int j = 0; j < last; ++j) {
     const Panels key{memory + at.key + std::size_t(j) * layer.rank_p * layer.query, layer.query, Precision::single};
@@ -178,12 +201,15 @@ void fill_key(float* memory, const Layout& at, const AdapterLayer& layer, const 
   std::copy(left.division.begin(), left.division.end(), division_of);
 }
 
-void fill_exit(float* memory, const Layout& at, const AdapterLayer& layer, const ModuleSpec& module, const Lean& left,
-               const std::vector<float>& bias, Precision precision) {
-  const Panels panels{memory + at.exit, layer.exit_steps, precision};
-  const int columns = int(bias.size());
+void fill_exit(float* memory, const LayerLayout& at, const AdapterLayer& layer, const ModuleSpec& module,
+               const Lean& left, const Network& network, int level) {
+  const Panels panels{memory + at.exit, layer.exit_steps, network.precision()};
+  const int columns = network.outputs(level);
+  const float* const bias = module.bias != nullptr ? module.bias : network.bias(level).data();
   const double weight = left.attended ? 1.0 : 1.0 / module.divisions;
-  const auto shift = [&](int j, int c) { return double(module.shift[std::size_t(j) * columns + c]); };
+  const auto shift = [&](int j, int c) {
+    return module.shift != nullptr ? double(module.shift[std::size_t(j) * columns + c]) : 0.0;
+  };
   for (int c = 0; c < columns; ++c) {
     for (int r = 0; r < layer.rank; ++r) {
       panels.set(r, c, float(module.up[std::size_t(c) * module.rank + left.kept[r]] * weight));
@@ -203,52 +229,78 @@ void fill_exit(float* memory, const Layout& at, const AdapterLayer& layer, const
   }
 }
 
+void fill_output(float* memory, const Layout& at, const OutputSpec& output, const Network& network) {
+  std::copy_n(output.weight, output.inputs, memory + at.output);
+  memory[at.output + network.layers().back().columns] = output.bias;
+}
+
+// Of memory that is filled, or known to be as long as its layout says.
+Output output_of(const Layout& at, const float* memory, const Network& network) {
+  if (at.end == at.output) return network.output();
+  return {memory + at.output, memory[at.output + network.layers().back().columns]};
+}
+
+LayerSizes sizes_of(const ModuleSpec& module, const Lean& left) {
+  const int own = module.weight != nullptr ? 1 : 0;
+  return {int(left.kept.size()), left.attended ? module.divisions : 1, left.attended ? module.query : 0, own};
+}
+
 }  // namespace
 
-Adapter::Adapter(const Network& network, const std::vector<ModuleSpec>& modules, double slope, double intercept)
+Adapter::Adapter(const Network& network, const std::vector<ModuleSpec>& modules, double slope, double intercept,
+                 const OutputSpec* output)
     : slope_(slope), intercept_(intercept) {
   if (int(modules.size()) != network.depth()) throw std::invalid_argument("an adapter needs a module for each layer");
+  if (output != nullptr && output->inputs != network.outputs(network.depth() - 1)) {
+    throw std::invalid_argument("an adapter's output does not fit the network's last layer");
+  }
   std::vector<Lean> left;
-  std::vector<Sizes> sizes;
+  Sizes sizes{{}, output != nullptr ? 1 : 0};
   for (int level = 0; level < network.depth(); ++level) {
     const ModuleSpec& module = modules[level];
     if (module.divisions < 1 || module.divisions > kMaxDivisions) {
       throw std::invalid_argument("a module must have 1 to " + std::to_string(kMaxDivisions) + " divisions");
     }
     left.push_back(lean(module, network.width(level), network.outputs(level)));
-    const bool attended = left.back().attended;
-    sizes.push_back({int(left.back().kept.size()), attended ? module.divisions : 1, attended ? module.query : 0});
+    sizes.layers.push_back(sizes_of(module, left.back()));
   }
   sizes_ = numbers_of(network, sizes);
-  const std::vector<Layout> layouts = lay_out(network, sizes, layers_);
+  const Layout layout = lay_out(network, sizes, layers_);
   low_columns_ = widest(layers_);
-  floats_ = layouts.back().end;
+  floats_ = layout.end;
   memory_ = Buffer(floats_);
   start_ = memory_.data();
+  float* const memory = memory_.data();
   for (int level = 0; level < network.depth(); ++level) {
     AdapterLayer& layer = layers_[level];
-    const Layout& at = layouts[level];
-    float* memory = memory_.data();
-    fill_entry(memory, at, layer, modules[level], left[level], network, level);
-    if (left[level].attended) fill_key(memory, at, layer, modules[level], left[level]);
-    fill_exit(memory, at, layer, modules[level], left[level], network.bias(level), network.precision());
-    point(layer, at, memory);
+    const ModuleSpec& module = modules[level];
+    const LayerLayout& at = layout.layers[level];
+    if (module.weight != nullptr) fill_weights(memory, at, module.weight, network, level);
+    fill_entry(memory, at, layer, module, left[level], network, level);
+    if (left[level].attended) fill_key(memory, at, layer, module, left[level]);
+    fill_exit(memory, at, layer, module, left[level], network, level);
+    point(layer, at, memory, network.layers()[level]);
   }
+  if (output != nullptr) fill_output(memory, layout, *output, network);
+  output_ = output_of(layout, memory, network);
 }
 
 Adapter::Adapter(const Network& network, const std::vector<int>& sizes, const float* memory, std::size_t floats,
                  double slope, double intercept)
     : sizes_(sizes), slope_(slope), intercept_(intercept), start_(memory), floats_(floats) {
-  const std::vector<Layout> layouts = lay_out(network, checked(network, sizes), layers_);
-  if (floats != layouts.back().end) {
+  const Layout layout = lay_out(network, checked(network, sizes), layers_);
+  if (floats != layout.end) {
     throw std::invalid_argument("packed memory has " + std::to_string(floats) + " floats, its sizes say " +
-                                std::to_string(layouts.back().end));
+                                std::to_string(layout.end));
   }
   if (reinterpret_cast<std::uintptr_t>(memory) % kPackedAlignment != 0) {
     throw std::invalid_argument("packed memory does not begin at a cache line");
   }
   low_columns_ = widest(layers_);
-  for (int level = 0; level < network.depth(); ++level) point(layers_[level], layouts[level], memory);
+  for (int level = 0; level < network.depth(); ++level) {
+    point(layers_[level], layout.layers[level], memory, network.layers()[level]);
+  }
+  output_ = output_of(layout, memory, network);
 }
 
 }  // namespace espalier

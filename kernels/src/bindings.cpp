@@ -1,5 +1,6 @@
-// The Python face: `Network` packs a backbone, `Network.prepare` an adapter, `Network.adopt` takes one that was packed
-// before, `Network.score` scores segments without the interpreter's lock.
+// The Python face: `Network` packs a backbone, `Network.prepare` an adapter, `Network.prepare_dense` one with weights of
+// its own, `Network.adopt` takes one that was packed before, `Network.score` scores segments without the interpreter's
+// lock.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -27,6 +28,8 @@ using Memory = nb::ndarray<nb::numpy, const float, nb::ndim<1>>;
 using Logits = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using OverlayGiven = std::tuple<std::string, std::string, Rows>;
+using TableGiven = std::tuple<std::string, Rows>;
+using OutputGiven = std::tuple<Vector, float>;
 using FieldGiven = std::tuple<std::string, std::string, bool, int, std::optional<Matrix>>;
 using LayerGiven = std::tuple<Matrix, Vector>;
 
@@ -58,7 +61,14 @@ FieldSpec field_of(const FieldGiven& given) {
 struct Overlaid {
   nb::str side;
   std::size_t field;
-  OverlayRows rows;
+  OwnRows rows;
+  Rows kept;  // alive
+};
+
+// What is added to one field's table.
+struct Added {
+  std::size_t field;
+  OwnRows rows;
   Rows kept;  // alive
 };
 
@@ -67,6 +77,7 @@ struct PyAdapter {
   std::shared_ptr<const Network> network;
   Adapter adapter;
   std::vector<Overlaid> overlays;
+  std::vector<Added> added;
   std::optional<Vector> adopted;  // kept alive: its memory, where that is another's
 };
 
@@ -105,16 +116,28 @@ class PyNetwork {
 
   PyAdapter prepare(const std::vector<nb::dict>& modules, double slope, double intercept,
                     const std::vector<OverlayGiven>& overlays) const {
+    return prepare_dense(modules, std::nullopt, slope, intercept, overlays, {});
+  }
+
+  // Modules may have a `weight` and a `bias` in the place of the backbone's, and with a bias need no low-rank parts;
+  // likewise an output. `tables`: what is added to those of fields.
+  PyAdapter prepare_dense(const std::vector<nb::dict>& modules, const std::optional<OutputGiven>& output, double slope,
+                          double intercept, const std::vector<OverlayGiven>& overlays,
+                          const std::vector<TableGiven>& tables) const {
     std::vector<ModuleSpec> specs;
     std::vector<Matrix> matrices;
     std::vector<Vector> vectors;
     if (int(modules.size()) != network_->depth()) throw std::invalid_argument("an adapter needs a module for each layer");
     for (int level = 0; level < network_->depth(); ++level) {
-      specs.push_back(module_of(modules[level], network_->width(level), network_->outputs(level), matrices,
-                                vectors));
+      specs.push_back(module_of(modules[level], network_->width(level), network_->outputs(level), matrices, vectors));
     }
     std::vector<Overlaid> overlaid = all_overlaid_of(overlays);
-    return {network_, packed(specs, slope, intercept), std::move(overlaid), std::nullopt};
+    std::vector<Added> added;
+    for (const TableGiven& table : tables) added.push_back(added_of(table));
+    OutputSpec last{};
+    if (output) last = {int(std::get<0>(*output).shape(0)), std::get<0>(*output).data(), std::get<1>(*output)};
+    return {network_, packed(specs, slope, intercept, output ? &last : nullptr), std::move(overlaid), std::move(added),
+            std::nullopt};
   }
 
   // What `memory` and `sizes` of an adapter of an equal network gave; nothing is copied.
@@ -125,7 +148,7 @@ class PyNetwork {
     }
     std::vector<Overlaid> overlaid = all_overlaid_of(overlays);
     return {network_, Adapter(*network_, sizes, memory.data(), memory.shape(0), slope, intercept), std::move(overlaid),
-            memory};
+            {}, memory};
   }
 
   // `given`: (arrays of the rows, number of rows, adapter, positions by side or None).
@@ -154,7 +177,9 @@ class PyNetwork {
         columns.push_back(arrays.column(network_->fields()[f].spec, names_[3 * f].ptr(), names_[3 * f + 1].ptr(),
                                         names_[3 * f + 2].ptr(), row_arrays, rows));
       }
-      if (!segment[3].is_none()) overlay(adapter, segment[3], rows, arrays, columns.data() + columns.size() - fields);
+      Column* const own = columns.data() + columns.size() - fields;
+      for (const Added& each : adapter.added) own[each.field].added = &each.rows;
+      if (!segment[3].is_none()) overlay(adapter, segment[3], rows, arrays, own);
     }
     Options options = options_;
     options.calibrated = calibrated;
@@ -168,9 +193,9 @@ class PyNetwork {
     return adapter;
   }
 
-  Adapter packed(const std::vector<ModuleSpec>& specs, double slope, double intercept) const {
+  Adapter packed(const std::vector<ModuleSpec>& specs, double slope, double intercept, const OutputSpec* output) const {
     const nb::gil_scoped_release release;
-    return Adapter(*network_, specs, slope, intercept);
+    return Adapter(*network_, specs, slope, intercept, output);
   }
 
   std::vector<Overlaid> all_overlaid_of(const std::vector<OverlayGiven>& overlays) const {
@@ -181,18 +206,36 @@ class PyNetwork {
 
   Overlaid overlaid_of(const OverlayGiven& given) const {
     const auto& [side, name, rows] = given;
-    const nb::dlpack::dtype type = rows.dtype();
-    if (type.code != std::uint8_t(nb::dlpack::dtype_code::Float) || (type.bits != 16 && type.bits != 32)) {
-      throw std::invalid_argument("the rows of an overlay must be float16 or float32");
-    }
+    const OwnRows own = own_of(rows);
     const auto& fields = network_->fields();
     for (std::size_t f = 0; f < fields.size(); ++f) {
       const FieldSpec& field = fields[f].spec;
       if (field.name != name) continue;
       if (field.kind != Kind::sparse || int(rows.shape(1)) != field.width) break;
-      return {nb::str(side.c_str()), f, {rows.data(), std::int64_t(rows.shape(0)), type.bits == 16}, rows};
+      return {nb::str(side.c_str()), f, own, rows};
     }
     throw std::invalid_argument("the network has no field " + name + " that the overlay fits");
+  }
+
+  Added added_of(const TableGiven& given) const {
+    const auto& [name, rows] = given;
+    const OwnRows own = own_of(rows);
+    const auto& fields = network_->fields();
+    for (std::size_t f = 0; f < fields.size(); ++f) {
+      const FieldSpec& field = fields[f].spec;
+      if (field.name != name) continue;
+      if (field.kind == Kind::dense || own.count != field.rows || int(rows.shape(1)) != field.width) break;
+      return {f, own, rows};
+    }
+    throw std::invalid_argument("the network has no table of field " + name + " that what is added to it fits");
+  }
+
+  static OwnRows own_of(const Rows& rows) {
+    const nb::dlpack::dtype type = rows.dtype();
+    if (type.code != std::uint8_t(nb::dlpack::dtype_code::Float) || (type.bits != 16 && type.bits != 32)) {
+      throw std::invalid_argument("rows of an adapter's own must be float16 or float32");
+    }
+    return {rows.data(), std::int64_t(rows.shape(0)), type.bits == 16};
   }
 
   void overlay(const PyAdapter& adapter, nb::handle overlaid, Py_ssize_t rows, Arrays& arrays, Column* columns) const {
@@ -220,6 +263,12 @@ class PyNetwork {
       return vectors.back().data();
     };
     ModuleSpec spec{};
+    spec.norm_scale = vector("norm_scale", columns);
+    spec.norm_shift = vector("norm_shift", columns);
+    if (module.contains("weight")) spec.weight = matrix("weight", columns, inputs);
+    if (module.contains("bias")) spec.bias = vector("bias", columns);
+    spec.divisions = 1;
+    if (spec.bias != nullptr && !module.contains("down")) return spec;
     spec.rank = int(nb::cast<Matrix>(module["down"]).shape(0));
     spec.divisions = int(nb::cast<Matrix>(module["shift"]).shape(0));
     spec.query = int(nb::cast<Matrix>(module["query"]).shape(0));
@@ -231,8 +280,6 @@ class PyNetwork {
     spec.key = matrix("key", spec.query, spec.rank);
     spec.key_shift = matrix("key_shift", spec.divisions, spec.query);
     spec.group = matrix("group", spec.divisions, spec.rank);
-    spec.norm_scale = vector("norm_scale", columns);
-    spec.norm_shift = vector("norm_shift", columns);
     return spec;
   }
 
@@ -275,6 +322,8 @@ NB_MODULE(_native, module) {
       .def_prop_ro("nbytes", &PyNetwork::nbytes)
       .def("prepare", &PyNetwork::prepare, "modules"_a, "slope"_a = 1.0, "intercept"_a = 0.0,
            "overlays"_a = std::vector<espalier::OverlayGiven>{})
+      .def("prepare_dense", &PyNetwork::prepare_dense, "modules"_a, "output"_a.none(), "slope"_a, "intercept"_a,
+           "overlays"_a, "tables"_a)
       .def("adopt", &PyNetwork::adopt, "isa"_a, "sizes"_a, "memory"_a.noconvert(), "slope"_a, "intercept"_a,
            "overlays"_a)
       .def("score", &PyNetwork::score, "segments"_a, "logits"_a, nb::kw_only(), "calibrated"_a = true);

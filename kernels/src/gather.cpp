@@ -58,7 +58,33 @@ float from_half(std::uint16_t half) {
   return std::bit_cast<float>(sign | (exponent == 31 ? 255u : exponent + 112) << 23 | digits << 13);
 }
 
-void overlay(const OverlayRows& own, const std::int64_t* positions, int n, int width, float* out, int stride) {
+float value(const OwnRows& own, std::int64_t at) {
+  return own.half ? from_half(static_cast<const std::uint16_t*>(own.rows)[at]) : static_cast<const float*>(own.rows)[at];
+}
+
+void add_sparse(const OwnRows& own, const std::int32_t* rows, int n, int width, float* out, int stride) {
+  for (int i = 0; i < n; ++i, out += stride) {
+    const std::int64_t start = std::int64_t(rows[i]) * width;
+    for (int j = 0; j < width; ++j) out[j] += value(own, start + j);
+  }
+}
+
+// The mean of a list's rows is added to that of the table's.
+void add_lists(const OwnRows& own, const std::int32_t* values, const std::int64_t* offsets, int n, int width, float* out,
+               int stride) {
+  for (int i = 0; i < n; ++i, out += stride) {
+    const std::int64_t count = offsets[i + 1] - offsets[i];
+    for (int j = 0; count > 0 && j < width; ++j) {
+      float total = 0.0f;
+      for (std::int64_t at = offsets[i]; at < offsets[i + 1]; ++at) {
+        total += value(own, std::int64_t(values[at]) * width + j);
+      }
+      out[j] += total / float(count);
+    }
+  }
+}
+
+void overlay(const OwnRows& own, const std::int64_t* positions, int n, int width, float* out, int stride) {
   for (int i = 0; i < n; ++i, out += stride) {
     if (positions[i] < 0) continue;
     const std::int64_t start = positions[i] * width;
@@ -123,13 +149,19 @@ void gather(const Network& network, const Column* columns, std::int64_t first, i
     if (field.kind == Kind::dense) {
       gather_dense(static_cast<const float*>(columns[f].values) + first, rows, to, stride);
     } else if (field.kind == Kind::sparse) {
-      gather_sparse(field, static_cast<const std::int32_t*>(columns[f].values) + first, rows, to, stride);
+      const std::int32_t* values = static_cast<const std::int32_t*>(columns[f].values) + first;
+      gather_sparse(field, values, rows, to, stride);
+      if (columns[f].added != nullptr) add_sparse(*columns[f].added, values, rows, field.width, to, stride);
       if (columns[f].overlay != nullptr) {
         overlay(*columns[f].overlay, columns[f].positions + first, rows, field.width, to, stride);
       }
     } else {
-      gather_lists(field, static_cast<const std::int32_t*>(columns[f].values), columns[f].offsets + first, rows, to,
-                   stride);
+      const auto* values = static_cast<const std::int32_t*>(columns[f].values);
+      const std::int64_t* offsets = columns[f].offsets + first;
+      gather_lists(field, values, offsets, rows, to, stride);
+      if (columns[f].added != nullptr) {
+        add_lists(*columns[f].added, values, offsets, rows, field.width, to, stride);
+      }
     }
   }
   const int end = shared ? network.shared_inputs() : network.inputs();

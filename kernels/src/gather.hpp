@@ -7,22 +7,24 @@
 
 namespace espalier {
 
-// The rows that an adapter's id overlay has for one field, (count, width of the field).
-struct OverlayRows {
+// Rows that an adapter has of its own for one field, (count, width of the field): of its id overlay, or what it adds to
+// the field's table.
+struct OwnRows {
   const void* rows;
   std::int64_t count;
   bool half;  // float16, else float32
 };
 
 // One field's column of a segment. Sparse: int32 rows of the table. Dense: float32. Multi-hot: int32 values, and where
-// each row's begin (rows + 1). Where there is an overlay, a position that is not negative replaces a sparse row by one
-// of the overlay's.
+// each row's begin (rows + 1). What an adapter adds is looked up as the table is, and added. Where there is an overlay, a
+// position that is not negative then replaces a sparse row by one of the overlay's.
 struct Column {
   const void* values;
   const std::int64_t* offsets;
   std::int64_t value_count;
-  const OverlayRows* overlay = nullptr;
+  const OwnRows* overlay = nullptr;
   const std::int64_t* positions = nullptr;
+  const OwnRows* added = nullptr;  // as many as the table has
 };
 
 // Throws std::out_of_range, naming the field, where a column would lead outside its table, its values or its overlay.

@@ -34,11 +34,11 @@ static constexpr int steps_of(int inputs, Precision precision) {
   return (inputs + per_step(precision) - 1) / per_step(precision);
 }
 
-// One layer of the backbone: y = x weights, panels [columns / 16][steps][16], each of four bytes.
+// One layer of the network: y = x weights, panels [columns / 16][steps][16], each of four bytes.
 struct Layer {
   int steps;
   int columns;  // multiple of 16; the padding is zero
-  const float* weights;
+  const float* weights;  // the backbone's
 };
 
 // One layer of a prepared adapter; see adapter.hpp for what its parts are.
@@ -49,6 +49,7 @@ struct AdapterLayer {
   int query_p;    // rounded up
   int divisions;  // 1 where the weights are constant
 
+  const float* weights;         // panels of the layer itself: the backbone's, or the adapter's own in their place
   const float* entry;           // panels [(rank_p + query_p) / 16][steps][16]: down and query
   const float* entry_bias;      // [rank_p + query_p]
   const float* key;             // [divisions - 1] panels [rank_p / 16][query][16], float32
@@ -71,6 +72,7 @@ struct Output {
 // Consecutive rows of a tile that belong to one segment.
 struct Part {
   const AdapterLayer* layers;
+  const Output* output;
   int row;          // first row in the tile
   int rows;
   bool shared;      // the first `Tile::shared_inputs` inputs are the same in all rows
@@ -81,7 +83,6 @@ struct Part {
 struct Tile {
   const Layer* layers;
   int depth;
-  Output output;
   const Part* parts;
   int part_count;
   int rows;

@@ -75,7 +75,6 @@ class Workspace {
     for (const Layer& layer : network.layers()) widest = std::max(widest, layer.columns);
     tile_.layers = network.layers().data();
     tile_.depth = network.depth();
-    tile_.output = network.output();
     tile_.inputs = network.inputs();
     tile_.shared_inputs = network.shared_inputs();
     tile_.input_stride = padded_stride(network.inputs());
@@ -122,7 +121,8 @@ class Workspace {
       } else {
         gather(network, columns, piece.first, piece.rows, true, input, tile_.input_stride);
       }
-      parts_[i] = {piece.segment->adapter->layers(), row, piece.rows, piece.shared, logits_.data() + row};
+      const Adapter& adapter = *piece.segment->adapter;
+      parts_[i] = {adapter.layers(), &adapter.output(), row, piece.rows, piece.shared, logits_.data() + row};
       row += piece.rows;
     }
     options.isa->score_tile(tile_);

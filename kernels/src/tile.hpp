@@ -84,13 +84,15 @@ class Tower {
     }
   }
 
-  // What the shared inputs give to the first layer, once for each part; neighbours go through the weights together.
+  // What the shared inputs give to the first layer, once for each part; neighbours of the same weights go through them
+  // together.
   void share() const {
     for (int part = 0, end; part < tile_.part_count; part = end) {
       end = part + 1;
       if (!tile_.parts[part].shared) continue;
-      while (end < tile_.part_count && tile_.parts[end].shared) ++end;
-      Product p = shared_product(part, tile_.layers[0].weights);
+      const float* const weights = tile_.parts[part].layers[0].weights;
+      while (end < tile_.part_count && tile_.parts[end].shared && tile_.parts[end].layers[0].weights == weights) ++end;
+      Product p = shared_product(part, weights);
       p.c = tile_.shared_wide + long(part) * tile_.shared_wide_stride;
       p.c_stride = tile_.shared_wide_stride;
       all_columns(p, end - part, tile_.layers[0].columns);
@@ -168,7 +170,7 @@ class Tower {
         const int skip = skipped(level, part);
         Product p;
         p.a_stride = stride;
-        p.b = layer.weights + long(column) * layer.steps + long(skip) * kLanes;
+        p.b = adapter.weights + long(column) * layer.steps + long(skip) * kLanes;
         p.b_stride = long(layer.steps) * kLanes;
         p.k = layer.steps - skip;
         p.a2_stride = tile_.low_stride;
@@ -199,9 +201,9 @@ class Tower {
         const float* row = input + (part.row + r) * stride;
         Vec total = Vec::zero();
         for (int column = 0; column < columns; column += kLanes) {
-          total = fma(Vec::load(row + column), Vec::load(tile_.output.weights + column), total);
+          total = fma(Vec::load(row + column), Vec::load(part.output->weights + column), total);
         }
-        part.logits[r] = sum(total) + tile_.output.bias;
+        part.logits[r] = sum(total) + part.output->bias;
       }
     }
   }

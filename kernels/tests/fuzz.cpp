@@ -1,6 +1,7 @@
-// Random networks, adapters and batches: every row's logit is the oracle's, and the same bits whatever the tile, the
-// threads and the company, whether an adapter was packed here or its packed memory was adopted, in float32 also
-// whatever the instruction set. In bfloat16 it is the oracle's as far as eight binary digits go.
+// Random networks, adapters (low rank, dense, both or neither in each layer) and batches: every row's logit is the
+// oracle's, and the same bits whatever the tile, the threads and the company, whether an adapter was packed here or its
+// packed memory was adopted, in float32 also whatever the instruction set. In bfloat16 it is the oracle's as far as eight
+// binary digits go.
 // `fuzz [worlds] [first seed]`; built with sanitizers by sanitize.sh.
 #include <cmath>
 #include <cstdio>
@@ -144,9 +145,23 @@ class World {
     output_ = {inputs, normal(inputs, 1.0 / std::sqrt(inputs)), 0.25f};
   }
 
-  // Columns of zeros and constant weights stand among the others: the packing leaves them out.
-  ModuleSpec draw_module(const LayerSpec& layer) {
+  // A layer of the adapter's own: all of it, or what a module may have of it beside the backbone's.
+  ModuleSpec draw_dense(const LayerSpec& layer) {
+    const std::size_t k = layer.inputs, d = layer.columns;
     ModuleSpec module{};
+    module.divisions = 1;
+    module.norm_scale = normal(d, 1.0);
+    module.norm_shift = normal(d, 0.3);
+    if (between(0, 3) > 0) module.weight = normal(d * k, 1.0 / std::sqrt(k));
+    if (between(0, 3) > 0) module.bias = normal(d, 0.3);
+    return module;
+  }
+
+  // Columns of zeros and constant weights stand among the others: the packing leaves them out. Some layers of a dense
+  // adapter have low-rank parts, too.
+  ModuleSpec draw_module(const LayerSpec& layer, bool dense) {
+    ModuleSpec module = dense ? draw_dense(layer) : ModuleSpec{};
+    if (dense && between(0, 2) > 0) return module;
     module.divisions = between(1, 4);
     module.rank = between(module.divisions, module.divisions + 20);
     module.query = between(1, 18);
@@ -170,26 +185,36 @@ class World {
   }
 
   void draw_adapter() {
+    const bool dense = between(0, 1) == 0, own_output = dense && between(0, 2) > 0;
     std::vector<ModuleSpec> modules;
-    for (const LayerSpec& layer : layers_) modules.push_back(draw_module(layer));
+    for (const LayerSpec& layer : layers_) modules.push_back(draw_module(layer, dense));
     modules_.push_back(modules);
+    const int last = output_.inputs;
+    outputs_.push_back(own_output ? OutputSpec{last, normal(last, 1.0 / std::sqrt(last)), -0.5f} : output_);
+    const OutputSpec* output = own_output ? &outputs_.back() : nullptr;
     for (std::size_t i = 0; i < networks_.size(); ++i) {
-      const auto& made = adapters_[i].emplace_back(std::make_unique<Adapter>(*networks_[i], modules, 1.5, -0.5));
+      adapters_[i].push_back(std::make_unique<Adapter>(*networks_[i], modules, 1.5, -0.5, output));
+      const auto& made = adapters_[i].back();
       Buffer& copy = *copies_.emplace_back(std::make_unique<Buffer>(made->floats()));
       std::copy_n(made->data(), made->floats(), copy.data());
       adopted_[i].push_back(
           std::make_unique<Adapter>(*networks_[i], made->sizes(), copy.data(), copy.size(), 1.5, -0.5));
     }
     overlays_.emplace_back();
+    added_.emplace_back();
     for (const FieldSpec& field : fields_) {
+      const bool adds = dense && field.kind != Kind::dense && between(0, 1) == 0;
+      added_.back().push_back({adds ? normal(std::size_t(field.rows) * field.width, 0.5) : nullptr, field.rows, false});
       const int count = field.kind == Kind::sparse ? between(0, 3) : 0;
       const float* rows = count > 0 ? normal(std::size_t(count) * field.width, 1.0) : nullptr;
       overlays_.back().push_back({rows, count, false});
     }
   }
 
-  Column draw_column(const FieldSpec& field, const OverlayRows& overlay, std::int64_t rows, bool constant) {
+  Column draw_column(const FieldSpec& field, const OwnRows& overlay, const OwnRows& added, std::int64_t rows,
+                     bool constant) {
     Column column{};
+    if (added.rows != nullptr) column.added = &added;
     if (field.kind == Kind::dense) {
       float* values = normal(rows, 1.0);
       for (std::int64_t i = 1; constant && i < rows; ++i) values[i] = values[0];
@@ -225,12 +250,13 @@ class World {
     Request request{between(0, int(modules_.size()) - 1), between(0, 3) == 0 ? between(0, 2) : between(1, 60), {}, {}};
     const bool one_user = between(0, 3) > 0;
     for (std::size_t f = 0; f < fields_.size(); ++f) {
-      const OverlayRows& overlay = overlays_[request.adapter][f];
-      request.columns.push_back(draw_column(fields_[f], overlay, request.rows, one_user && fields_[f].shared));
+      const OwnRows &overlay = overlays_[request.adapter][f], &added = added_[request.adapter][f];
+      request.columns.push_back(draw_column(fields_[f], overlay, added, request.rows, one_user && fields_[f].shared));
     }
     for (std::int64_t row = 0; row < request.rows; ++row) {
       const oracle::Row x = oracle::inputs(fields_, request.columns, row);
-      request.expected.push_back(1.5 * oracle::logit(x, layers_, output_, modules_[request.adapter]) - 0.5);
+      const OutputSpec& output = outputs_[request.adapter];
+      request.expected.push_back(1.5 * oracle::logit(x, layers_, output, modules_[request.adapter]) - 0.5);
     }
     requests_.push_back(std::move(request));
   }
@@ -290,7 +316,9 @@ class World {
   OutputSpec output_{};
   std::vector<std::unique_ptr<Network>> networks_;  // float32, bfloat16 in pairs, bfloat16 in groups of tiles
   std::vector<std::vector<ModuleSpec>> modules_;
-  std::vector<std::vector<OverlayRows>> overlays_;
+  std::vector<OutputSpec> outputs_;  // of each adapter: its own, or the network's
+  std::vector<std::vector<OwnRows>> overlays_;
+  std::vector<std::vector<OwnRows>> added_;  // no rows: nothing is added
   std::vector<std::vector<std::unique_ptr<Adapter>>> adapters_;  // by network
   std::vector<std::unique_ptr<Buffer>> copies_;                  // of their memory
   std::vector<std::vector<std::unique_ptr<Adapter>>> adopted_;   // the same, by those
@@ -318,12 +346,7 @@ void hold_refusals() {
 }
 
 // Packed memory whose sizes, length or place are not those of the network is refused, and not read.
-void hold_foreign_memory() {
-  const float table[2] = {1.0f, 2.0f}, one[1] = {1.0f}, zero[1] = {0.0f};
-  const float row[2] = {1.0f, 0.5f}, square[4] = {1.0f, 0.0f, 0.0f, 1.0f};
-  const Network network({{"f", Kind::sparse, false, 1, table, 2}}, {{1, 1, one, zero}}, {1, one, 0.0f});
-  // two divisions of rank 1 under attention: each size that changes moves an end
-  const Adapter adapter(network, {{2, 2, 1, row, row, row, one, zero, row, row, square, one, zero}}, 1.0, 0.0);
+void hold_foreign_memory(const Network& network, const Adapter& adapter) {
   const auto refused = [&](const std::vector<int>& sizes, const float* memory, std::size_t floats) {
     try {
       const Adapter found(network, sizes, memory, floats, 1.0, 0.0);
@@ -346,6 +369,31 @@ void hold_foreign_memory() {
   refused(own, adapter.data(), adapter.floats() - 16);
   refused(own, adapter.data(), 0);
   refused(own, adapter.data() + 1, adapter.floats());
+}
+
+void hold_foreign_memory() {
+  const float table[2] = {1.0f, 2.0f}, one[1] = {1.0f}, zero[1] = {0.0f};
+  const float row[2] = {1.0f, 0.5f}, square[4] = {1.0f, 0.0f, 0.0f, 1.0f};
+  const Network network({{"f", Kind::sparse, false, 1, table, 2}}, {{1, 1, one, zero}}, {1, one, 0.0f});
+  // two divisions of rank 1 under attention: each size that changes moves an end
+  const Adapter low_rank(network, {{2, 2, 1, row, row, row, one, zero, row, row, square, one, zero}}, 1.0, 0.0);
+  ModuleSpec plain{};
+  plain.divisions = 1;
+  plain.norm_scale = one;
+  plain.norm_shift = zero;
+  ModuleSpec own = plain;
+  own.weight = row;
+  const OutputSpec output{1, row, 0.5f};
+  const Adapter dense(network, {own}, 1.0, 0.0, &output);
+  const Adapter neither(network, {plain}, 1.0, 0.0);
+  for (const Adapter* adapter : {&low_rank, &dense, &neither}) hold_foreign_memory(network, *adapter);
+  const OutputSpec wide{2, row, 0.0f};
+  try {
+    const Adapter found(network, {own}, 1.0, 0.0, &wide);
+  } catch (const std::invalid_argument&) {
+    return;
+  }
+  throw std::runtime_error("an output of another width was packed");
 }
 
 }  // namespace

@@ -61,7 +61,11 @@ Row inputs(const std::vector<FieldSpec>& fields, const std::vector<Column>& colu
     const bool overlaid = column.overlay != nullptr && column.positions[row] >= 0;
     for (int j = 0; j < field.width; ++j) {
       double total = 0;
-      for (std::int64_t i = from; i < to; ++i) total += field.table[std::int64_t(values[i]) * field.width + j];
+      for (std::int64_t i = from; i < to; ++i) {
+        const std::int64_t at = std::int64_t(values[i]) * field.width + j;
+        total += field.table[at];
+        if (column.added != nullptr) total += static_cast<const float*>(column.added->rows)[at];
+      }
       if (overlaid) {
         total = static_cast<const float*>(column.overlay->rows)[column.positions[row] * field.width + j];
       }
@@ -76,12 +80,13 @@ double logit(Row x, const std::vector<espalier::LayerSpec>& layers, const espali
   for (std::size_t level = 0; level < layers.size(); ++level) {
     const espalier::LayerSpec& layer = layers[level];
     const ModuleSpec& module = modules[level];
-    const Row z = times(module.down, module.rank, x), w = weights(module, x, z);
-    Row h = times(layer.weight, layer.columns, x);
+    const Row z = times(module.down, module.rank, x);
+    const Row w = module.rank > 0 ? weights(module, x, z) : Row(1, 1.0);
+    Row h = times(module.weight != nullptr ? module.weight : layer.weight, layer.columns, x);
     for (int c = 0; c < layer.columns; ++c) {
-      h[c] += layer.bias[c];
+      h[c] += (module.bias != nullptr ? module.bias : layer.bias)[c];
       for (int j = 0; j < module.divisions; ++j) {
-        h[c] += w[j] * module.shift[j * layer.columns + c];
+        if (module.shift != nullptr) h[c] += w[j] * module.shift[j * layer.columns + c];
         for (int r = 0; r < module.rank; ++r) {
           h[c] += w[j] * module.group[j * module.rank + r] * z[r] * module.up[c * module.rank + r];
         }

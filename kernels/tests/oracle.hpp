@@ -16,7 +16,7 @@ using Row = std::vector<double>;
 Row inputs(const std::vector<espalier::FieldSpec>& fields, const std::vector<espalier::Column>& columns,
            std::int64_t row);
 
-// The logit of one row, before calibration.
+// The logit of one row, before calibration; weights and biases of a module's own stand for the layer's.
 double logit(Row x, const std::vector<espalier::LayerSpec>& layers, const espalier::OutputSpec& output,
              const std::vector<espalier::ModuleSpec>& modules);
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from adapters_store.backbone import Backbone
 from adapters_store.canonical import digest
+from adapters_store.dense import FoldedDelta
 from adapters_store.folding import Folded
 from features.overlay import Overlay
 from features.rows import EncodedRows
@@ -22,6 +24,7 @@ from service.errors import EngineFailed
 
 EXTENSION = "espalier_kernels"
 _KIND = "mlp"
+_EMBEDDING = "embedding."
 _MOST, _MEAN = 2e-2, 2e-3  # of a probability: what bfloat16 may move
 _MANY = 16  # rows that a mean is looked at of; one combination may have one golden row
 
@@ -44,6 +47,7 @@ class _Adapter(Protocol):
     def memory(self) -> NDArray[np.float32]: ...
 
 
+_Layers = list[dict[str, NDArray[np.float32]]]
 _OverlaysGiven = list[tuple[str, str, NDArray[Any]]]
 _Given = tuple[dict[str, NDArray[Any]], int, _Adapter, dict[str, NDArray[np.int64]] | None]
 
@@ -56,10 +60,20 @@ class _Network(Protocol):
 
     def prepare(
         self,
-        modules: list[dict[str, NDArray[np.float32]]],
+        modules: _Layers,
         slope: float,
         intercept: float,
         overlays: _OverlaysGiven,
+    ) -> _Adapter: ...
+
+    def prepare_dense(
+        self,
+        modules: _Layers,
+        output: tuple[NDArray[np.float32], float] | None,
+        slope: float,
+        intercept: float,
+        overlays: _OverlaysGiven,
+        tables: list[tuple[str, NDArray[Any]]],
     ) -> _Adapter: ...
 
     def adopt(
@@ -81,11 +95,13 @@ class NativePrepared:
 
     Args:
         adapter: the extension's.
-        nbytes: of its memory, an id overlay left out.
+        nbytes: of its memory and of the deltas of tables, an id overlay left out.
+        is_whole: whether all that scores is in its memory and its overlay; deltas of tables lie beside it.
     """
 
     adapter: _Adapter
     nbytes: int
+    is_whole: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,7 +128,8 @@ class NativeEngine:
         tile_rows: rows that go through the tower together; 0 takes what the cache holds.
         share: whether what the rows of a request have in common is computed once; it changes no bit of a result.
         precision: bf16 multiplies in bfloat16 (sums stay float32); verification looks at float32 first, then at both.
-        dense: scores the folds that are whole networks (kind delta); without it they are refused.
+        dense: scores the folds that are whole networks (kind delta) where the extension is of before and cannot;
+            without it they are refused then.
 
     Raises:
         EngineAbsent: the extension is not installed, the processor lacks the instructions, or the backbone is of a
@@ -134,13 +151,16 @@ class NativeEngine:
         dense: Engine | None = None,
     ) -> None:
         self._modules = _modules(backbone)
+        self._weights = backbone.weights
         options = {"threads": threads, "cpus": list(cpus), "isa": isa, "tile_rows": tile_rows, "share": share}
         self._network = _network(backbone, self._modules, {**options, "precision": precision})
         self._precision = precision
         exact = {"threads": 1, "cpus": [], "isa": None}
         self._exact = self._network if precision == "fp32" else _network(backbone, self._modules, exact)
         self._dense = dense
-        self._adopts = hasattr(self._network, "adopt")  # an extension of before has none
+        # an extension of before lacks these
+        self._adopts = hasattr(self._network, "adopt")
+        self._packs_dense = hasattr(self._network, "prepare_dense")
         build = _digest_of(type(self._network).__module__)
         self._form = EngineForm(self.name, precision, self._network.isa, build, in_place=self._adopts)
 
@@ -158,16 +178,20 @@ class NativeEngine:
         """Pack a fold for the tower.
 
         Raises:
-            EngineFailed: it does not fit the backbone, or is a delta and there is no engine for those.
+            EngineFailed: it does not fit the backbone, or is a delta and nothing here scores those.
         """
-        if folded.delta is not None and self._dense is not None:
-            prepared = self._dense.prepare(folded)
+        other = self._other(folded)
+        if other is not None:
+            prepared = other.prepare(folded)
             return HandedOn(prepared, prepared.nbytes)
         return self._pack(self._network, folded)
 
     def packed(self, prepared: Prepared, folded: Folded) -> Packed | None:
-        """The tower's own memory of a fold that this engine prepared; None of a delta, or by an older extension."""
-        if not self._adopts or not isinstance(prepared, NativePrepared):
+        """The tower's own memory of a fold that this engine prepared; None by an extension of before.
+
+        None with deltas of tables, too: a table may have millions of rows, and the artifact has its delta already.
+        """
+        if not self._adopts or not isinstance(prepared, NativePrepared) or not prepared.is_whole:
             return None
         own = prepared.adapter
         return Packed(self.isa, own.sizes, own.memory, folded.slope, folded.intercept, folded.overlay)
@@ -192,7 +216,7 @@ class NativeEngine:
         return NativePrepared(adapter, adapter.nbytes)
 
     def run(self, segments: Sequence[Segment]) -> list[NDArray[np.float64]]:
-        """Score all segments in one call; those of deltas by the engine for them.
+        """Score all segments in one call; those that another engine prepared, by that.
 
         Raises:
             EngineFailed: rows are not of this backbone.
@@ -210,22 +234,48 @@ class NativeEngine:
         Raises:
             EngineFailed: rows or fold are not of this backbone, or bfloat16 moves a probability too far.
         """
-        if folded.delta is not None and self._dense is not None:
-            return self._dense.logits(rows, folded)
+        other = self._other(folded)
+        if other is not None:
+            return other.logits(rows, folded)
         exact = _scored(self._exact, [(rows, self._pack(self._exact, folded))], False)[0]
         if self._precision == "bf16":
             _check_distance(exact, _scored(self._network, [(rows, self._pack(self._network, folded))], False)[0])
         return exact
 
+    def _other(self, folded: Folded) -> Engine | None:
+        """The engine that a fold is handed to; None for what the extension takes."""
+        if folded.delta is None or self._packs_dense:
+            return None
+        if self._dense is None:
+            raise EngineFailed(
+                "the extension espalier-kernels that is installed scores no adapters of kind 'delta': install the one "
+                "of this release"
+            )
+        return self._dense
+
     def _pack(self, network: _Network, folded: Folded) -> NativePrepared:
-        if folded.delta is not None:
-            raise EngineFailed("the native engine scores no adapters of kind 'delta'")
         try:
+            if folded.delta is not None:
+                return self._pack_dense(network, folded, folded.delta)
             modules = [folded.modules[module].arrays() for module in self._modules]
             adapter = network.prepare(modules, folded.slope, folded.intercept, _overlays(folded.overlay))
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise EngineFailed(f"the native engine cannot prepare the adapter: {error}") from error
         return NativePrepared(adapter, adapter.nbytes)
+
+    def _pack_dense(self, network: _Network, folded: Folded, delta: FoldedDelta) -> NativePrepared:
+        """Pack the layers and the output that differ from the backbone's; the others stay shared with it."""
+        weights, tables = delta.weights, _tables(delta)
+        own = _changed(weights, self._weights)
+        layers = [_layer(module, weights, own) for module in self._modules]
+        output = None
+        if not own.isdisjoint(("output.weight", "output.bias")):
+            output = weights["output.weight"][0], float(weights["output.bias"][0])
+        adapter = network.prepare_dense(
+            layers, output, folded.slope, folded.intercept, _overlays(folded.overlay), tables
+        )
+        nbytes = adapter.nbytes + sum(table.nbytes for _, table in tables)
+        return NativePrepared(adapter, nbytes, is_whole=not tables)
 
     def _hand_on(self, segments: Sequence[Segment]) -> list[NDArray[np.float64]]:
         assert self._dense is not None
@@ -243,6 +293,31 @@ def _scored(
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         raise EngineFailed(f"the native engine failed: {error}") from error
     return [logits[stop - rows.n : stop] for (rows, _), stop in zip(given, stops, strict=True)]
+
+
+def _changed(weights: Mapping[str, NDArray[Any]], backbone: Mapping[str, NDArray[Any]]) -> set[str]:
+    """Names of the weights that are not the backbone's."""
+    same = {
+        name
+        for name, own in weights.items()
+        if name in backbone and (own is backbone[name] or np.array_equal(own, backbone[name]))
+    }
+    return weights.keys() - same
+
+
+def _layer(module: str, weights: Mapping[str, NDArray[Any]], own: AbstractSet[str]) -> dict[str, NDArray[np.float32]]:
+    """One layer of a dense adapter; without its weight where that is the backbone's."""
+    bias = weights[f"{module}.bias"]
+    scale = weights.get(f"{module}.norm_scale", np.ones_like(bias))
+    shift = weights.get(f"{module}.norm_shift", np.zeros_like(bias))
+    parts = {"bias": bias, "norm_scale": scale, "norm_shift": shift}
+    name = f"{module}.weight"
+    return {**parts, "weight": weights[name]} if name in own else parts
+
+
+def _tables(delta: FoldedDelta) -> list[tuple[str, NDArray[Any]]]:
+    """Deltas of tables by field; whatever is no embedding, the extension has no field for."""
+    return [(name.removeprefix(_EMBEDDING), np.ascontiguousarray(table)) for name, table in delta.tables.items()]
 
 
 def _overlays(overlay: Overlay | None) -> _OverlaysGiven:
@@ -286,7 +361,7 @@ def _network(backbone: Backbone, modules: Sequence[str], options: Mapping[str, A
         raise EngineAbsent(f"the extension espalier-kernels is not installed ({error})") from error
     weights = {name: np.ascontiguousarray(array, np.float32) for name, array in backbone.weights.items()}
     fields = [
-        (field.name, field.kind, field.of != "item", field.width, weights.get(f"embedding.{field.name}"))
+        (field.name, field.kind, field.of != "item", field.width, weights.get(_EMBEDDING + field.name))
         for field in backbone.manifest.fields
     ]
     layers = [(weights[f"{module}.weight"], weights[f"{module}.bias"]) for module in modules]

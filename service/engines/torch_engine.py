@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters_store.backbone import Backbone
+from adapters_store.dense import DENSE_GRAPH, FoldedDelta
 from adapters_store.folding import Folded
 from features.overlay import Overlay
 from features.rows import EncodedRows
@@ -21,8 +22,9 @@ from service.engine import Engine, Segment
 from service.engines.gpu.batching import TILE, Batch, Encoder, Part
 from service.engines.gpu.lanes import CpuLane, CudaLane, Lane, on_device
 from service.engines.gpu.libraries import find_device, find_kernels, find_torch
-from service.engines.gpu.packing import BLOCK, pack
+from service.engines.gpu.packing import BLOCK, pack, pack_dense
 from service.engines.gpu.pool import Held, Pool
+from service.engines.gpu.stacks import HeldEntry
 from service.engines.gpu.towers import PlainTower, Precision, Tower, TritonTower, Weights, launching
 from service.engines.native import EngineAbsent, HandedOn
 from service.errors import EngineFailed
@@ -31,6 +33,7 @@ _KIND = "mlp"
 _ROWS = 16_384
 _CPU_POOL_BYTES = 32 << 20
 _SHARE_OF_DEVICE = 0.25  # two backbones may be in memory, and each has its pool
+_PART_FOR_DENSE = 4  # of the pool, where the bundle is made for deltas
 _TAIL_PER_TILE = 64 * TILE
 _FAULTS = (RuntimeError, ValueError, TypeError, KeyError, IndexError)
 
@@ -44,29 +47,34 @@ class TorchPrepared:
         slope: calibrated logit = slope * logit + intercept.
         intercept: see slope.
         overlay: its vectors stay in the host's memory and are sent with the rows that need them.
+        bias: of the output.
+        entry: keeps the weights of a whole network; None where they are the backbone's.
     """
 
     held: Held
     slope: float
     intercept: float
     overlay: Overlay | None
+    bias: float
+    entry: HeldEntry | None = None
 
     @property
     def nbytes(self) -> int:
         """On the device; a fusion's queries, which all its combinations share, are counted in each."""
-        return self.held.nbytes
+        return self.held.nbytes + (0 if self.entry is None else self.entry.nbytes)
 
 
 class TorchEngine:
     """Scores on one GPU, or, for tests, on the CPU.
 
-    What the pool cannot hold (kind delta, ranks over 128 in one layer, no room left) goes to the portable engine.
+    What the pool cannot hold (deltas of tables, ranks over 128 in one layer, no room left) goes to the portable engine.
 
     Args:
         backbone: the bundle; weights and embeddings are copied to the device.
         portable: scores what this engine cannot; without it that is refused.
         device: as torch names it.
-        pool_bytes: for prepared adapters; None takes a quarter of the device's free memory.
+        pool_bytes: for prepared adapters; None takes a quarter of the device's free memory. A quarter of it is for
+            whole networks (kind delta) where the bundle has the graph for those.
         rows_per_run: rows of one batch on the device, rounded to tiles; a longer one is cut.
         precision: of the products.
         plain: use torch's operators even where Triton is at hand.
@@ -101,9 +109,12 @@ class TorchEngine:
         self._encoder = Encoder(backbone.manifest.fields)
         try:
             with self._on_device():
-                weights = Weights(self._torch, self._device, backbone, self._encoder)
+                room = self._pool_bytes(pool_bytes)
+                dense_room = room // _PART_FOR_DENSE if DENSE_GRAPH in backbone.files else 0
+                weights = Weights(self._torch, self._device, backbone, self._encoder, dense_room)
+                self.stacks = weights.stacks
                 divisions = min(BLOCK, max(2, len(backbone.manifest.divisions)))
-                self.pool = Pool(self._torch, self._device, weights.widths, divisions, self._pool_bytes(pool_bytes))
+                self.pool = Pool(self._torch, self._device, weights.widths, divisions, room - dense_room)
                 tower: Tower = PlainTower(weights, self.pool)
                 if kernels is not None:
                     tower = TritonTower(kernels, weights, self.pool, precision)
@@ -119,11 +130,13 @@ class TorchEngine:
         Raises:
             EngineFailed: it does not fit the backbone, or the pool cannot hold it and there is no other engine.
         """
-        prepared = None if folded.delta is not None else self._prepared(folded)
+        prepared = self._prepared(folded)
         if prepared is not None:
             return prepared
         if self._portable is None:
-            raise EngineFailed("the torch engine cannot hold this adapter: a delta, too high a rank, or no room left")
+            raise EngineFailed(
+                "the torch engine cannot hold this adapter: deltas of tables, too high a rank, or no room left"
+            )
         handed = self._portable.prepare(folded)
         return HandedOn(handed, handed.nbytes)
 
@@ -168,10 +181,26 @@ class TorchEngine:
     def _prepared(self, folded: Folded) -> TorchPrepared | None:
         try:
             with self._on_device(), launching():
+                if folded.delta is not None:
+                    return self._prepared_dense(folded, folded.delta)
                 held = self.pool.take(pack(folded.modules, self._biases))
         except _FAULTS as error:
             raise EngineFailed(f"the torch engine cannot prepare the adapter: {error}") from error
-        return None if held is None else TorchPrepared(held, folded.slope, folded.intercept, folded.overlay)
+        return None if held is None else TorchPrepared(held, folded.slope, folded.intercept, folded.overlay, self._bias)
+
+    def _prepared_dense(self, folded: Folded, delta: FoldedDelta) -> TorchPrepared | None:
+        if delta.tables:  # rows are looked up on the device, in the backbone's tables alone
+            return None
+        weights = delta.weights
+        layers = [weights[f"{module}.weight"] for module in self._biases]
+        entry = self.stacks.take(layers, weights["output.weight"][0])
+        if entry is None:
+            return None
+        held = self.pool.take(pack_dense(weights, list(self._biases)), entry.number)
+        if held is None:
+            return None
+        bias = float(weights["output.bias"][0])
+        return TorchPrepared(held, folded.slope, folded.intercept, folded.overlay, bias, entry)
 
     def _score(
         self, lanes: Sequence[Lane], given: Sequence[tuple[EncodedRows, TorchPrepared]]
@@ -192,7 +221,7 @@ class TorchEngine:
         stops = np.cumsum([part.rows.n for part in parts])
         found: list[NDArray[np.float64]] = [np.empty(0)] * len(given)
         for position, part, stop in zip(order, parts, stops, strict=True):
-            found[position] = raw[stop - part.rows.n : stop] + self._bias
+            found[position] = raw[stop - part.rows.n : stop] + given[position][1].bias
         return found
 
     def _through(self, lanes: Sequence[Lane], parts: Sequence[Part]) -> NDArray[np.float64]:

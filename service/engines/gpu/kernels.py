@@ -213,7 +213,10 @@ def layer(
     STEP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Some columns of one tile of a layer: W0 x, the low-rank part as more inputs, scale, offset and ReLU."""
+    """Some columns of one tile of a layer: W x, the low-rank part as more inputs, scale, offset and ReLU.
+
+    W is the slot's entry of the stack, the backbone's W0 or a domain's own.
+    """
     tile = tl.program_id(0)
     start = tl.load(tiles + 3 * tile)
     rows = tl.load(tiles + 3 * tile + 1)
@@ -226,14 +229,15 @@ def layer(
     first = start + row
     live = (row < rows)[:, None]
     inside = (column < d)[None, :]
+    entry = table + (slot * levels + level) * ENTRIES
+    whose = tl.load(entry + 3).to(tl.int64) * d * k
     total = tl.zeros((TILE, COLUMNS), tl.float32)
     for begin in range(0, k, STEP):
         at = begin + tl.arange(0, STEP)
         left = tl.load(x + first[:, None] * k + at[None, :], mask=live & (at < k)[None, :], other=0.0)
-        right = tl.load(weight + column[None, :] * k + at[:, None], mask=inside & (at < k)[:, None], other=0.0)
+        right = tl.load(weight + whose + column[None, :] * k + at[:, None], mask=inside & (at < k)[:, None], other=0.0)
         total = tl.dot(left, right, total, input_precision=PRECISION)
 
-    entry = table + (slot * levels + level) * ENTRIES
     blocks = tl.load(entry)
     mine = weighted + first[:, None] * wide + one[None, :]
     for b in range(blocks):
@@ -256,18 +260,31 @@ def layer(
 
 
 @triton.jit
-def output(x, logits, weight, tiles, k, TILE: tl.constexpr, STEP: tl.constexpr):
-    """One logit a row, without the bias."""
+def output(
+    x,
+    logits,
+    weight,
+    tiles,
+    table,
+    levels,
+    k,
+    ENTRIES: tl.constexpr,
+    TILE: tl.constexpr,
+    STEP: tl.constexpr,
+):
+    """One logit a row, without the bias, by the slot's entry of the stack."""
     tile = tl.program_id(0)
     start = tl.load(tiles + 3 * tile)
     rows = tl.load(tiles + 3 * tile + 1)
     if rows == 0:
         return
+    slot = tl.load(tiles + 3 * tile + 2).to(tl.int64)
+    whose = tl.load(table + slot * levels * ENTRIES + 3).to(tl.int64) * k
     row = tl.arange(0, TILE)
     live = row < rows
     total = tl.zeros((TILE,), tl.float32)
     for begin in range(0, k, STEP):
         at = begin + tl.arange(0, STEP)
         left = tl.load(x + (start + row)[:, None] * k + at[None, :], mask=live[:, None] & (at < k)[None, :], other=0.0)
-        total += tl.sum(left * tl.load(weight + at, mask=at < k, other=0.0)[None, :], 1)
+        total += tl.sum(left * tl.load(weight + whose + at, mask=at < k, other=0.0)[None, :], 1)
     tl.store(logits + start + row, total, mask=live)

@@ -95,6 +95,41 @@ def pack_layer(module: FoldedModule, bias: NDArray[Any]) -> PackedLayer:
     return PackedLayer(division=division, **whole)
 
 
+def pack_dense(weights: Mapping[str, NDArray[Any]], modules: Sequence[str]) -> list[PackedLayer]:
+    """Scales and offsets of a whole network, whose weights lie elsewhere: no components.
+
+    Args:
+        weights: `<module>.{weight,bias}`, and `<module>.norm_{scale,shift}` where there is a norm.
+        modules: of the tower, in its order.
+
+    Raises:
+        KeyError: a module's weights are missing.
+    """
+    return [_bare(module, weights) for module in modules]
+
+
+def _bare(module: str, weights: Mapping[str, NDArray[Any]]) -> PackedLayer:
+    (d, k), bias = weights[f"{module}.weight"].shape, weights[f"{module}.bias"].astype(np.float64)
+    scale = weights.get(f"{module}.norm_scale", np.ones(d)).astype(np.float64)
+    offset = bias * scale + weights.get(f"{module}.norm_shift", np.zeros(d))
+
+    def none(*shape: int) -> Floats:
+        return np.zeros(shape, np.float32)
+
+    return PackedLayer(
+        down=none(0, BLOCK, k),
+        up=none(0, BLOCK, d),
+        key=none(0, BLOCK, 0),
+        division=np.zeros((0, BLOCK), np.int32),
+        query=none(0, BLOCK, k),
+        query_shift=none(0),
+        key_shift=none(1, 0),
+        shift=none(0, d),
+        scale=scale.astype(np.float32),
+        offset=offset.astype(np.float32),
+    )
+
+
 def query_bytes(layers: Sequence[PackedLayer]) -> bytes:
     """What tells the queries of one fusion from those of another; empty where no layer has any."""
     if not any(len(layer.query) for layer in layers):

@@ -4,8 +4,9 @@ A combination takes one *slot* (scales, offsets and what else it has one of) and
 block of 16 components. A fusion's queries take places, too, one set for all combinations of it. Places of a layer are
 alike, so none is ever too small and memory never falls to pieces. The table says where a combination's blocks are:
 
-    table[slot, layer] = [component blocks B, query blocks Q, divisions m, B + Q places]
+    table[slot, layer] = [component blocks B, query blocks Q, divisions m, entry of the weights, B + Q places]
 
+The entry says whose weights the slot's rows are multiplied by (see `stacks`).
 Slots and places come back when the last reference to what `take` returned is gone. A run refers to what it scores until
 its logits are read, so nothing that it reads is ever written over.
 """
@@ -31,7 +32,7 @@ from service.engines.gpu.packing import BLOCK, PackedLayer, query_bytes
 MOST_COMPONENTS = 8
 MOST_QUERIES = 4
 """Blocks of a layer: ranks up to 128 side by side, fusions up to rank 64."""
-HEAD = 3
+HEAD = 4
 ENTRIES = HEAD + MOST_COMPONENTS + MOST_QUERIES
 WIDEST_KEY = MOST_QUERIES * BLOCK
 _PLACES_PER_SLOT = 4
@@ -118,11 +119,12 @@ class Pool:
         self._lock = threading.Lock()
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def take(self, layers: Sequence[PackedLayer]) -> Held | None:
+    def take(self, layers: Sequence[PackedLayer], entry: int = 0) -> Held | None:
         """Write a combination into free places.
 
         Args:
             layers: packed, of this pool's widths.
+            entry: of the weights; 0 for the backbone's.
 
         Returns:
             A hold on it; None where there is no room for it, or none of this pool's slots is large enough.
@@ -142,7 +144,7 @@ class Pool:
             shared.holders += 1
             slot = self._free_slots.pop()
             self._write(layers, places, {"inner": "down", "outer": "up", "key": "key", "division": "division"})
-            self._write_slot(slot, layers, places, shared.places)
+            self._write_slot(slot, layers, places, shared.places, entry)
             sizes = [(len(one.down) + len(one.query), len(one.query)) for one in layers]
             self._grid = tuple((max(a, c), max(b, d)) for (a, b), (c, d) in zip(self._grid, sizes, strict=True))
         blocks = [len(own) + len(query) for own, query in zip(places, shared.places, strict=True)]
@@ -205,12 +207,13 @@ class Pool:
         layers: Sequence[PackedLayer],
         places: Sequence[Sequence[int]],
         queries: Sequence[Sequence[int]],
+        entry: int,
     ) -> None:
         rows = self.host_table[slot]
         with self._writing():
             for level, layer in enumerate(layers):
                 own = [*places[level], *queries[level]] if len(layer.query) else [*places[level]]
-                rows[level, :HEAD] = len(places[level]), len(layer.query), len(layer.shift)
+                rows[level, :HEAD] = len(places[level]), len(layer.query), len(layer.shift), entry
                 rows[level, HEAD : HEAD + len(own)] = own
                 target = self.layers[level]
                 for name in ("scale", "offset", "query_shift"):
@@ -223,7 +226,7 @@ class Pool:
             self.table[slot] = self._on_device(rows)
 
     def _writing(self) -> AbstractContextManager[Any]:
-        return nullcontext() if self._stream is None else _Writing(self._torch, self._stream)
+        return nullcontext() if self._stream is None else Writing(self._torch, self._stream)
 
     def _on_device(self, values: NDArray[Any]) -> Tensor:
         return self._torch.tensor(values, device=self._device)
@@ -246,7 +249,7 @@ class Pool:
         return self._torch.zeros(shape, dtype=dtype or self._torch.float32, device=self._device)
 
 
-class _Writing:
+class Writing:
     """Writes on a stream of their own, done when it ends."""
 
     def __init__(self, torch: Torch, stream: Any) -> None:

@@ -16,6 +16,7 @@ from service.engines.gpu.batching import LISTS, NUMBER, PADDING, TILE, Encoder, 
 from service.engines.gpu.libraries import Tensor, Torch, interpreted
 from service.engines.gpu.packing import BLOCK
 from service.engines.gpu.pool import ENTRIES, HEAD, WIDEST_KEY, Grid, Pool
+from service.engines.gpu.stacks import BACKBONE, Stacks
 from service.errors import EngineFailed
 
 Precision = Literal["ieee", "tf32x3", "tf32"]
@@ -80,9 +81,10 @@ class Weights:
         device: where.
         backbone: whose.
         encoder: of its fields.
+        room_bytes: for networks of single domains beside it.
     """
 
-    def __init__(self, torch: Torch, device: Any, backbone: Backbone, encoder: Encoder) -> None:
+    def __init__(self, torch: Torch, device: Any, backbone: Backbone, encoder: Encoder, room_bytes: int = 0) -> None:
         self.torch, self.device, self.encoder = torch, device, encoder
         about, self.inputs = encoder.about()
         self.about_host = about
@@ -91,9 +93,9 @@ class Weights:
         flat = [np.zeros(1, np.float32), *(np.ascontiguousarray(table, np.float32).ravel() for table in tables)]
         self.tables = self._put(np.concatenate(flat[1:] or flat))
         first, *others = (backbone.weights[f"{module}.weight"] for module in backbone.modules)
-        self.layers = [self._put(one) for one in (_padded(first, self.inputs), *others)]
-        self.output = self._put(backbone.weights["output.weight"][0])
-        self.widths = [self.inputs, *(layer.shape[0] for layer in self.layers)]
+        layers = [_padded(first, self.inputs), *others]
+        self.stacks = Stacks(torch, device, layers, backbone.weights["output.weight"][0], room_bytes)
+        self.widths = [self.inputs, *(len(layer) for layer in layers)]
 
     def _put(self, values: NDArray[Any]) -> Tensor:
         return self.torch.from_numpy(np.array(values)).to(self.device)
@@ -128,7 +130,7 @@ class TritonTower:
             raise EngineFailed(f"Triton failed: {error}") from error
 
     def _launch(self, sent: Sent, scratch: Scratch) -> int:
-        launches, levels = 2, len(self._weights.layers)
+        launches, levels = 2, len(self._weights.stacks.layers)
         self._gather(sent, scratch.one)
         x, y = scratch.one, scratch.other
         for level in range(levels):
@@ -137,7 +139,16 @@ class TritonTower:
             launches += 1 + launched
             x, y = y, x
         self._kernels.output[(sent.layout.tiles,)](
-            x, scratch.logits, self._weights.output, sent.tiles, self._weights.widths[-1], TILE=TILE, STEP=STEP
+            x,
+            scratch.logits,
+            self._weights.stacks.output,
+            sent.tiles,
+            self._pool.table,
+            levels,
+            self._weights.widths[-1],
+            ENTRIES=ENTRIES,
+            TILE=TILE,
+            STEP=STEP,
         )
         return launches
 
@@ -159,7 +170,7 @@ class TritonTower:
 
     def _low_rank(self, level: int, sent: Sent, x: Tensor, scratch: Scratch) -> tuple[Tensor, int]:
         """The low-rank inputs of a layer, and how many kernels they took."""
-        pool, table, levels = self._pool.layers[level], self._pool.table, len(self._weights.layers)
+        pool, table, levels = self._pool.layers[level], self._pool.table, len(self._weights.stacks.layers)
         blocks, queries = sent.grid[level]
         if not blocks:
             return scratch.low_rank, 0
@@ -194,7 +205,7 @@ class TritonTower:
             x,
             y,
             low_rank,
-            own.layers[level],
+            own.stacks.layers[level],
             pool.outer,
             pool.shift,
             pool.scale,
@@ -202,7 +213,7 @@ class TritonTower:
             sent.tiles,
             self._pool.table,
             level,
-            len(own.layers),
+            len(own.stacks.layers),
             k,
             d,
             sent.grid[level][0] * BLOCK,
@@ -241,12 +252,17 @@ class PlainTower:
         n = groups[-1][1] if groups else 0
         with self._torch.no_grad():
             x = self._gather(sent, n)
-            for level, weight in enumerate(self._weights.layers):
-                whole, y = x @ weight.T, self._torch.empty(n, len(weight), device=x.device)
+            for level, stack in enumerate(self._weights.stacks.layers):
+                whole, y = x @ stack[BACKBONE].T, self._torch.empty(n, stack.shape[1], device=x.device)
                 for start, stop, slot in groups:
                     y[start:stop] = self._adapted(level, slot, x[start:stop], whole[start:stop])
                 x = y
-            scratch.logits[:n] = x @ self._weights.output
+            output = self._weights.stacks.output
+            scratch.logits[:n] = x @ output[BACKBONE]
+            for start, stop, slot in groups:
+                entry = int(self._pool.host_table[slot, 0, HEAD - 1])
+                if entry != BACKBONE:
+                    scratch.logits[start:stop] = x[start:stop] @ output[entry]
         return 0
 
     def _gather(self, sent: Sent, n: int) -> Tensor:
@@ -284,7 +300,9 @@ class PlainTower:
     def _adapted(self, level: int, slot: int, x: Tensor, h: Tensor) -> Tensor:
         """Rows of one slot through one layer; `h` is W0 x."""
         pool, torch = self._pool.layers[level], self._torch
-        blocks, queries, m, *places = self._pool.host_table[slot, level].tolist()
+        blocks, queries, m, entry, *places = self._pool.host_table[slot, level].tolist()
+        if entry != BACKBONE:
+            h = x @ self._weights.stacks.layers[level][entry].T
         if blocks:
             own = torch.tensor(places[:blocks], device=x.device)
             z = x @ pool.inner[own].flatten(0, 1).T

@@ -18,6 +18,7 @@ from adapters_store.backbone import Backbone, read_bundle
 from adapters_store.folding import fold_backbone
 from adapters_store.verification import verify_backbone
 from benchmarks.forge import Run
+from benchmarks.oracle import AdapterFile
 from features.rows import EncodedRows
 from service.engine import Engine, Segment
 from service.engines.chosen import Engines
@@ -29,6 +30,7 @@ from service.errors import EngineFailed
 from tests.deltas import make_delta, make_overlaid_lora, random_deltas, random_overlay, with_overlay
 from tests.factory import THEMES
 from tests.kinds import KINDS
+from tests.service.dense_folds import dense_fold
 from tests.service.engine_contract import MODES, EngineContract, World, probability
 from tests.service.test_deltas import World as DeltaWorld
 from tests.service.test_deltas import draw
@@ -115,7 +117,8 @@ def dense_backbone(dense_run: Run) -> Backbone:
 
 @pytest.mark.parametrize("plain", [True, False])
 def test_overlays_and_what_is_handed_on_equal_the_oracle(dense_run: Run, dense_backbone: Backbone, plain: bool) -> None:
-    """Law: an overlay's vectors are sent with the rows that need them, a delta goes to onnx, each in its own place."""
+    """Law: overlays are sent with the rows that need them, deltas are entries of the stacks, and deltas of tables go to
+    onnx, each in its own place."""
     rng, run = np.random.default_rng(3), dense_run
     engine = engine_of(dense_backbone, plain=plain, portable=OnnxEngine(dense_backbone))
     served = DeltaWorld(run, dense_backbone, engine)
@@ -123,18 +126,39 @@ def test_overlays_and_what_is_handed_on_equal_the_oracle(dense_run: Run, dense_b
     bodies = [make_overlaid_lora(run, rng, THEMES[2], random_overlay(run.oracle, rng, np.float32))]
     if plain:
         bodies.append(with_overlay(run, rng, fused, random_overlay(run.oracle, rng)))
-    bodies.append(make_delta(run, rng, THEMES[1], random_deltas(run.oracle, rng)))
+    said = {"calibration": {"slope": 0.9, "intercept": 0.3}}
+    overlaid = random_deltas(run.oracle, rng) | random_overlay(run.oracle, rng)
+    bodies.append(make_delta(run, rng, THEMES[1], overlaid, **said))
+    bodies.append(make_delta(run, rng, THEMES[3], random_deltas(run.oracle, rng)))
+    bodies.append(make_delta(run, rng, THEMES[1], random_deltas(run.oracle, rng, tables=("item_id",))))
     slots = [served.slot(body) for body in bodies]
     kinds = [type(next(iter(slot.combinations.values()))) for slot in slots]
     assert kinds == [*[TorchPrepared] * (len(bodies) - 1), HandedOn]
     segments, expected = [], []
     for at in rng.permutation([*range(len(bodies))] * (8 if plain else 2)):
-        domain = [THEMES[2], THEMES[0], THEMES[1]][at if plain else 2 * at]
+        domain = AdapterFile(bodies[at]).manifest["domain"]
         user, items = draw(rng, run)
         segments += served.asked(slots[at], domain, user, items)
         expected.append(served.expected(bodies[at], domain, user, items)[np.concatenate(served.places)])
     scores = probability(np.concatenate(engine.run(segments)))
     np.testing.assert_allclose(scores, np.concatenate(expected), rtol=0, atol=TOLERANCE)
+
+
+def test_without_room_for_a_whole_network_it_is_handed_on(dense_backbone: Backbone) -> None:
+    """Law: entries are as many as there is room for; the next delta goes to onnx, until one is given back."""
+    fold = dense_fold(dense_backbone, np.random.default_rng(6))
+    rows = dense_backbone.golden()[0]
+    probe = engine_of(dense_backbone).prepare(fold)
+    assert isinstance(probe, TorchPrepared)
+    assert probe.entry is not None
+    assert probe.nbytes == probe.held.nbytes + probe.entry.nbytes
+    engine = engine_of(dense_backbone, pool_bytes=4 * probe.entry.nbytes, portable=OnnxEngine(dense_backbone))
+    first, second = engine.prepare(fold), engine.prepare(fold)
+    assert (type(first), type(second)) == (TorchPrepared, HandedOn)
+    one, other = engine.run([Segment(rows, second, engine), Segment(rows, first, engine)])
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+    del first
+    assert isinstance(engine.prepare(fold), TorchPrepared)
 
 
 def test_slots_are_given_away_only_when_no_segment_has_them(random_run: Run) -> None:

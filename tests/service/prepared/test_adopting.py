@@ -23,8 +23,10 @@ from service.engines.native import NativeEngine, NativePrepared
 from service.errors import EngineFailed
 from service.prepared.checksum import checksum
 from service.slots import Slot
-from tests.deltas import make_overlaid_lora, random_overlay
+from tests.deltas import make_delta, make_overlaid_lora, random_deltas, random_overlay
+from tests.service.dense_folds import dense_fold
 from tests.service.engine_contract import World
+from tests.service.engines.test_native_dense import takes_dense
 from tests.service.prepared.rig import DOMAIN, OTHER, MakeEngine, Rig, files, rigged
 
 kernels = pytest.importorskip("espalier_kernels", reason="the extension espalier-kernels is not installed")
@@ -125,13 +127,55 @@ async def test_an_id_overlay_comes_back_beside_adopted_memory(dense_run: Run, tm
     assert rig.outcomes == {"used": 1}
 
 
-@pytest.fixture
-def packed(random_run: Run) -> tuple[NativeEngine, Packed, World]:
-    """An engine, and one combination of two divisions as it packs it."""
+@takes_dense
+@pytest.mark.parametrize("options", FORMS)
+async def test_a_kept_delta_is_scored_where_it_lies(dense_run: Run, tmp_path: Path, options: dict[str, Any]) -> None:
+    """Law: a dense adapter's layers are the mapped file itself, its overlay is beside them; bits and bytes alike."""
+    rng = np.random.default_rng(6)
+    tensors = random_deltas(dense_run.oracle, rng, spread=0.1) | random_overlay(dense_run.oracle, rng)
+    body = make_delta(dense_run, rng, DOMAIN, tensors)
+    found = []
+    for outcomes in ({"absent": 1, "kept": 1}, {"used": 1}):
+        async with rigged(dense_run, tmp_path / "cache", make=maker(options)) as rig:
+            slot = await rig.load(body)
+            assert rig.outcomes == outcomes
+            assert slot.overlay is not None
+            rows = rig.serving.backbone.golden()[0]
+            overlaid = {side: np.arange(rows.n) % len(own.index) for side, own in slot.overlay.sides.items()}
+            (memory,) = memories(slot)
+            found.append((rig.bits(slot, replace(rows, overlaid=overlaid)), memory.tobytes(), slot.nbytes))
+    assert found[0] == found[1]
+    (path,) = files(tmp_path / "cache")
+    ((first_byte, last_byte),) = lines_of(path)
+    begin, end = place(memory)
+    assert first_byte <= begin < end <= last_byte
+    weights = rig.serving.backbone.weights
+    own_bytes = sum(weights[f"tower.{level}.weight"].nbytes for level in range(2))
+    assert memory.nbytes >= own_bytes // (2 if options["precision"] == "bf16" else 1)
+
+
+@takes_dense
+async def test_a_delta_of_tables_is_not_kept(dense_run: Run, tmp_path: Path) -> None:
+    """Law: a table's delta is as large as the artifact that has it: it is verified each time, and counted."""
+    rng = np.random.default_rng(7)
+    body = make_delta(dense_run, rng, DOMAIN, random_deltas(dense_run.oracle, rng, tables=("item_id",)))
+    async with rigged(dense_run, tmp_path / "cache", make=maker({})) as rig:
+        slot = await rig.load(body)
+        assert rig.outcomes == {"absent": 1, "skipped": 1}
+        assert isinstance(next(iter(slot.combinations.values())), NativePrepared)
+        assert files(tmp_path / "cache") == []
+
+
+@pytest.fixture(params=["low rank", pytest.param("dense", marks=takes_dense)])
+def packed(random_run: Run, request: pytest.FixtureRequest) -> tuple[NativeEngine, Packed, World]:
+    """An engine, and one combination of two divisions, or a dense one, as it packs it."""
     backbone = read_bundle(random_run.folder / "bundle")
     engine = NativeEngine(backbone)
     world = World(random_run, backbone, engine)
-    folded = max(world.folds("attention", DOMAIN).values(), key=lambda fold: fold.nbytes)
+    if request.param == "dense":
+        folded = dense_fold(backbone, np.random.default_rng(8))
+    else:
+        folded = max(world.folds("attention", DOMAIN).values(), key=lambda fold: fold.nbytes)
     own = engine.packed(engine.prepare(folded), folded)
     assert own is not None
     return engine, own, world

@@ -1,9 +1,9 @@
-"""Collect requests into batches for the one engine thread.
+"""Collect requests into batches, which the engine scores one at a time.
 
 A request that finds the engine free and the queue empty is run at once (with whatever else arrives in the same turn of
 the event loop). Requests that had to wait behind a batch may wait up to `batch_wait_ms`, counted from when the oldest
-was queued, for more to join, unless a full batch is there already. Everything runs on the event loop; only
-`Engine.run` itself is on the engine thread.
+was queued, for more to join, unless a full batch is there already. Everything here runs on the event loop; where
+`Engine.run` does, `service.dispatch` decides.
 
 A request may bring *riders*: rows that are scored in its batch for comparison only. They are left out wherever they
 could cost a response: where the batch would come near a deadline, and where the engine fails with them.
@@ -78,7 +78,7 @@ class Batcher:
     """A bounded queue of rows in front of one engine.
 
     Args:
-        run: scores a batch on the engine thread, one at a time.
+        run: scores a batch, one at a time; `service.dispatch.Dispatch`.
         clock: whose seconds count.
         observer: told of queue and engine times.
         batch_rows: rows of a batch at most; a larger single request runs alone.

@@ -15,6 +15,7 @@ from uvicorn.server import Server, ServerState
 
 from service.problems import MEDIA_TYPE, problem_of
 from service.refusals import HeadersTooLarge, MalformedRequest, Refusal
+from service.writes import JoinedWrites
 
 
 class ClosingState(ServerState):
@@ -95,7 +96,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the first headers their time."""
-        super().connection_made(transport)
+        super().connection_made(cast(asyncio.Transport, JoinedWrites(transport, self.loop)))
         self._begin_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:

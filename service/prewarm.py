@@ -16,6 +16,7 @@ from service.slots import SlotTable
 _AT_ONCE = 8
 _CHUNK = 4096  # domains whose requests are counted in one turn of the event loop
 _KEPT = 0.5  # of the count of requests, from one list to the next
+_LAST_S = 1.0  # that the last list may take: a replica ends whether the store answers or not
 
 
 class Prewarmer:
@@ -78,11 +79,18 @@ class Prewarmer:
             self._writing = asyncio.get_running_loop().create_task(self._write_again_and_again())
 
     async def stop(self) -> None:
-        """Write no more."""
+        """Write a last time, so that whoever takes this replica's place begins with what it scored; no failure matters.
+
+        It may have run for a short while, so what others had listed stays behind its own.
+        """
         writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.cancel()
-            await asyncio.gather(writing, return_exceptions=True)
+        if writing is None:
+            return
+        writing.cancel()
+        last = asyncio.get_running_loop().create_task(self._write_last())
+        await settled(last, self._clock, _LAST_S)
+        last.cancel()
+        await asyncio.gather(writing, last, return_exceptions=True)
 
     async def write(self) -> None:
         """Record this replica's busiest domains, if it had any request; older requests count less each time.
@@ -93,6 +101,15 @@ class Prewarmer:
         busiest = await self._busiest()
         if busiest:
             await self._store.write_prewarm(busiest)
+
+    async def _write_last(self) -> None:
+        try:
+            busiest = await self._busiest()
+            if busiest:
+                listed = (await self._store.prewarm_list()).domains
+                await self._store.write_prewarm(list(dict.fromkeys([*busiest, *listed]))[: self._domains])
+        except StoreError:
+            self._observer.store_failed("prewarm")
 
     async def _load(self, until: float) -> None:
         try:

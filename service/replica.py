@@ -6,7 +6,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -19,11 +19,12 @@ from features.fields import Division
 from service.auxiliary import Auxiliaries
 from service.backbone_watch import BackboneFollower, open_default
 from service.backbones import Backbones
-from service.batcher import Batcher, Logits
+from service.batcher import Batcher
 from service.clock import Clock
 from service.cores import bind
+from service.dispatch import SHORT_S, Dispatch
 from service.domains import Domains
-from service.engine import Engine, Segment, run_each
+from service.engine import Engine
 from service.engines.chosen import EngineName, Engines
 from service.engines.native import Precision
 from service.in_use import InUse
@@ -193,7 +194,7 @@ class Replica:
         )
         self.auxiliaries = Auxiliaries(self._backbones, self.domains, self.loader, self._preparer, self.slots, clock)
         self.batcher = Batcher(
-            partial(_run, engine_thread),
+            Dispatch(engine_thread, short_s=_inline_s(config)),
             clock,
             observer,
             batch_rows=config.batch_rows,
@@ -476,10 +477,12 @@ def _residency(
     return slots, domains
 
 
+def _inline_s(config: ReplicaConfig) -> float:
+    """The longest batch that the event loop scores itself; none where the engine's thread has a core or locks of its
+    own."""
+    return 0.0 if config.engine_cpus or config.engine == "torch" else SHORT_S
+
+
 def _divisions(backbones: Backbones) -> list[Division]:
     """Those of every backbone in memory, the default's last."""
     return [division for serving in reversed(list(backbones)) for division in serving.backbone.manifest.divisions]
-
-
-async def _run(thread: WorkerThread, segments: Sequence[Segment]) -> Logits:
-    return await thread.run(partial(run_each, segments))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -177,7 +178,8 @@ class FeatureTables:
             divisions: names of the auxiliary divisions, in the order of a combination.
 
         Returns:
-            One part, or one for each combination that occurs where a division is of the items.
+            One part, or one for each combination that occurs where a division is of the items; the positions of a
+            combination that all rows have are None.
         """
         if not len(encoded.items):
             return [Part((None,) * len(divisions), None)]
@@ -185,11 +187,18 @@ class FeatureTables:
         lengths = {len(column) for column in columns}
         if lengths <= {1}:
             return [Part(self._named(divisions, [int(column[0]) for column in columns]), None)]
-        table = np.stack([np.broadcast_to(column, len(encoded.items)) for column in columns], axis=1)
-        kinds, which = np.unique(table, axis=0, return_inverse=True)
+        full = [np.broadcast_to(column, len(encoded.items)) for column in columns]
+        order = np.lexsort(full[::-1])
+        differ = np.zeros(len(order) - 1, bool)
+        for column in full:
+            ordered = column[order]
+            differ |= ordered[1:] != ordered[:-1]
+        edges = np.flatnonzero(differ) + 1
+        if not len(edges):
+            return [Part(self._named(divisions, [int(column[0]) for column in full]), None)]
         return [
-            Part(self._named(divisions, kind.tolist()), np.flatnonzero(which.ravel() == i))
-            for i, kind in enumerate(kinds)
+            Part(self._named(divisions, [int(column[positions[0]]) for column in full]), positions)
+            for positions in (order[start:stop] for start, stop in pairwise([0, *edges.tolist(), len(order)]))
         ]
 
     def _column(self, encoded: Encoded, name: str) -> NDArray[np.integer[Any]]:

@@ -18,7 +18,11 @@ def reread(target: str, folder: Path, looks: Path, every: int) -> None:
     process, seen = psutil.Process(), 0
     with looks.open("w") as sink:
         while head := sys.stdin.buffer.read(4):
-            read(sys.stdin.buffer.read(struct.unpack("<I", head)[0]))
+            (size,) = struct.unpack("<I", head)
+            content = sys.stdin.buffer.read(size)
+            if len(content) != size:
+                raise ValueError(f"input {seen} ends after {len(content)} of {size} bytes")
+            read(content)
             seen += 1
             if seen % every == 0:
                 sink.write(f"{seen} {process.memory_info().rss}\n")

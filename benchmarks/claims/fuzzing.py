@@ -95,7 +95,8 @@ def fuzz(target: str, folder: Path, inputs: int, corpus: Path, pipe: int) -> Non
         (corpus / f"seed-{number}").write_bytes(seed)
 
     def one(content: bytes) -> None:
-        with os.fdopen(pipe, "wb", buffering=0, closefd=False) as sink:
+        # buffered, which writes on where libFuzzer's alarm cuts a write to a full pipe short
+        with os.fdopen(pipe, "wb", closefd=False) as sink:
             sink.write(struct.pack("<I", len(content)) + content)
         read(content)
 

@@ -170,7 +170,8 @@ def lines(work: Workplace) -> Iterator[Line]:
         outcome, ended = scene.play(count, act)
         yield measured(f"{what}: requests, publishes", f"{len(outcome.answers)}, {dict(outcome.publishes)}")
         yield exactly(f"{what}: requests not answered 200 in time", outcome.unanswered, 0)
-        yield exactly(f"{what}: answers by a fallback", sum(outcome.fallbacks.values()), 0)
+        reasons = f" ({', '.join(sorted(outcome.fallbacks))})" if outcome.fallbacks else ""
+        yield exactly(f"{what}: answers by a fallback{reasons}", sum(outcome.fallbacks.values()), 0)
         yield exactly(f"{what}: answers that are not what their revision says", outcome.wrong + outcome.strangers, 0)
         refused = sum(number for status, number in outcome.publishes.items() if status not in (200, 201, 202))
         yield exactly(f"{what}: publishes refused or unanswered", refused, 0)

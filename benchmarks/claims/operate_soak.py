@@ -1,4 +1,8 @@
-"""Half an hour at 60% of the knee with a publish each second: what grows."""
+"""Half an hour at 60% of the knee with a publish each second: what grows.
+
+Server and client are alone on a core each (`benchmarks.claims.alone`), so that the tail is the server's and not that of
+whatever else the machine did for a while.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ import numpy as np
 import psutil
 
 from benchmarks.claims import servers
+from benchmarks.claims.alone import SERVER_CORE, apart, let_the_client_go_first, named, undisturbed
 from benchmarks.claims.line import Line, at_most, exactly, measured
 from benchmarks.claims.served import last_epoch_run
 from benchmarks.claims.swaps import Dyes, make_dyes
@@ -118,13 +123,17 @@ def lines(work: Workplace) -> Iterator[Line]:
         ]
     )
     seconds, window_s = (40.0, 4.0) if work.quick else (SECONDS, WINDOW_S)
-    with servers.valkey(servers.fresh(work.folder / "soak"), requirepass=work.password("soak")) as valkey:
+    with apart(), servers.valkey(servers.fresh(work.folder / "soak"), requirepass=work.password("soak")) as valkey:
+        let_the_client_go_first(valkey.pid)
         work.espalier("publish", str(run.folder), "--store", valkey.url)
-        with serving(work, valkey.url, feedback_dir=str(work.folder / "soak-feedback")) as server:
+        feedback = str(work.folder / "soak-feedback")
+        with serving(work, valkey.url, core=SERVER_CORE, feedback_dir=feedback) as server:
             asyncio.run(knee(server, bodies, 2.0))
-            per_s = SHARE_OF_KNEE * asyncio.run(knee(server, bodies, 2.0 if work.quick else 10.0))
-            seen = asyncio.run(soak(server, bodies, dyes, per_s, seconds))
+            with undisturbed(server) as permitted:
+                per_s = SHARE_OF_KNEE * asyncio.run(knee(server, bodies, 2.0 if work.quick else 10.0))
+                seen = asyncio.run(soak(server, bodies, dyes, per_s, seconds))
     said = f"soak of {seconds:.0f} s at {per_s:.0f} requests/s"
+    yield measured(f"{said}: how they ran", named(permitted))
     yield measured(f"{said}: requests, publishes", f"{len(seen.waits)}, {seen.published}")
     yield exactly(f"{said}: not answered 2xx", seen.refused, 0)
     times, resident, files = zip(*seen.looks, strict=True)

@@ -1,16 +1,13 @@
 """200 publishes a second through the feed, beside steady scoring: how much the slow tail of scoring grows.
 
-The server is to be alone on its core. Affinity keeps what we start away from it, but not what the machine itself runs
-(here an agent that takes 8.5 ms each second of whichever core is idle: of the server's while we publish on the other).
-So the server and the client that measures have a real-time priority, where that is permitted; some windows in the
-ordinary class are printed beside it, without a bound.
+Server and client are alone on a core each (`benchmarks.claims.alone`); some windows in the ordinary class are printed
+beside, without a bound.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import itertools
 import os
 import statistics
@@ -26,6 +23,7 @@ import numpy as np
 from adapters_store.store import AdapterStore
 from adapters_store.urls import open_backend
 from benchmarks.claims import servers
+from benchmarks.claims.alone import SERVER_CORE, apart, let_the_client_go_first, named, undisturbed
 from benchmarks.claims.fleet import Fleet
 from benchmarks.claims.line import Line, at_least, at_most, exactly, measured
 from benchmarks.claims.served import last_epoch_run
@@ -33,7 +31,6 @@ from benchmarks.claims.wire import Wire, score_body
 from benchmarks.claims.workplace import ROOT, ClaimError, Server, Workplace, serving
 from benchmarks.forge import Run
 
-SERVER_CORE, OTHER_CORE = 0, 1
 DOMAINS = 100
 PER_S = 200
 LEAST_PER_S = 190
@@ -125,36 +122,6 @@ def storm(work: Workplace, url: str, fleet: Fleet) -> Iterator[None]:
             process.stdout.close()
 
 
-def schedule(pid: int, policy: int, priority: int = 0) -> None:
-    """Give every thread of a process a class of scheduling; threads that it starts later have it too."""
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setscheduler(int(thread.name), policy, os.sched_param(priority))
-
-
-def let_the_client_go_first(pid: int) -> None:
-    """Run every thread of a process only when nobody else wants its core.
-
-    What the client that measures waits for there, would count against the server, which has a core of its own.
-    """
-    schedule(pid, os.SCHED_IDLE)
-
-
-@contextlib.contextmanager
-def undisturbed(server: Server) -> Iterator[bool]:
-    """The server and this process before all else on their cores; whether that is permitted here."""
-    try:
-        schedule(server.pid, os.SCHED_FIFO, 1)
-    except PermissionError:
-        yield False
-        return
-    schedule(os.getpid(), os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, 1)  # the storm that it starts is ordinary
-    try:
-        yield True
-    finally:
-        schedule(os.getpid(), os.SCHED_OTHER)
-        schedule(server.pid, os.SCHED_OTHER)
-
-
 async def publish_for_ever(url: str, fleet: Fleet) -> None:
     """Make one build after the other live, twenty domains each 100 ms, until standard input ends."""
     store = AdapterStore(open_backend(url, timeout_s=30), time.time)
@@ -189,19 +156,6 @@ async def generations(url: str, fleet: Fleet) -> int:
         return sum(stamped.record.generation for stamped in found.values())
     finally:
         await store.close()
-
-
-@contextlib.contextmanager
-def apart() -> Iterator[None]:
-    """This process and all that it starts on one core; a server with a core of its own has the other."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {OTHER_CORE})
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        os.sched_setaffinity(0, before)
 
 
 @dataclass
@@ -282,13 +236,13 @@ def lines(work: Workplace) -> Iterator[Line]:
     yield exactly("requests not answered 200 in all windows", rounds.failed + ordinary.failed, 0)
     yield measured("in the ordinary class, p99 of each window, ms: without; in the storm", ordinary.each)
     yield measured("in the ordinary class, median p99 in the storm over that without", f"{ordinary.ratio:.3f}")
-    named = "server and client at real-time priority" if permitted else "in the ordinary class (no other is permitted)"
-    yield measured(f"{named}, p99 of each window, ms: without; in the storm", rounds.each)
+    said = named(permitted)
+    yield measured(f"{said}, p99 of each window, ms: without; in the storm", rounds.each)
     if len(rounds.stormy) > count:
         yield measured(f"p99 in the storm over that without, the first {count} windows alone (noisy)", f"{first:.3f}")
     told = f"{statistics.median(rounds.stormy):.2f} ms against {statistics.median(rounds.still):.2f} ms"
     yield at_most(
-        f"{named}: median p99 of {len(rounds.stormy)} windows in the storm over that without ({told})",
+        f"{said}: median p99 of {len(rounds.stormy)} windows in the storm over that without ({told})",
         rounds.ratio,
         BOUND,
     )

@@ -104,6 +104,37 @@ async def test_the_busiest_domains_are_written_and_loaded_first(random_run: Run)
             assert not [what for what in core.backend.reads if len(what) == 64]
 
 
+async def test_a_replica_that_ends_leaves_what_it_scored_to_the_next(random_run: Run) -> None:
+    """Law: a stop writes this replica's domains before those that others listed; one without traffic writes nothing."""
+    async with opened(random_run, feed=False) as core:
+        for domain in (A, B):
+            await core.put_live(domain)
+        await core.store.write_prewarm([C, A])
+        async with opened(random_run, on=core.backend, feed=False) as idle:
+            await idle.replica.start()
+        assert (await core.store.prewarm_list()).domains == [C, A]
+        async with opened(random_run, on=core.backend, feed=False, prewarm_domains=2) as busy:
+            await busy.replica.start()
+            await busy.score(B)
+        assert (await core.store.prewarm_list()).domains == [B, C]
+
+
+async def test_a_replica_ends_although_the_store_does_not_answer(random_run: Run) -> None:
+    """Law: the last list is given up after a second at most."""
+    clock = ManualClock()
+    async with opened(random_run, clock, feed=False) as core:
+        await core.put_live(A)
+        await core.replica.start()
+        await core.score(A)
+        core.backend.open.clear()
+        stopping = asyncio.create_task(core.replica.prewarmer.stop())
+        await clock.advance(0.9)
+        assert not stopping.done()
+        await clock.advance(0.2)
+        await stopping
+        core.backend.open.set()
+
+
 async def test_prewarming_is_bounded_in_time_and_never_in_the_way(random_run: Run) -> None:
     """Law: a start waits at most prewarm_s for a store that hangs; one that is away, or has no list, costs nothing."""
     async with opened(random_run, clock := ManualClock(), prewarm_s=20.0, pinned=(A,), feed=False) as core:

@@ -104,3 +104,19 @@ async def test_side_is_never_loaded_from_the_other_one(store: AdapterStore, back
     assert swapped.loaded["users"] is tables.loaded["users"]
     assert len(swapped.loaded["items"]) == 1
     assert swapped.revisions["items"] == revision
+
+
+@pytest.mark.parametrize("ids", [["item-3", "item-1", "nobody", "item-4", "item-1"], ["item-3"] * 3, ["item-2"]])
+def test_parts_hold_each_row_once_with_its_own_combination(backbone: Backbone, ids: list[str]) -> None:
+    """Law: a row's part names what the row would be alone; parts are in order of combination, rows in theirs."""
+    tables = FeatureTables(backbone)
+    divisions = tables.auxiliary_divisions
+    alone = [tables.parts(tables.encode(1, [item], "theme-1", None), divisions)[0].combination for item in ids]
+    parts = tables.parts(tables.encode(1, ids, "theme-1", None), divisions)
+    held = [range(len(ids)) if part.positions is None else part.positions.tolist() for part in parts]
+    assert sorted(row for rows in held for row in rows) == list(range(len(ids)))
+    assert all(list(rows) == sorted(rows) for rows in held)
+    assert [[alone[row] for row in rows] for rows in held] == [
+        [part.combination] * len(rows) for part, rows in zip(parts, held, strict=True)
+    ]
+    assert len({part.combination for part in parts}) == len(parts) == len(set(alone))

@@ -64,7 +64,7 @@ class Accepted:
 
     @property
     def is_keepable(self) -> bool:
-        """Whether it is low rank; a delta is as large as a backbone, and its tables are what the artifact has."""
+        """Whether it is packed or low rank: any other delta is as large as a backbone, and its tables as its artifact."""
         return all(isinstance(own, Packed) or own.delta is None for own in self.folds.values())
 
 
@@ -73,7 +73,7 @@ def encode(identity: Identity, accepted: Accepted, pause: Pause) -> bytes:
 
     Args:
         identity: what it is of.
-        accepted: without deltas.
+        accepted: without deltas that are not packed.
         pause: called between two steps.
     """
     shelf = _Shelf()

@@ -64,7 +64,7 @@ class Accepted:
 
     @property
     def is_keepable(self) -> bool:
-        """Whether it is packed or low rank: any other delta is as large as a backbone, and its tables as its artifact."""
+        """Whether it is packed or low rank: another delta is as large as a backbone, and its tables as its artifact."""
         return all(isinstance(own, Packed) or own.delta is None for own in self.folds.values())
 
 

@@ -41,7 +41,8 @@ def lines(work: Workplace) -> Iterator[Line]:
     setting = QUICK if work.quick else SETTING
     for tower, bound in BOUNDS.items():
         yield from ratio_lines(replace(setting, tower=tower, rank=8), bound)
-    yield from peft_lines(replace(setting, tower=(256, 128)), 2 if work.quick else PEFT_DOMAINS)
+    for tower in BOUNDS:
+        yield from peft_lines(replace(setting, tower=tower), 2 if work.quick else PEFT_DOMAINS)
     yield from loader_lines(2_000 if work.quick else LOADER_ROWS)
 
 

@@ -35,26 +35,21 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["train", *arguments], env={"COLUMNS": "300"})
 
 
-def live(folder: Path) -> dict[str, int]:
-    """Generation of every domain that serves a revision of its own."""
+def live(folder: Path) -> set[str]:
+    """Every domain that serves a revision of its own."""
     records = asyncio.run(AdapterStore(FileBackend(folder), time.time).domains())
-    return {record.domain: record.generation for record in records if record.live is not None}
+    return {record.domain for record in records if record.live is not None}
 
 
 def test_one_command_trains_and_publishes_and_baselines_stand_beside_it(world: Path, tmp_path: Path) -> None:
-    """Law: `train all --store` ends with every domain live, again it changes nothing; `train whole` takes the run's
-    backbone and reports the baselines named, and them alone; `train overlays` takes the finished run."""
+    """Law: `train all --store` ends with every domain live; `train whole` takes the run's backbone and reports the
+    baselines named, and them alone; `train overlays` takes the finished run."""
     out, store = tmp_path / "run", tmp_path / "store"
     options = ["--config", str(world / "config.yaml"), "--out", str(out)]
     first = run("all", *options, "--store", store.as_uri())
     assert first.exit_code == 0, first.output
     assert "is now the default" in first.output
-    published = live(store)
-    assert {"theme-01", "theme-02"} <= set(published)
-    again = run("all", *options, "--store", store.as_uri(), "--resume")
-    assert again.exit_code == 0, again.output
-    assert "nothing to do" in again.output
-    assert live(store) == published
+    assert {"theme-01", "theme-02"} <= live(store)
     beside = run("whole", *options, "single")
     assert beside.exit_code == 0, beside.output
     assert "report:" in beside.output

@@ -41,11 +41,16 @@ def engine_of(bundle: Bundle) -> LogitsOf:
     return OnnxEngine(bundle).logits
 
 
+def published(folder: Path) -> dict[str, bytes]:
+    """What publishing reads of a run folder."""
+    return {name: content for name, content in contents(folder).items() if not name.startswith("ablations")}
+
+
 @pytest.fixture(scope="module")
 def alone(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose natural domains are served by adapters that stand alone; nobody may change it."""
     once = {"lr": 5e-3, "batch_rows": 512, "epochs": 1, "dropout": 0.1}
-    changes: dict[str, Any] = {"fusion": {"mode": "single"}, "pretrain": once, "fuse": once, "export_ablations": False}
+    changes: dict[str, Any] = {"fusion": {"mode": "single"}, "pretrain": once, "fuse": once}
     return train_all(small_config(small_world, **changes), tmp_path_factory.mktemp("alone") / "run")
 
 
@@ -60,7 +65,7 @@ def overlaid(alone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_folder_is_a_run_with_overlays(alone: Path, overlaid: Path) -> None:
     """Law: natural domains have overlays of both sides, every other artifact its bytes, the run all of its own; and
     publishing accepts the folder."""
-    before, after = contents(alone), contents(overlaid)
+    before, after = published(alone), published(overlaid)
     assert set(after) == set(before)
     changed = {name for name in after if after[name] != before[name]}
     assert changed == {f"adapters/{theme}.safetensors" for theme in THEMES}
@@ -93,7 +98,7 @@ def test_what_does_not_pass_leaves_the_run_s_adapter(alone: Path, tmp_path: Path
     done = overlay_run(alone, tmp_path / "out", config, engine_of)
     assert not any(one.replaced for one in done.values())
     assert all("positives" in one.why for one in done.values())
-    assert contents(tmp_path / "out") == contents(alone)
+    assert published(tmp_path / "out") == published(alone)
 
 
 class Stopped(Exception):
@@ -118,7 +123,7 @@ def test_it_goes_on_where_it_was_stopped(alone: Path, overlaid: Path, tmp_path: 
     with pytest.raises(StateMismatch, match="seed was 0, is now 1"):
         overlay_run(alone, out, settings(seed=1), engine_of, resume=True)
     overlay_run(alone, out, settings(), engine_of, resume=True)
-    assert contents(out) == contents(overlaid)
+    assert published(out) == published(overlaid)
     assert (out / "overlays.json").read_bytes() == (overlaid / "overlays.json").read_bytes()
 
 
@@ -132,12 +137,12 @@ def test_what_cannot_be_overlaid_is_refused_before_anything_is_written(alone: Pa
     assert not out.exists()
 
 
-def test_fused_domains_stay_as_they_are(alone: Path, finished: Path, tmp_path: Path) -> None:
+def test_fused_domains_stay_as_they_are(alone: Path, tmp_path: Path) -> None:
     """Law: a domain that the run does not serve by kind lora is told with its kind, and keeps its bytes."""
     run = tmp_path / "run"
     shutil.copytree(alone, run)
     (run / "adapters" / f"{THEMES[0]}.safetensors").write_bytes(
-        (finished / "ablations" / "avg" / f"{THEMES[0]}.safetensors").read_bytes()
+        (alone / "ablations" / "avg" / f"{THEMES[0]}.safetensors").read_bytes()
     )
     done = overlay_run(run, tmp_path / "out", settings(gate={"policy": "none"}), engine_of)
     assert "kind 'fused'" in done[THEMES[0]].why

@@ -1,4 +1,4 @@
-"""`espalier train`: the three stages, one by one or all; and MAMDR."""
+"""`espalier train`: the three stages, one by one or all; their baselines; and MAMDR."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from rich.console import Console
 from typer import Context
 from typer.core import TyperCommand
 
-from cli.stores import refused
+from cli.publish import publish
+from cli.stores import SCHEMES, refused, with_store
 
 if TYPE_CHECKING:
+    from adapters_store.store import AdapterStore
     from training.cluster.config import ClusterConfig
 
 app = typer.Typer(help="Train a backbone, its domains' adapters and their fusion.", no_args_is_help=True)
@@ -35,6 +37,10 @@ PacksOnRay = Annotated[
     ),
 ]
 PackWorkers = Annotated[int, typer.Option("--workers", help="Processes that train packs (--ray).", min=1)]
+PublishTo = Annotated[  # not from ESPALIER_STORE: training alone makes nothing live
+    str | None,
+    typer.Option("--store", help=f"Then publish the run to the adapter store of this URL: {SCHEMES}."),
+]
 
 
 class _MayLackAddress(TyperCommand):
@@ -91,12 +97,86 @@ def every(
     data: Data = None,
     ray: PacksOnRay = None,
     workers: PackWorkers = 2,
+    store: PublishTo = None,
 ) -> None:
-    """Train all three stages, then export, evaluate and report."""
+    """Train all three stages, then export, evaluate and report; with --store also publish, as `espalier publish`."""
+    if store is not None:
+        with_store(store, _reached, create=True)  # one that cannot be had is told now, and not after hours of training
     if ray is not None:
         _train_on_ray("all", config, out, resume, seed, data, ray, workers)
     else:
         _train("all", config, out, resume, seed, data)
+    if store is not None:
+        publish(out, store)
+
+
+class Whole(StrEnum):
+    """A baseline that trains a whole network for each domain."""
+
+    FINETUNE = "finetune"
+    SINGLE = "single"
+
+
+@app.command()
+def whole(
+    config: Config,
+    out: Out,
+    names: Annotated[
+        list[Whole] | None,
+        typer.Argument(help="Fine-tune starts from the backbone, Single from random weights; by default both."),
+    ] = None,
+    resume: Resume = False,
+    seed: Seed = None,
+    data: Data = None,
+) -> None:
+    """Train a whole network for each domain, and compare these baselines with the backbone; OUT/whole is the report.
+
+    The backbone is the run folder's, and is trained first where that has none.
+    """
+
+    def work(console: Console) -> None:
+        from training.config import load_config
+        from training.progress import RichMeter
+        from training.whole import WHOLE_KINDS, train_whole
+
+        settings = load_config(config, seed=seed, data=data)
+        kinds = [kind for kind in WHOLE_KINDS if not names or Whole(kind) in names]
+        train_whole(kinds, settings, out, resume=resume, meter=RichMeter(console))
+
+    _run(out, work)
+
+
+@app.command()
+def overlays(
+    run: Annotated[Path, typer.Argument(help="Folder that `espalier train all` wrote.", file_okay=False, exists=True)],
+    out: Annotated[Path, typer.Option("--out", help="A new folder, which `espalier publish` takes.", file_okay=False)],
+    config: Annotated[
+        Path | None, typer.Option("--config", help="YAML as `domain add` takes it; overlay.ids: all.", dir_okay=False)
+    ] = None,
+    resume: Resume = False,
+    data: Data = None,
+) -> None:
+    """Train a finished run's adapters on, each with its domain's own embeddings of ids; keep what passes the gate.
+
+    Of domains that the run serves by kind lora; all other artifacts are as they were.
+    """
+
+    def work(console: Console) -> None:
+        from service.engines.onnx import OnnxEngine
+        from training.config import GateConfig, read_config
+        from training.newcomer.config import NewcomerConfig, OverlayConfig
+        from training.newcomer.of_run import overlay_run
+        from training.progress import RichMeter
+
+        usual = NewcomerConfig(overlay=OverlayConfig(ids="all"), gate=GateConfig(policy="withhold"))
+        settings, meter = usual if config is None else read_config(config, NewcomerConfig), RichMeter(console)
+        done = overlay_run(
+            run, out, settings, lambda bundle: OnnxEngine(bundle).logits, data=data, resume=resume, meter=meter
+        )
+        replaced = sum(one.replaced for one in done.values())
+        meter.say(f"{replaced} of {len(done)} domains have overlays now; publish them: espalier publish {out}")
+
+    _run(out, work)
 
 
 @app.command()
@@ -265,6 +345,11 @@ def share_of(packs: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
+async def _reached(store: AdapterStore) -> None:
+    """Read a store, to see that it is there."""
+    await store.backbone_record()
+
+
 def _train(
     stage: str,
     config: Path,
@@ -314,12 +399,13 @@ def _run(out: Path, work: Callable[[Console], None]) -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from adapters_store.errors import StoreError
     from network.errors import NetworkError
+    from service.errors import ServiceError
     from training.errors import TrainingError
 
     console = Console()
     try:
         work(console)
-    except (TrainingError, StoreError, NetworkError) as error:
+    except (TrainingError, StoreError, NetworkError, ServiceError) as error:
         raise refused(error) from error
     except KeyboardInterrupt:
         console.print(f"stopped; --resume goes on with {out}", highlight=False, markup=False)

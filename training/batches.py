@@ -50,6 +50,13 @@ class RowTensors:
         }
         return Batch(self._sparse.index_select(0, rows), self._dense.index_select(0, rows), lists)
 
+    @property
+    def memory_bytes(self) -> int:
+        """What all rows take."""
+        lists = [tensor for pair in self._lists.values() for tensor in pair]
+        columns = (self._sparse, self._dense, *lists, self.label, *self.given.values(), self.domains)
+        return sum(tensor.nbytes for tensor in columns)
+
     def of_domain(self, rows: Tensor, division: int, domain: int) -> Tensor:
         """Return those of the rows that lie in one domain, in their order."""
         return rows[self.domains[rows, division] == domain]

@@ -43,16 +43,16 @@ def training_record(
 
     Returns:
         {config, parameters, pretrain: curve, adapters: {domain: curve}, fuse: {mode: curve}, selection}; a curve is
-        {epoch, auc, history: [{epoch, loss, auc, seconds}]}, that of an adapter with {division, rows} too.
+        what `curve` gives, that of an adapter with {division, rows} too.
     """
     return {
         "config": config.model_dump(mode="json"),
         "parameters": parameter_counts(pretrained.backbone.shape, config),
-        "pretrain": _curve(pretrained.fitted),
+        "pretrain": curve(pretrained.fitted),
         "adapters": {
-            a.place.name: {"division": a.place.division_name, "rows": a.rows, **_curve(a.fitted)} for a in adapters
+            a.place.name: {"division": a.place.division_name, "rows": a.rows, **curve(a.fitted)} for a in adapters
         },
-        "fuse": {fusion.mode: _curve(fusion.fitted) for fusion in fusions},
+        "fuse": {fusion.mode: curve(fusion.fitted) for fusion in fusions},
         "selection": {"chosen": selection.chosen, "candidates": dict(selection.candidates)},
     }
 
@@ -104,9 +104,17 @@ def _training(config: TrainingConfig, schedule: Schedule, fitted: Fitted) -> dic
         "schedule": schedule.model_dump(mode="json"),
         "epoch": fitted.epoch,
         "validation_auc": fitted.auc,
+        **average_of(fitted),
         "history": history,
     }
 
 
-def _curve(fitted: Fitted) -> Record:
-    return {"epoch": fitted.epoch, "auc": fitted.auc, "history": list(fitted.history)}
+def curve(fitted: Fitted) -> Record:
+    """How a training went: {epoch, auc, history: [{epoch, loss, auc, seconds}]}, and what `average_of` adds."""
+    return {"epoch": fitted.epoch, "auc": fitted.auc, **average_of(fitted), "history": list(fitted.history)}
+
+
+def average_of(fitted: Fitted) -> Record:
+    """Whether the weights in place are an average of steps: {averaged}; empty where no average was judged."""
+    judged = any("average_auc" in entry for entry in fitted.history)
+    return {"averaged": fitted.averaged} if judged else {}

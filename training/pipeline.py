@@ -94,6 +94,7 @@ def _train(stage: str, run: Run, share: tuple[int, int]) -> Path:
         run.require("pretrain")
     if stage == "fuse":
         run.require("adapters")
+    run.meter.say(f"data: {len(run.rows.label):,} rows, {run.rows.memory_bytes / 2**20:,.0f} MiB in memory once read")
     pretrained = run.pretrained()
     for line in count_lines(pretrained.backbone.shape, run.config):
         run.meter.say(line)
@@ -118,7 +119,7 @@ def _finish(run: Run, pretrained: Pretrained, adapters: Sequence[TrainedAdapter]
     judged = _judged(run, candidates, stop, earned)
     run.meter.say(judged.line())
     test = {name: score(run.positions.test) for name, score in candidates.items()}
-    predictions = _predictions(run, test, earned.score(run.positions.test))
+    predictions = predictions_of(run, _named(test, earned.score(run.positions.test)))
     write_predictions(run.out, predictions)
     evaluation = evaluate(predictions, run.config.seed, run.config.bootstrap_draws)
     trained = _trained_run(run, pretrained, adapters, fusions, selection, evaluation, judged, earned)
@@ -172,11 +173,23 @@ def _judged_record(judged: Judged, predictions: Predictions) -> Record:
     return {"calibration": calibration} | ({"gate": judged.gate_record()} if judged.verdicts else {})
 
 
-def _predictions(run: Run, logits: Mapping[Choice, Floats], served: Floats) -> Predictions:
-    """The test rows under each method's name in reports."""
+def predictions_of(run: Run, logits: Mapping[str, Floats]) -> Predictions:
+    """The test rows of a run, as methods score them.
+
+    Args:
+        run: its split says which rows they are.
+        logits: (n,) of each method, by its name in reports.
+    """
     test, dataset = run.split.test, run.dataset
     natural = run.rows.divisions[0]
-    named = {
+    probability = None if dataset.probability is None else dataset.probability[test]
+    domain = dataset.division[natural.name][test]
+    return Predictions(logits, dataset.label[test], domain, natural.domains, dataset.user[test], probability)
+
+
+def _named(logits: Mapping[Choice, Floats], served: Floats) -> dict[str, Floats]:
+    """The candidates' logits under each method's name in reports."""
+    return {
         "backbone": logits["backbone"],
         "single_lora": logits["single"],
         "multi_lora": served,
@@ -184,9 +197,6 @@ def _predictions(run: Run, logits: Mapping[Choice, Floats], served: Floats) -> P
         "multi_lora_avg": logits["avg"],
         "multi_lora_add": logits["add"],
     }
-    probability = None if dataset.probability is None else dataset.probability[test]
-    domain = dataset.division[natural.name][test]
-    return Predictions(named, dataset.label[test], domain, natural.domains, dataset.user[test], probability)
 
 
 def _trained_run(

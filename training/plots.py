@@ -33,6 +33,8 @@ _STYLES = (
     _Style("backbone", "#666666", "o"),
     _Style("single_lora", "#E69F00", "s"),
     _Style("multi_lora", "#0072B2", "D"),
+    _Style("finetune", "#009E73", "^"),
+    _Style("single", "#CC79A7", "v"),
 )
 _CURVES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#666666", "#F0E442")
 
@@ -92,7 +94,7 @@ def _draw(axes: Axes, points: Sequence[tuple[float, float, float, float]], style
         markersize=6.5,
         elinewidth=1.6,
         capsize=3,
-        label=DISPLAY[style.method],
+        label=DISPLAY.get(style.method, style.method),
         zorder=3,
     )
 

@@ -31,6 +31,8 @@ WHOLE_GRID: tuple[dict[str, Any], ...] = tuple(
     {WHOLE: {**DOMAINS, "lr": rate, "weight_decay": decay}} for rate in (1e-3, 3e-4) for decay in (1e-5, 1e-3)
 )
 FAMILIES = (Family("stages", GRID), Family("single", WHOLE_GRID, start="mix"))
+CORE_HOURS = 6.0
+"""Of FULL=1; a guess."""
 GATED = "domains and seeds that passed the gate and are worse than Mix beyond their paired 95% interval"
 
 
@@ -42,7 +44,7 @@ def lines(work: Workplace) -> Iterator[Line]:
         yield from own.lines(rows)
         yield from judged(own.name, rows)
         return
-    own = Table("multilora-epinions", BASE, FAMILIES, "macro", ("mix", "multi_lora"), 6.0)
+    own = Table("multilora-epinions", BASE, FAMILIES, "macro", ("mix", "multi_lora"), CORE_HOURS)
     data = prepare(work)
     if data is None:
         yield not_measurable(f"{own.name}: all lines", "as below", "the data is not at hand")
@@ -51,6 +53,7 @@ def lines(work: Workplace) -> Iterator[Line]:
     if rows_found is None:
         yield from own.missing([(GATED, "= 0"), ("multi_lora, mix and single: macro test AUC, 5 seeds", "recorded")])
         return
+    yield from own.dated()
     yield from own.lines(rows_found)
     yield from judged(own.name, rows_found)
     yield from own.again(work, data, rows_found)

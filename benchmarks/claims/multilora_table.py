@@ -22,7 +22,7 @@ from benchmarks.claims.line import Line, Verdict, between, measured
 from benchmarks.claims.mamdr_contest import MOST_CONFIGURATIONS, RECORDS, SEEDS, Row
 from benchmarks.claims.multilora_trial import STAGES, Kind, Training, run_all
 from benchmarks.claims.trainings import fresh
-from benchmarks.claims.workplace import ROOT, Workplace
+from benchmarks.claims.workplace import ROOT, ClaimError, Workplace
 from training.trials import student
 from training.trials.kept import Found
 
@@ -74,7 +74,7 @@ class Table:
         base: keys of a TrainingConfig that all methods share.
         families: what is trained, in this order.
         figure: that rows are compared by: pooled test AUC, or its mean over domains.
-        again: names of the rows whose seed 0 is run again.
+        again: names of rows whose seed 0 is run again, and with them all rows of the same trainings.
         core_hours: of FULL=1, a guess, told until there is a record to tell it by.
         published: pooled AUC that a paper prints, by the row's name.
         trained: runs trainings and keeps their results in a folder.
@@ -110,11 +110,38 @@ class Table:
         return self._run(work, data, SEEDS[:2], changes, 1)
 
     def brought(self, work: Workplace, data: Path) -> Rows | None:
-        """The record, written first where everything is to be run; None where there is none."""
+        """The record, written first where everything is to be run; None where there is none.
+
+        Raises:
+            ClaimError: it is of another table than this one.
+        """
         if full():
             self._tell_cost()
             self._write(self._run(work, data, SEEDS, {}, MOST_CONFIGURATIONS))
-        return self.rows()
+        rows = self.rows()
+        if rows is not None:
+            self.check(rows)
+        return rows
+
+    def check(self, rows: Rows) -> None:
+        """Refuse rows that were trained by other configurations than this table tunes over now.
+
+        Raises:
+            ClaimError: they were, or are of other methods.
+        """
+        stale = set(rows) ^ set(self.methods)
+        for family in self._families if not stale else ():
+            grid = json.loads(json.dumps(self._grid(family, rows)))
+            stale |= {name for name in family.names if rows[name].config not in grid}
+        if stale:
+            what = ", ".join(sorted(stale))
+            raise ClaimError(f"the record of {self.name} is of another table ({what}): FULL=1 makes it anew")
+
+    def dated(self) -> Iterator[Line]:
+        """When, and by which code, the record was made that the lines below tell of."""
+        if self._record.exists():
+            content = json.loads(self._record.read_text())
+            yield measured(f"{self.name}: the table was recorded", f"{content['date']} at commit {content['commit']}")
 
     def rows(self) -> Rows | None:
         """The record, or None."""
@@ -134,12 +161,14 @@ class Table:
             yield measured(f"{self.name}: {name}, test AUC, {len(row.means)} seeds", figure)
 
     def again(self, work: Workplace, data: Path, rows: Rows) -> Iterator[Line]:
-        """Seed 0 once more, each configuration trained once."""
+        """Seed 0 once more, each configuration trained once; all rows that these trainings give are looked at."""
         if full():
             return
-        wanted = {name: self._training(name, rows, data) for name in self._again}
-        found = self._trained(list(dict.fromkeys(wanted.values())), self._kept(work))
-        for name, training in wanted.items():
+        each = {name: self._training(name, rows, data) for name in rows}
+        found = self._trained(list(dict.fromkeys(each[name] for name in self._again)), self._kept(work))
+        for name, training in each.items():
+            if training not in found:
+                continue
             low, high = rows[name].interval()
             claim = f"{self.name}: {name}, seed 0 again, {self.figure}, in the recorded 95% interval of a seed"
             value = found[training][self._inner(name)][self.figure]
@@ -171,8 +200,7 @@ class Table:
         kept = self._kept(work)
         rows: dict[str, Row] = {}
         for family in self._families:
-            start = {} if family.start is None else rows[family.start].config
-            grid = [merged(merged({**self._base, **start}, config), changes) for config in family.grid[:most]]
+            grid = [merged(config, changes) for config in self._grid(family, rows)[:most]]
             tuning = [Training.of(data, family.kind, config, seeds[0]) for config in grid]
             found = dict(self._trained(tuning, kept))
             best = {name: _best(tuning, found, inner) for name, inner in family.names.items()}
@@ -184,6 +212,11 @@ class Table:
                 each = [found[more[best[name], seed]][inner] for seed in seeds]
                 rows[name] = Row(json.loads(best[name].config), tuple(self._seed(one) for one in each))
         return rows
+
+    def _grid(self, family: Family, rows: Rows) -> list[dict[str, Any]]:
+        """What a family is tuned over, by the rows that stand already."""
+        start = {} if family.start is None else rows[family.start].config
+        return [merged({**self._base, **start}, config) for config in family.grid]
 
     def _seed(self, found: Found) -> Found:
         """A seed's figures, the one that rows are compared by as `test`."""
@@ -235,6 +268,24 @@ def gains(claim: str, better: Row, worse: Row, least: float) -> Line:
     figure = f"{mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}]"
     verdict: Verdict = "holds" if mean >= least and mean - half > 0 else "falls short"
     return Line(f"{claim}, paired over {len(better.means)} seeds", figure, f">= {least:g} with p < 0.05", verdict)
+
+
+def not_below(claim: str, ours: Sequence[float | None], theirs: Sequence[float | None]) -> Line:
+    """Whether domains are worth as much as by others: no less than chance over domains explains.
+
+    Args:
+        claim: what is compared.
+        ours: validation AUC of each domain; None where it has none.
+        theirs: of the same domains, in the same order.
+    """
+    pairs = [(own, other) for own, other in zip(ours, theirs, strict=True) if own is not None and other is not None]
+    bound = "upper end of the paired 95% interval >= 0"
+    if len(pairs) < 2:
+        return Line(claim, f"{len(pairs)} domains have an AUC of both", bound, "falls short")
+    found = student.paired([own for own, _ in pairs], [other for _, other in pairs])
+    low, high = found.low or 0.0, found.high or 0.0
+    figure = f"{found.mean:+.4f} [{low:+.4f}, {high:+.4f}] over {len(pairs)} domains"
+    return Line(claim, figure, bound, "holds" if high >= 0 else "falls short")
 
 
 def paired(one: Row, other: Row) -> tuple[float, float]:

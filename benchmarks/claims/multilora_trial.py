@@ -20,19 +20,15 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.claims import trainings
-from network.backbone import Backbone
-from training.adapters import places
 from training.checkpoint import Memory, StateFolder
 from training.config import Schedule, TrainingConfig
 from training.metrics import auc, log_loss, probabilities
-from training.packed.config import PackedConfig
-from training.packed.course import Terms
 from training.packed.whole import WholeTrainer
 from training.pipeline import train_all
 from training.progress import SilentMeter
-from training.seeds import Stream
 from training.stages import Run
 from training.trials.kept import ANY_COMMIT, Found, TrialKey
+from training.whole import whole_trainer
 
 Kind = Literal["stages", "finetune", "single"]
 STAGES: dict[str, tuple[str, str]] = {
@@ -143,26 +139,11 @@ def whole(training: Training, folder: Path) -> dict[str, Found]:
     """A network for each domain, from the pre-trained backbone (Fine-tune) or from random weights (Single)."""
     config, schedule = training.checked()
     assert schedule is not None
-    opened = Run(config, folder / "run", SilentMeter())
-    stream = Stream(config.seed, (training.kind,))
-    if training.kind == "finetune":
-        start = opened.pretrained().backbone
-    else:
-        with stream.of("start").ambient():
-            start = Backbone(opened.shape, opened.rows.given)
+    assert training.kind != "stages"
+    opened = Run(config.model_copy(update={WHOLE: schedule}), folder / "run", SilentMeter())
     where = opened.positions
-    trainer = WholeTrainer(
-        start=start.freeze(),
-        rows=opened.rows,
-        train=where.train,
-        stop=where.stop,
-        score=torch.cat([where.stop, where.test]),
-        terms=Terms(schedule, "best", start_counts=training.kind == "finetune"),
-        stream=stream,
-        meter=SilentMeter(),
-        config=config.packed or PackedConfig(),
-    )
-    logits = _scored(trainer, folder / "state", len(opened.rows.label), packs=opened.shape.kind == "mlp")
+    trainer = whole_trainer(opened, training.kind, torch.cat([where.stop, where.test]))
+    logits = _scored(trainer, folder / "state", len(opened.rows.label))
     stop, test = (part.numpy()[np.isfinite(logits[part.numpy()])] for part in (where.stop, where.test))
     label = opened.rows.label.numpy()
     domain = opened.rows.domains[:, 0].numpy()
@@ -179,16 +160,11 @@ def whole(training: Training, folder: Path) -> dict[str, Found]:
     return {training.kind: found}
 
 
-def _scored(trainer: WholeTrainer, state: Path, rows: int, packs: bool) -> NDArray[np.float64]:
-    """Logits (rows,) of what was to be scored, NaN elsewhere; kinds that no pack can hold are trained one by one."""
+def _scored(trainer: WholeTrainer, state: Path, rows: int) -> NDArray[np.float64]:
+    """Logits (rows,) of what was to be scored, NaN elsewhere."""
     kept = StateFolder(state)
-    each = (
-        trainer.each(lambda name, content: Memory(kept, name, content))
-        if packs
-        else (trainer.one(place, Memory(kept, place.name, {})) for place in places(trainer.rows) if not place.division)
-    )
     logits = np.full(rows, np.nan)
-    for one in each:
+    for one in trainer.every(lambda name, content: Memory(kept, name, content)):
         logits[one.rows.numpy()] = one.logits
     return logits
 

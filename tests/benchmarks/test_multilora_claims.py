@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,13 @@ import pytest
 
 from adapters_store.file import FileBackend
 from adapters_store.store import AdapterStore
+from benchmarks.claims import multilora
 from benchmarks.claims.multilora_calibration import held
-from benchmarks.claims.multilora_fleet import NATURAL, live_in
+from benchmarks.claims.multilora_fleet import MET, NATURAL, Spent, compared, key_of, live_in, spent
+from benchmarks.claims.multilora_leftout import BOTH, FULL_TUNE, recovered
+from benchmarks.claims.multilora_table import not_below
+from benchmarks.claims.workplace import Workplace
+from training.trials.kept import KeptResults
 
 
 def calibration(before: float, after: float, reasons: tuple[str | None, ...]) -> dict[str, Any]:
@@ -44,3 +52,62 @@ async def test_what_is_live_is_counted_in_the_store(tmp_path: Path) -> None:
     await store.delete("b", "a test")
     await store.close()
     assert await live_in(tmp_path, NATURAL) == 2
+
+
+FLEET = Spent(domains=40, rows=900, seconds=30.0, peak_bytes=10**9, artifact_bytes=10**6, published=40, passed=7)
+
+
+def test_a_fleet_that_one_command_does_not_make_live_falls_short() -> None:
+    """Law: time, memory and bytes are held to what was stated, and every domain must be live in the store."""
+    stated = {name: float(getattr(FLEET, name)) for name in MET}
+    assert [line.verdict for line in compared(stated, FLEET)] == ["holds"] * 4 + ["measured"]
+    missing = list(compared(stated, replace(FLEET, published=39, seconds=40.0)))
+    assert [line.verdict for line in missing] == ["falls short", "holds", "holds", "falls short", "measured"]
+
+
+def test_a_finished_fleet_is_reused(tmp_path: Path) -> None:
+    """Law: with --reuse what a fleet of the same size and settings took is taken; nothing is trained."""
+    KeptResults(tmp_path / "fleet-kept").put(key_of(FLEET.domains), asdict(FLEET))
+    assert spent(Workplace(tmp_path, reuse=True), FLEET.domains) == FLEET
+    assert [path.name for path in tmp_path.iterdir()] == ["fleet-kept"]
+
+
+@pytest.mark.parametrize(
+    ("zero", "both", "whole", "share"),
+    [
+        ((0.70, 0.72), (0.75, 0.77), (0.80, 0.82), 0.5),
+        ((0.70, 0.80), (0.70, 0.81), (0.70, 0.82), 0.5),  # one seed has no way to go, the mean has
+        ((0.80, 0.80), (0.78, 0.78), (0.79, 0.79), math.nan),
+        ((0.80, 0.80), (0.81, 0.81), (0.80, 0.80), math.nan),
+    ],
+)
+def test_the_way_is_that_of_the_means(
+    zero: Sequence[float], both: Sequence[float], whole: Sequence[float], share: float
+) -> None:
+    """Law: (both - zero) / (whole - zero) of the means; a fine-tune that gains nothing leaves nothing to recover."""
+    seeds = [{"zero-shot": z, BOTH: b, FULL_TUNE: w} for z, b, w in zip(zero, both, whole, strict=True)]
+    assert recovered(seeds) == pytest.approx(share, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict"),
+    [
+        ((0.7, 0.6, 0.8), (0.7, 0.6, 0.8), "holds"),
+        ((0.7, 0.6, 0.8), (0.71, 0.58, 0.82), "holds"),
+        ((0.60, 0.61, 0.59), (0.70, 0.70, 0.70), "falls short"),
+        ((None, 0.6, 0.8), (0.7, None, 0.8), "falls short"),
+    ],
+)
+def test_equal_metrics_are_of_the_same_domains(
+    ours: Sequence[float | None], theirs: Sequence[float | None], verdict: str
+) -> None:
+    """Law: lower beyond chance over domains falls short, and so does what too few domains have."""
+    assert not_below("a domain", ours, theirs).verdict == verdict
+
+
+def test_the_short_lines_have_a_time_and_the_long_ones_a_cost() -> None:
+    """Law: all groups together are held to 45 minutes; every long table is named before anything is run."""
+    assert [multilora.in_all(60 * minutes).verdict for minutes in (44.9, 45.1)] == ["holds", "falls short"]
+    for group in ("multilora_fleet", "multilora_leftout", "multilora_movielens", "multilora_epinions"):
+        assert group in multilora.GROUPS
+        assert group in multilora.cost()

@@ -14,7 +14,7 @@ from benchmarks.claims.mamdr_contest import Row
 from benchmarks.claims.multilora_movielens import AIMS, PUBLISHED, families, table
 from benchmarks.claims.multilora_table import NOT_RECORDED, Family, Table, gains, merged, paired, reaches
 from benchmarks.claims.multilora_trial import STAGES, Training, run, told_by
-from benchmarks.claims.workplace import Workplace
+from benchmarks.claims.workplace import ClaimError, Workplace
 from training.sources.synthetic import SyntheticWorld, synthetic
 from training.trials.kept import Found, KeptResults
 from training.trials.student import quantile
@@ -117,6 +117,40 @@ def test_seed_0_again_is_trained_again(tmp_path: Path, reuse: bool) -> None:
     (line,) = own.again(Workplace(tmp_path, reuse), tmp_path, rows)
     assert line.verdict == "holds"
     assert folders == [int(reuse)]
+
+
+def test_rows_of_one_training_are_looked_at_together(tmp_path: Path) -> None:
+    """Law: of the rows that are asked for each configuration is trained once, and every row that it gives is a line."""
+    asked: list[int] = []
+
+    def trained(trainings: Sequence[Training], kept: Path) -> dict[Training, Found]:
+        asked.append(len(trainings))
+        return {one: {inner: {"pooled": 0.7} for inner in STAGES} for one in trainings}
+
+    own = Table("t", {}, (Family("stages", ({}, {"seed": 1})),), "pooled", ("multi_lora", "mix"), 0.0, trained=trained)
+    shared = row(0.7, 0.71, 0.69)
+    rows = dict.fromkeys(STAGES, shared) | {"single_lora": Row({"seed": 1}, shared.seeds)}
+    lines = list(own.again(Workplace(tmp_path), tmp_path, rows))
+    assert asked == [1]
+    assert len(lines) == len(STAGES) - 1
+    assert not any(": single_lora," in line.claim for line in lines)
+
+
+def test_a_record_of_another_table_is_refused() -> None:
+    """Law: rows hold for the methods and configurations that the table tunes over now, an earlier row's among them."""
+    grid = ({"pretrain": {"lr": 0.1}}, {"pretrain": {"lr": 0.2}})
+    families = (Family("stages", grid, methods=("mix",)), Family("single", ({"whole": {"lr": 1}},), start="mix"))
+    own = Table("t", {"seed": 0}, families, "pooled", (), 0.0)
+    mix = {"seed": 0, "pretrain": {"lr": 0.2}}
+    good = {"mix": Row(mix, ()), "single": Row({**mix, "whole": {"lr": 1}}, ())}
+    own.check(good)
+    for bad in (
+        {"mix": good["mix"]},
+        good | {"mix": Row({"seed": 0, "pretrain": {"lr": 0.3}}, ())},
+        good | {"single": Row({"seed": 0, "pretrain": {"lr": 0.1}, "whole": {"lr": 1}}, ())},
+    ):
+        with pytest.raises(ClaimError, match="of another table"):
+            own.check(bad)
 
 
 def test_a_gate_that_lets_nothing_pass_shows_nothing() -> None:

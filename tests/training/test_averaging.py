@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from tests.training.problem import ROWS, Killed, Problem, same
+from training.adapters import Place, TrainedAdapter
 from training.averaging import TailAverage
 from training.checkpoint import Memory, StateFolder
 from training.config import Schedule, Select, TrainingConfig
 from training.loops import Fitted, Loop
+from training.notes import adapter_notes, curve
 from training.packed.average import StackedAverage
 from training.packed.stack import Stack
 from training.progress import SilentMeter
@@ -121,6 +124,27 @@ def test_the_average_changes_nothing_but_the_choice(tmp_path: Path) -> None:
     assert [entry["loss"] for entry in fitted.history] == [entry["loss"] for entry in plain.history]
     assert (fitted.epoch, fitted.averaged, fitted.auc) == (2, False, 0.7)
     assert same(without.weights(), beside.weights())
+
+
+def test_what_was_kept_is_noted(tmp_path: Path) -> None:
+    """Law: an artifact's notes say whether its weights are the average; without averages nothing new stands in them."""
+    averaged = fit(tmp_path / "average", Problem((0.5, 0.6, 0.9, 0.7, 0.8)), epochs=2)
+    own = fit(tmp_path / "own", Problem((0.5, 0.6, 0.1, 0.7, 0.2)), epochs=2)
+    plain = fit(tmp_path / "plain", Problem((0.5, 0.6, 0.7)), epochs=2, average=None)
+    found = [_noted(fitted) for fitted in (averaged, own, plain)]
+    assert [notes.get("averaged") for notes in found] == [True, False, None]
+    assert [notes["validation_auc"] for notes in found] == [0.9, 0.7, 0.7]
+    assert [curve(fitted).get("averaged") for fitted in (averaged, own, plain)] == [True, False, None]
+
+
+def _noted(fitted: Fitted) -> Mapping[str, Any]:
+    """What an auxiliary domain's manifest says of its training."""
+    adapter = TrainedAdapter(Place(1, 0, "segment", "a"), _NOT_ASKED, fitted, 5)
+    return adapter_notes(TrainingConfig(), adapter, _NOT_ASKED, _NOT_ASKED).training
+
+
+_NOT_ASKED: Any = None
+"""Of the network, and of selection and evaluation, which only natural domains have, these notes say nothing."""
 
 
 def test_nothing_is_averaged_where_nothing_is_selected(tmp_path: Path) -> None:

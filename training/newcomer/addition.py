@@ -35,6 +35,7 @@ from training.newcomer.network import NewcomerNetwork
 from training.newcomer.overlay import Chosen, choose_overlay
 from training.newcomer.rows import NewRows, split_rows
 from training.newcomer.trainer import TrainedNewcomer, train_newcomer
+from training.notes import average_of
 from training.progress import Meter
 from training.threads import threads
 
@@ -79,7 +80,9 @@ class Addition:
         return {chosen.overlay.field.of: len(chosen.overlay.ids) for chosen in self.trained.network.overlays}
 
 
-def make_addition(rows: NewRows, ground: Ground, config: NewcomerConfig, meter: Meter) -> Addition:
+def make_addition(
+    rows: NewRows, ground: Ground, config: NewcomerConfig, meter: Meter, split: Split | None = None
+) -> Addition:
     """Train a new domain and write its artifact; nothing is published.
 
     Args:
@@ -87,6 +90,7 @@ def make_addition(rows: NewRows, ground: Ground, config: NewcomerConfig, meter: 
         ground: what it stands on.
         config: how it is trained, calibrated and judged.
         meter: where progress goes.
+        split: what each row serves; None is as `split_rows` chooses.
 
     Raises:
         UnknownIds: rows name ids that neither a table nor a file has.
@@ -97,7 +101,7 @@ def make_addition(rows: NewRows, ground: Ground, config: NewcomerConfig, meter: 
     """
     with threads(config.threads):
         encoded = encode_rows(rows, ground)
-        split = split_rows(rows, config.validation, config.seed)
+        split = split_rows(rows, config.validation, config.seed) if split is None else split
         backbone = network_of(ground.bundle)
         overlays = overlays_of(backbone, encoded, ground, split, config)
         trained = train_newcomer(backbone, RowTensors(encoded.dataset), split, overlays, config, meter, ground.begun)
@@ -203,6 +207,7 @@ def _record(trained: TrainedNewcomer, split: Split, config: NewcomerConfig) -> d
         "overlay": {**config.overlay.model_dump(mode="json"), **overlaid},
         "rows": len(split.train),
         "epoch": trained.fitted.epoch,
+        **average_of(trained.fitted),
         "blind": trained.blind,
         "history": history,
     }

@@ -69,7 +69,7 @@ class WholeTrainer:
         config: how large a pack may be.
 
     Raises:
-        ConfigError: where it trains in packs: the network is not of kind mlp.
+        ConfigError: where it must train in packs: the network is not of kind mlp.
     """
 
     start: Backbone
@@ -95,6 +95,14 @@ class WholeTrainer:
             domains = digest(canonical_json([[place.division_name, place.name] for place in pack.places]))
             yield from self.pack(pack, memory_of(f"packed/{pack.number:05d}", {"pack": domains}))
         for place in chosen.alone:
+            yield self.one(place, memory_of(place.name, {}))
+
+    def every(self, memory_of: MemoryOf) -> Iterator[TrainedWhole]:
+        """As `each`; networks of a kind that no pack can hold are trained one domain after the other."""
+        if self.start.shape.kind == "mlp":
+            yield from self.each(memory_of)
+            return
+        for place in self._places():
             yield self.one(place, memory_of(place.name, {}))
 
     @cached_property

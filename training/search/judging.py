@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 from adapters_store.durable import TEMPORARY, write_durably
 from network.backbone import Backbone
 from network.lora import DomainAdapter
-from training.adapters import TrainedAdapter, places
+from training.adapters import TrainedAdapter
 from training.batches import logits_of
 from training.checkpoint import Memory, Record
 from training.config import TrainingConfig
@@ -30,16 +30,13 @@ from training.frameworks.config import MamdrConfig
 from training.frameworks.run import MamdrRun
 from training.frameworks.scoring import all_logits, domain_aucs, mean_auc, positions_of
 from training.metrics import auc, log_loss, probabilities
-from training.packed.config import PackedConfig
-from training.packed.course import Terms
 from training.packed.rows import DomainRows
-from training.packed.whole import TrainedWhole, WholeTrainer
 from training.progress import Meter
 from training.reporting.config import SinksConfig
-from training.seeds import Stream
 from training.stages import Run
 from training.threads import threads
 from training.trials.trial import Config
+from training.whole import WholeKind, whole_trainer
 
 
 @dataclass(frozen=True)
@@ -195,33 +192,16 @@ def _adapted(
     return found
 
 
-def _whole(run: Run, kind: Literal["single", "finetune"]) -> Judged:
-    config, where = run.config, run.positions
-    stream = Stream(config.seed, (kind,))
-    if kind == "finetune":
-        start = run.pretrained().backbone
-    else:
-        with stream.of("start").ambient():
-            start = Backbone(run.shape, run.rows.given)
-    terms = Terms(config.whole, "best", start_counts=kind == "finetune")
-    packed = config.packed or PackedConfig()
-    trainer = WholeTrainer(
-        start.freeze(), run.rows, where.train, where.stop, where.stop, terms, stream, run.meter, packed
-    )
-    identity = config.model_dump(mode="json", include={"seed", "threads", "backbone", "pretrain", "whole"})
+def _whole(run: Run, kind: WholeKind) -> Judged:
+    trainer = whole_trainer(run, kind, run.positions.stop)
+    identity = run.config.model_dump(mode="json", include={"seed", "threads", "backbone", "pretrain", "whole"})
 
     def memory_of(name: str, content: Record) -> Memory:
         return Memory(run.state, f"{kind}/{name}", {**identity, **content})
 
-    trained = list(trainer.each(memory_of)) if run.shape.kind == "mlp" else _one_by_one(trainer, memory_of)
+    trained = list(trainer.every(memory_of))
     rows = torch.cat([one.rows for one in trained])
     return _measured(run.rows.label[rows], np.concatenate([one.logits for one in trained]))
-
-
-def _one_by_one(trainer: WholeTrainer, memory_of: Callable[[str, Record], Memory]) -> list[TrainedWhole]:
-    """Of kinds that no pack can hold."""
-    natural = [place for place in places(trainer.rows) if place.division == 0]
-    return [trainer.one(place, memory_of(place.name, {})) for place in natural]
 
 
 def _measured(label: Tensor, logits: NDArray[np.float64]) -> Judged:

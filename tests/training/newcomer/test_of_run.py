@@ -1,0 +1,149 @@
+"""Overlays for the domains of a run: the run's own rows and rival, and a folder that can be published."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from adapters_store.artifact import decode_adapter
+from adapters_store.backbone import Backbone as Bundle
+from adapters_store.publishing import find_run, verify_run
+from adapters_store.verification import LogitsOf
+from service.engines.onnx import OnnxEngine
+from tests.training.small import contents, small_config
+from training.dataset import split_of
+from training.errors import ConfigError, RunExists, StageMissing, StateMismatch
+from training.newcomer.config import NewcomerConfig
+from training.newcomer.of_run import overlay_run
+from training.pipeline import train_all
+from training.prepared import PreparedDataset
+from training.progress import SilentMeter
+
+THEMES = ("theme-01", "theme-02", "theme-03")
+
+
+def settings(**changes: Any) -> NewcomerConfig:
+    usual: dict[str, Any] = {
+        "threads": 1,
+        "overlay": {"ids": "all"},
+        "schedule": {"lr": 5e-3, "batch_rows": 512, "epochs": 2, "patience": 2, "dropout": 0.1},
+        "gate": {"policy": "record"},
+    }
+    return NewcomerConfig.model_validate(usual | changes)
+
+
+def engine_of(bundle: Bundle) -> LogitsOf:
+    return OnnxEngine(bundle).logits
+
+
+def published(folder: Path) -> dict[str, bytes]:
+    """What publishing reads of a run folder."""
+    return {name: content for name, content in contents(folder).items() if not name.startswith("ablations")}
+
+
+@pytest.fixture(scope="module")
+def alone(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose natural domains are served by adapters that stand alone; nobody may change it."""
+    once = {"lr": 5e-3, "batch_rows": 512, "epochs": 1, "dropout": 0.1}
+    changes: dict[str, Any] = {"fusion": {"mode": "single"}, "pretrain": once, "fuse": once}
+    return train_all(small_config(small_world, **changes), tmp_path_factory.mktemp("alone") / "run")
+
+
+@pytest.fixture(scope="module")
+def overlaid(alone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That run with overlays, whatever the gate says of them."""
+    out = tmp_path_factory.mktemp("overlaid") / "out"
+    overlay_run(alone, out, settings(), engine_of)
+    return out
+
+
+def test_the_folder_is_a_run_with_overlays(alone: Path, overlaid: Path) -> None:
+    """Law: natural domains have overlays of both sides, every other artifact its bytes, the run all of its own; and
+    publishing accepts the folder."""
+    before, after = published(alone), published(overlaid)
+    assert set(after) == set(before)
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {f"adapters/{theme}.safetensors" for theme in THEMES}
+    for name in changed:
+        tensors = decode_adapter(after[name]).tensors
+        assert {"overlay.user.rows", "overlay.item.rows"} <= set(tensors)
+        assert not any(key.startswith("overlay.") for key in decode_adapter(before[name]).tensors)
+    assert len(verify_run(find_run(overlaid), engine_of).adapters) == len(find_run(alone).adapters)
+
+
+def test_rows_serve_what_they_served_in_the_run(small_world: Path, alone: Path, overlaid: Path) -> None:
+    """Law: each domain is judged and tested on the run's own rows of it, its rival is what the run's report is of."""
+    told = json.loads((overlaid / "overlays.json").read_text())["domains"]
+    report = json.loads((alone / "report.json").read_text())["evaluation"]["methods"]["multi_lora"]["domains"]
+    prepared = PreparedDataset.load(small_world)
+    split, domain = split_of(prepared, 0), prepared.interactions["domain_id"].cast(str).to_numpy()
+    assert set(told) == set(THEMES)
+    for theme in THEMES:
+        for part in ("stop", "gate", "test"):
+            assert told[theme]["figures"][part]["rows"] == int(np.sum(domain[getattr(split, part)] == theme))
+        assert told[theme]["figures"]["test"]["auc_live"] == pytest.approx(report[theme]["auc"], abs=2e-3)  # fp16
+        manifest = decode_adapter((overlaid / "adapters" / f"{theme}.safetensors").read_bytes()).manifest
+        assert manifest.gate is not None
+        assert manifest.gate["rules"]["q"] == pytest.approx(0.1 / len(THEMES))
+
+
+def test_what_does_not_pass_leaves_the_run_s_adapter(alone: Path, tmp_path: Path) -> None:
+    """Law: under `withhold` a domain that does not pass keeps its bytes, and the reason is told."""
+    config = settings(gate={"policy": "withhold", "min_positives": 100_000})
+    done = overlay_run(alone, tmp_path / "out", config, engine_of)
+    assert not any(one.replaced for one in done.values())
+    assert all("positives" in one.why for one in done.values())
+    assert published(tmp_path / "out") == published(alone)
+
+
+class Stopped(Exception):
+    """A person stops it."""
+
+
+class Stopping(SilentMeter):
+    """Stops when the first domain is done."""
+
+    def say(self, line: str) -> None:
+        if line.startswith(f"{THEMES[0]}: replaced"):
+            raise Stopped
+
+
+def test_it_goes_on_where_it_was_stopped(alone: Path, overlaid: Path, tmp_path: Path) -> None:
+    """Law: what is done stays done, and the folder ends as that of one sitting; other settings are refused."""
+    out = tmp_path / "out"
+    with pytest.raises(Stopped):
+        overlay_run(alone, out, settings(), engine_of, meter=Stopping())
+    with pytest.raises(RunExists, match="is not empty"):
+        overlay_run(alone, out, settings(), engine_of)
+    with pytest.raises(StateMismatch, match="seed was 0, is now 1"):
+        overlay_run(alone, out, settings(seed=1), engine_of, resume=True)
+    overlay_run(alone, out, settings(), engine_of, resume=True)
+    assert published(out) == published(overlaid)
+    assert (out / "overlays.json").read_bytes() == (overlaid / "overlays.json").read_bytes()
+
+
+def test_what_cannot_be_overlaid_is_refused_before_anything_is_written(alone: Path, tmp_path: Path) -> None:
+    """Law: a configuration that overlays nothing, and a folder that is no finished run, say what to do instead."""
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match="set all"):
+        overlay_run(alone, out, settings(overlay={"ids": "unseen"}), engine_of)
+    with pytest.raises(StageMissing, match="train all"):
+        overlay_run(tmp_path, out, settings(), engine_of)
+    assert not out.exists()
+
+
+def test_fused_domains_stay_as_they_are(alone: Path, tmp_path: Path) -> None:
+    """Law: a domain that the run does not serve by kind lora is told with its kind, and keeps its bytes."""
+    run = tmp_path / "run"
+    shutil.copytree(alone, run)
+    (run / "adapters" / f"{THEMES[0]}.safetensors").write_bytes(
+        (alone / "ablations" / "avg" / f"{THEMES[0]}.safetensors").read_bytes()
+    )
+    done = overlay_run(run, tmp_path / "out", settings(gate={"policy": "none"}), engine_of)
+    assert "kind 'fused'" in done[THEMES[0]].why
+    assert [one.replaced for one in done.values()] == [False, True, True]

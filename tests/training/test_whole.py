@@ -1,0 +1,95 @@
+"""The baselines of a run: the same rows as its backbone, each row by its own domain's network, and all of it once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.training.small import small_config
+from training.checkpoint import Memory, StateFolder
+from training.config import TrainingConfig
+from training.errors import RunExists, StateMismatch
+from training.predictions import read_predictions
+from training.progress import SilentMeter
+from training.stages import Run
+from training.whole import WHOLE_KINDS, WholeKind, train_whole, whole_trainer
+
+ONCE = {"lr": 5e-3, "batch_rows": 512, "epochs": 1, "dropout": 0.1}
+
+
+def config_of(data: Path, **whole: float) -> TrainingConfig:
+    return small_config(data, whole={**ONCE, **whole})
+
+
+@pytest.fixture(scope="module")
+def trained(small_world: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with both baselines; nobody may change it."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    shutil.copytree(finished, run)
+    train_whole(WHOLE_KINDS, config_of(small_world), run)
+    return run
+
+
+def test_baselines_are_compared_with_the_run_s_own_backbone(finished: Path, trained: Path) -> None:
+    """Law: rows and labels are the run's test rows, the backbone's logits those of its report, bit for bit."""
+    beside, own = read_predictions(trained / "whole"), read_predictions(finished)
+    assert list(beside.logits) == ["backbone", "finetune", "single"]
+    assert beside.domains == own.domains
+    for name in ("label", "domain", "user"):
+        np.testing.assert_array_equal(getattr(beside, name), getattr(own, name))
+    np.testing.assert_array_equal(beside.logits["backbone"], own.logits["backbone"])
+    report = json.loads((trained / "whole" / "report.json").read_text())
+    assert set(report["evaluation"]["methods"]) == {"backbone", "finetune", "single"}
+    assert set(report["training"]["whole"]["single"]) == set(own.domains)
+    assert (trained / "whole" / "report.html").exists()
+
+
+@pytest.mark.parametrize("kind", WHOLE_KINDS)
+def test_a_row_is_scored_by_its_domain_s_network(
+    small_world: Path, finished: Path, trained: Path, tmp_path: Path, kind: WholeKind
+) -> None:
+    """Law: each test row of a domain has the score of the network that was trained for that domain, and no other."""
+    run = Run(config_of(small_world), finished, SilentMeter())
+    trainer = whole_trainer(run, kind, run.positions.test)
+    found, test = read_predictions(trained / "whole"), run.positions.test.numpy()
+    again = list(trainer.each(lambda name, content: Memory(StateFolder(tmp_path), name, content)))
+    assert {one.place.name for one in again} == set(found.domains)
+    for one in again:
+        mine = np.flatnonzero(found.domain == one.place.domain)
+        np.testing.assert_array_equal(test[mine], one.rows.numpy())
+        np.testing.assert_array_equal(found.logits[kind][mine], one.logits)
+
+
+def test_what_is_finished_is_not_trained_again(small_world: Path, trained: Path, tmp_path: Path) -> None:
+    """Law: a second training is refused; --resume reads what is there, and settings of another are an error."""
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    with pytest.raises(RunExists, match="already holds stage single"):
+        train_whole(["single"], config_of(small_world), run)
+    before = json.loads((run / "whole" / "report.json").read_text())  # seconds of every epoch among it
+    train_whole(WHOLE_KINDS, config_of(small_world), run, resume=True)
+    assert json.loads((run / "whole" / "report.json").read_text()) == before
+    with pytest.raises(StateMismatch, match=r"whole\.lr was"):
+        train_whole(["single"], config_of(small_world, lr=1e-2), run, resume=True)
+    assert json.loads((run / "whole" / "report.json").read_text()) == before
+
+
+def test_a_folder_of_something_else_is_refused(small_world: Path, tmp_path: Path) -> None:
+    """Law: a folder that holds files, and no backbone, is left as it is."""
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunExists, match="exists and is not empty"):
+        train_whole(["single"], config_of(small_world), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_kinds_that_no_pack_holds_are_trained_too(small_world: Path, tmp_path: Path) -> None:
+    """Law: a backbone of another kind is trained first, and its baselines domain by domain."""
+    config = small_config(small_world, whole=ONCE, backbone={"width": 4, "tower": [16, 8], "kind": "deepfm"})
+    folder = train_whole(["finetune"], config.model_copy(update={"pretrain": config.whole}), tmp_path / "run")
+    found = read_predictions(folder)
+    assert list(found.logits) == ["backbone", "finetune"]
+    assert (found.logits["finetune"] != found.logits["backbone"]).any()

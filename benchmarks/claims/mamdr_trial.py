@@ -72,7 +72,7 @@ class Trial:
 
 
 class NoState(StateFolder):
-    """Remembers nothing: a trial that was stopped begins anew, and its checkpoints would cost a tenth of short epochs.
+    """Remembers nothing: a trial that was stopped begins anew, so that nobody would read its checkpoints.
 
     The table, what Adam remembers of it and the best epoch's are 80 MB on epinions-mdr, written and synced each epoch.
     """
@@ -86,7 +86,7 @@ class NoState(StateFolder):
 
 
 # of one process and in the order of its trials: most follow one of the same data and seed, and reading the rows of
-# epinions-mdr takes as long as an epoch or two
+# epinions-mdr takes a third as long as a plain epoch
 @lru_cache(maxsize=1)
 def _loaded(data: str, seed: int, width: int) -> Loaded:
     return Loaded.of(MamdrConfig.model_validate({"data": data, "seed": seed, "network": {"width": width}}))

@@ -13,12 +13,13 @@ from matplotlib.ticker import MaxNLocator
 
 from benchmarks.claims.line import Line, Verdict, measured
 from benchmarks.claims.mamdr_conflict import BASE, prepare
+from benchmarks.claims.mamdr_results import AGREEMENT, IMAGES, write_results
 from benchmarks.claims.mamdr_trial import Trial
-from benchmarks.claims.workplace import ROOT, Workplace
+from benchmarks.claims.workplace import Workplace
 from training.frameworks.agreement import Agreement, agreement
 from training.frameworks.table import FRAMEWORKS
 
-PLOT = ROOT / "docs" / "images" / "mamdr-agreement.png"
+PLOT = IMAGES / AGREEMENT
 EPOCHS = 30
 CONFIGS = {
     "alternate": {"framework": "alternate", "inner": {"lr": 1e-3}},
@@ -77,6 +78,7 @@ def lines(work: Workplace) -> Iterator[Line]:
     if not work.quick:
         PLOT.parent.mkdir(exist_ok=True)
         plot(found, PLOT)
+        write_results()
     late = {name: each[epochs // 2 :] for name, each in found.items()}
     inner = {name: [one.mean_inner for one in each] for name, each in late.items()}
     mean, median = ({name: of(each) for name, each in inner.items()} for of in (statistics.mean, statistics.median))

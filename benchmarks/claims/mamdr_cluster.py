@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.claims import mamdr_epinions, trainings
 from benchmarks.claims.line import Line, Verdict, at_least, at_most, exactly, measured, not_measurable
 from benchmarks.claims.workplace import ROOT, ClaimError, Workplace
 from benchmarks.killing import HeldEngine, KillingEngine, kill_held
@@ -59,7 +60,7 @@ STORE_BYTES = 200 * 2**20
 def lines(work: Workplace) -> Iterator[Line]:
     """Equality and noise, staleness, kills, then bytes."""
     torch.set_num_threads(1)
-    data = work.folder / "cluster-data"
+    data = trainings.fresh(work, "cluster-data")
     if not (data / "spec.json").exists():
         synthetic(WORLD).write(data)
     yield from equality_lines(work, data)
@@ -205,15 +206,12 @@ def kill_driver(config: MamdrConfig, out: Path, begun: int) -> int:
 
 def byte_lines(work: Workplace, small: Path) -> Iterator[Line]:
     """Bytes of rows with caches and without, in one run."""
-    source = work.data / "epinions"
     claims = {"dn": ("Domain Negotiation", 3.0), "all": ("a MAMDR epoch, k = 3", 5.0)}
-    if not source.exists():
+    if not (work.data / "epinions").exists():
         for what, bound in claims.values():
             yield not_measurable(f"{what}: bytes without caches over bytes with", f">= {bound:g}", "no data at hand")
         return
-    data = small if work.quick else work.folder / "epinions-mdr"
-    if not (data / "spec.json").exists():
-        work.espalier("data", "build", "epinions-mdr", "--source", str(source), "--out", str(data))
+    data = small if work.quick else mamdr_epinions.prepare(work)
     config = MamdrConfig.model_validate({**BYTES, "data": data})
     cluster = ClusterConfig(workers=2, shards=2)
     found = on_cluster(run_of(config, fresh(work, "bytes")), cluster)
@@ -221,7 +219,8 @@ def byte_lines(work: Workplace, small: Path) -> Iterator[Line]:
     for name, (what, bound) in claims.items():
         traffic = of[name]
         moved = f"{(traffic.rows_pulled + traffic.rows_pushed) / 1e6:.0f} MB"
-        claim = f"{data.name}, 2 workers, {what} ({moved}): bytes of rows without caches over with"
+        set_name = "a small world" if work.quick else "epinions-mdr"
+        claim = f"{set_name}, 2 workers, {what} ({moved}): bytes of rows without caches over with"
         yield at_least(claim, traffic.saving or 0.0, bound, digits=2)
     strict = found.standing.traffic.strict_saving or 0.0
     yield measured("the same epoch, if without caches nothing is pushed that did not change", f"{strict:.2f}")

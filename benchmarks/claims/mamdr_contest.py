@@ -1,7 +1,8 @@
 """A table of methods on one data set: each tuned on seed 0, then five seeds; recorded, and checked again by seed 0.
 
-FULL=1 tunes, runs every seed and writes the record. Otherwise seed 0 is run again with the recorded configurations and
-must lie in the interval of the recorded seeds; the table and the aims are those of the record, and say so.
+FULL=1 tunes, runs every seed and writes the record. Otherwise seed 0 is run again with the recorded configurations, as
+far as a budget of time allows, and must lie in the interval of the recorded seeds; the table and the aims are those of
+the record, and say so. Without a record every aim falls short.
 """
 
 from __future__ import annotations
@@ -13,19 +14,35 @@ import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from adapters_store.durable import write_durably
 from benchmarks.claims.line import Line, between, measured
 from benchmarks.claims.mamdr_trial import Found, Trial, run_all
-from benchmarks.claims.workplace import ROOT, ClaimError, Workplace
+from benchmarks.claims.workplace import ROOT, Workplace
+from training.stages import folder_digest
 from training.trials.student import CONFIDENCE, paired, quantile
 
 SEEDS = (0, 1, 2, 3, 4)
 RECORDS = ROOT / "benchmarks" / "claims" / "records"
 MOST_CONFIGURATIONS = 4
+NOT_RECORDED = "not recorded yet: FULL=1"
+_PASSES = {
+    "ple": 15.0,
+    **dict.fromkeys(("cgc", "pcgrad", "mldg", "maml"), 6.0),
+    **dict.fromkeys(("mmoe", "star"), 5.0),
+    **dict.fromkeys(("hamur", "plate"), 3.0),
+    **dict.fromkeys(("shared_bottom", "finetune"), 2.0),
+}
+"""Decides the order of trainings alone; single epochs were timed of some of them (docs/decisions/)."""
+
+
+def full() -> bool:
+    """Whether everything is to be run."""
+    return os.environ.get("FULL") == "1"
 
 
 @dataclass(frozen=True)
@@ -69,6 +86,24 @@ class Row:
         return statistics.mean(self.means) - half, statistics.mean(self.means) + half
 
 
+Rows = Mapping[str, Row]
+
+
+class Beside(Protocol):
+    """Rows of a table that another trainer gives, tuned as the methods are."""
+
+    trainings: int
+    """That all its rows take together."""
+
+    def rows(self, data: Path, seeds: Sequence[int], kept: Path) -> dict[str, Row]:
+        """Tune on the first seed, then run the others with what validation preferred."""
+        ...
+
+    def again(self, data: Path, rows: Rows, kept: Path) -> dict[str, Found]:
+        """Run the first seed of its rows once more, as they were tuned."""
+        ...
+
+
 class Contest:
     """One table.
 
@@ -76,9 +111,13 @@ class Contest:
         name: of the record and of the results kept.
         base: keys of a MamdrConfig that all methods share.
         methods: the rows that are trained here.
-        beside: rows of other commands: what one seed gave, by the row's name. They are not run again.
-        again: names of the rows whose seed 0 is run again; None is all that are trained here.
-        core_hours: of FULL=1, estimated from single epochs; told until there is a record to tell it by.
+        aims: pairs of rows of which the first should be better.
+        best: the row that should be better than every other; none where empty.
+        again: names of the rows whose seed 0 is run again, the most important first; None is all that are trained here.
+        again_minutes: of one core, that these may take by the record; what does not fit any more is left out, and told.
+        core_hours: of FULL=1, a guess, told until there is a record to tell it by.
+        beside: rows of another trainer.
+        records: where the record lies.
     """
 
     def __init__(
@@ -86,45 +125,57 @@ class Contest:
         name: str,
         base: Mapping[str, Any],
         methods: Sequence[Method],
-        beside: Callable[[int], Mapping[str, Found]] | None = None,
+        aims: Sequence[tuple[str, str]] = (),
+        best: str = "",
         again: Sequence[str] | None = None,
-        core_hours: float | None = None,
+        again_minutes: float = math.inf,
+        core_hours: float = math.nan,
+        beside: Beside | None = None,
+        records: Path = RECORDS,
     ) -> None:
         self.name = name
         self._base = dict(base)
         self._methods = tuple(methods)
-        self._beside = beside or (lambda seed: {})
-        self._chosen = [method.name for method in methods] if again is None else list(again)
+        self._aims = tuple(aims)
+        self._best = best
+        self._priority = [method.name for method in methods] if again is None else list(again)
+        self._again_minutes = again_minutes
         self._core_hours = core_hours
+        self._beside = beside
+        self._record = records / f"{name}.json"
 
     def lines(self, work: Workplace, data: Path) -> Iterator[Line]:
-        """The lines of the table, then seed 0 again; the aims are the group's own."""
+        """The lines of the table and its aims, then seed 0 again."""
         if not work.reuse:
             shutil.rmtree(self._kept(work), ignore_errors=True)
         if work.quick:
-            rows = self._run(work, data, SEEDS[:2], {"epochs": 1}, 1)
-            yield from self.table(rows)
+            yield from self.table(self._run(work, data, SEEDS[:2], {"epochs": 1}, 1))
             return
-        if os.environ.get("FULL") == "1":
-            self._tell_cost()
+        if full():
             self._write(self._run(work, data, SEEDS, {}, MOST_CONFIGURATIONS))
         rows = self.rows()
+        if rows is None:
+            yield from self._missing()
+            return
+        yield measured(f"{self.name}: recorded", self.origin())
         yield from self.table(rows)
-        if os.environ.get("FULL") != "1":
+        yield from self.aims(rows)
+        if not full():
             yield from self._again(work, data, rows)
 
-    def rows(self) -> dict[str, Row]:
-        """The record.
-
-        Raises:
-            ClaimError: there is none yet.
-        """
+    def rows(self) -> dict[str, Row] | None:
+        """The record; None where there is none yet."""
         if not self._record.exists():
-            raise ClaimError(f"{self._record.relative_to(ROOT)} is not there: FULL=1 makes it")
-        content = json.loads(self._record.read_text())
-        return {name: Row(row["config"], tuple(row["seeds"])) for name, row in content["methods"].items()}
+            return None
+        methods = self._content()["methods"]
+        return {name: Row(row["config"], tuple(row["seeds"])) for name, row in methods.items()}
 
-    def table(self, rows: Mapping[str, Row]) -> Iterator[Line]:
+    def origin(self) -> str:
+        """When the record was made, and of which code its trainings are."""
+        content = self._content()
+        return f"{content['date']} at commit {content['commit']}, trained by code {', '.join(content['code'])}"
+
+    def table(self, rows: Rows) -> Iterator[Line]:
         """A line a method: mean and standard deviation over seeds, and RANK (methods.md 5)."""
         ranks = rank(rows)
         for name, row in rows.items():
@@ -133,70 +184,128 @@ class Contest:
             figure = f"{statistics.mean(row.means):.4f} ± {spread:.4f}, pooled {pooled:.4f}, RANK {ranks[name]:.2f}"
             yield measured(f"{self.name}: {name}, mean per-domain test AUC, {len(row.means)} seeds", figure)
 
+    def aims(self, rows: Rows) -> Iterator[Line]:
+        """What the papers say of the order."""
+        for better, worse in self._aims:
+            known = better in rows and worse in rows
+            yield aim(self.name, rows, better, worse) if known else self._unknown(f"{better} - {worse}")
+        if self._best in rows:
+            others = [other for other in rows if other != self._best]
+            yield aim(self.name, rows, self._best, max(others, key=lambda other: sum(rows[other].means)))
+
+    def run_again(self, rows: Rows) -> list[str]:
+        """Names of the rows whose seed 0 is run again: in order, each that fits into what is left of the time."""
+        left, chosen = self._again_minutes * 60, []
+        for name in filter(rows.__contains__, self._priority):
+            seconds = float(rows[name].seeds[0]["seconds"])
+            if seconds <= left:
+                chosen.append(name)
+                left -= seconds
+        return chosen
+
+    def bill(self) -> tuple[float, str]:
+        """Core hours of FULL=1, and how they are known."""
+        rows = self.rows()
+        if rows is None:
+            return self._core_hours, "a guess"
+        grids = {method.name: len(method.grid) for method in self._methods}
+        # of rows of another trainer one stands for all: they come out of the same trainings
+        counts = {name: grids[name] + len(SEEDS) - 1 if name in grids else 0 for name in rows}
+        beside = [name for name in rows if name not in grids][:1]
+        counts |= dict.fromkeys(beside, 0 if self._beside is None else self._beside.trainings)
+        seconds = {name: statistics.mean(found["seconds"] for found in row.seeds) for name, row in rows.items()}
+        return sum(counts[name] * seconds[name] for name in rows) / 3600, "by the last record"
+
+    def _missing(self) -> Iterator[Line]:
+        names = [f"{better} - {worse}" for better, worse in self._aims]
+        names += [f"{self._best} - the best other"] if self._best else []
+        yield from map(self._unknown, names or ["the table"])
+
+    def _unknown(self, what: str) -> Line:
+        return Line(f"{self.name}: {what}, mean per-domain AUC", NOT_RECORDED, "> 0", "falls short")
+
     def _kept(self, work: Workplace) -> Path:
         return work.folder / f"contest-{self.name}"
 
-    @property
-    def _record(self) -> Path:
-        return RECORDS / f"{self.name}.json"
+    def _content(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self._record.read_text())
+        return content
 
     def _run(
         self, work: Workplace, data: Path, seeds: Sequence[int], changes: Mapping[str, Any], most: int
     ) -> dict[str, Row]:
         """Tune every method on the first seed, then run the others with what it preferred."""
-        kept = self._kept(work)
+        kept, content = self._kept(work), folder_digest(data)
         grids = {m.name: [{**self._base, **config, **changes} for config in m.grid[:most]] for m in self._methods}
-        tuning = {name: [Trial.of(data, config, seeds[0]) for config in grid] for name, grid in grids.items()}
-        found = run_all([trial for trials in tuning.values() for trial in trials], kept)
-        best = {name: max(trials, key=lambda trial: found[trial]["validation"]) for name, trials in tuning.items()}
-        more = {name: [Trial(one.data, one.config, seed) for seed in seeds[1:]] for name, one in best.items()}
-        found |= run_all([trial for trials in more.values() for trial in trials], kept)
+        tuning = {n: [Trial.of(data, config, seeds[0], content) for config in grid] for n, grid in grids.items()}
+        found = run_all(longest_first([trial for trials in tuning.values() for trial in trials]), kept)
+        best = {name: max(trials, key=lambda trial: validation(found[trial])) for name, trials in tuning.items()}
+        # seed by seed: a process keeps the rows of the last seed, and a sitting that ends early leaves whole pairs
+        more = {(n, seed): Trial(one.data, one.config, seed, content) for seed in seeds[1:] for n, one in best.items()}
+        by_seed = ([trial for (_, seed), trial in more.items() if seed == wanted] for wanted in seeds[1:])
+        found |= run_all([trial for trials in by_seed for trial in longest_first(trials)], kept)
         rows = {
-            name: Row(json.loads(best[name].config), tuple(found[trial] for trial in (best[name], *more[name])))
-            for name in best
+            name: Row(json.loads(one.config), (found[one], *(found[more[name, seed]] for seed in seeds[1:])))
+            for name, one in best.items()
         }
-        others = [self._beside(seed) for seed in seeds]
-        return rows | {name: Row({}, tuple(each[name] for each in others)) for name in others[0]}
+        return rows if self._beside is None else rows | self._beside.rows(data, seeds, kept)
 
-    def _again(self, work: Workplace, data: Path, rows: Mapping[str, Row]) -> Iterator[Line]:
-        trials = {name: Trial.of(data, rows[name].config, SEEDS[0]) for name in self._chosen}
-        found = run_all(list(trials.values()), self._kept(work))
-        for name, trial in trials.items():
+    def _again(self, work: Workplace, data: Path, rows: Rows) -> Iterator[Line]:
+        chosen, content = self.run_again(rows), folder_digest(data)
+        own = {method.name for method in self._methods}
+        trials = {name: Trial.of(data, rows[name].config, SEEDS[0], content) for name in chosen if name in own}
+        trained = run_all(longest_first(list(trials.values())), self._kept(work))
+        found = {name: trained[trial] for name, trial in trials.items()}
+        others = {name: rows[name] for name in chosen if name not in own}
+        if others and self._beside is not None:
+            found |= self._beside.again(data, others, self._kept(work))
+        for name in chosen:
             low, high = rows[name].interval()
             claim = f"{self.name}: {name}, seed 0 again, in the recorded 95% interval of a seed"
-            yield between(claim, found[trial]["test"], round(low, 4), round(high, 4), digits=4)
+            yield between(claim, found[name]["test"], round(low, 4), round(high, 4), digits=4)
+        if left := [name for name in rows if name not in chosen]:
+            yield measured(f"{self.name}: rows whose seed 0 is not run again", ", ".join(left))
 
-    def _tell_cost(self) -> None:
-        trials = sum(len(method.grid) + len(SEEDS) - 1 for method in self._methods)
-        guess = self._core_hours
-        known = "its seconds are not known yet" if guess is None else f"about {guess:.1f} core hours, by single epochs"
-        if self._record.exists():
-            rows = self.rows()
-            grid = {method.name: len(method.grid) for method in self._methods}
-            hours = (
-                sum(
-                    statistics.mean(found["seconds"] for found in row.seeds) * (grid.get(name, 1) + len(SEEDS) - 1)
-                    for name, row in rows.items()
-                )
-                / 3600
-            )
-            known = f"about {hours:.1f} core hours, by the last record"
-        print(f"# {self.name}: {trials} trainings; {known}", flush=True)
-
-    def _write(self, rows: Mapping[str, Row]) -> None:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-        ).stdout
+    def _write(self, rows: Rows) -> None:
         content = {
-            "commit": commit.strip(),
-            "date": time.strftime("%Y-%m-%d"),
+            **origin(found["code"] for row in rows.values() for found in row.seeds if "code" in found),
             "methods": {name: {"config": row.config, "seeds": list(row.seeds)} for name, row in rows.items()},
         }
-        self._record.parent.mkdir(parents=True, exist_ok=True)
-        self._record.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+        write_record(self._record, content)
 
 
-def rank(rows: Mapping[str, Row]) -> dict[str, float]:
+def longest_first(trials: Sequence[Trial]) -> list[Trial]:
+    """Put what takes longest first, by a rough reckoning, so that no core ends long after the others."""
+    return sorted(trials, key=lambda trial: -passes(json.loads(trial.config)))
+
+
+def passes(config: Mapping[str, Any]) -> float:
+    """About how many plain passes over the rows an epoch costs: of Domain Regularization 1 + 2k, else by the table."""
+    if config.get("framework") in ("dr", "mamdr"):
+        return 1.0 + 2.0 * float(config.get("regularization", {}).get("others", 3))
+    return _PASSES.get(config.get("structure", config.get("framework", "")), 1.0)
+
+
+def origin(code: Iterable[str]) -> dict[str, Any]:
+    """When and at which commit a record is made, and of which code (`code_commit`) its trainings are."""
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    short = {name.partition("+")[0][:9] + ("+" if "+" in name else "") for name in code}
+    return {"commit": head.strip(), "date": time.strftime("%Y-%m-%d"), "code": sorted(short)}
+
+
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Put a record in place of the one before, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+
+
+def validation(found: Found) -> float:
+    """What configurations are chosen by; one that has no AUC is never preferred."""
+    value = found["validation"]
+    return -math.inf if value is None else float(value)
+
+
+def rank(rows: Rows) -> dict[str, float]:
     """Mean rank of each method over domains and seeds; 1 is best, equal ones share. Source: methods.md 5."""
     names = list(rows)
     places: dict[str, list[float]] = {name: [] for name in names}
@@ -213,9 +322,14 @@ def rank(rows: Mapping[str, Row]) -> dict[str, float]:
     return {name: statistics.mean(found) if found else math.nan for name, found in places.items()}
 
 
-def aim(contest: str, rows: Mapping[str, Row], better: str, worse: str) -> Line:
-    """Whether one method is better than another, in the mean of the seeds; with the paired 95% interval."""
+def aim(contest: str, rows: Rows, better: str, worse: str) -> Line:
+    """Whether one method is better than another, in the mean of the seeds; with the paired 95% interval.
+
+    Where the interval holds 0, the seeds cannot tell the two apart, whatever the verdict; the figure says so.
+    """
     found = paired(rows[better].means, rows[worse].means)
     interval = "" if found.low is None or found.high is None else f" [{found.low:+.4f}, {found.high:+.4f}]"
+    if found.low is not None and found.high is not None and found.low <= 0 <= found.high:
+        interval += ", not told apart"
     claim = f"{contest}: {better} - {worse}, mean per-domain AUC, paired 95% over {found.seeds} seeds"
     return Line(claim, f"{found.mean:+.4f}{interval}", "> 0", "holds" if found.mean > 0 else "falls short")

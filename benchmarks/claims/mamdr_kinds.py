@@ -63,19 +63,17 @@ class Learned:
 
 
 def prepare(work: Workplace) -> Path:
-    """The synthetic world of the demo; smaller for a try."""
-    folder = work.folder / "kinds-data"
+    """The synthetic world of the demo; smaller for a try, in a folder of its own."""
+    folder = fresh(work, "kinds-data-tried" if work.quick else "kinds-data")
     if not (folder / "spec.json").exists():
         synthetic(SyntheticWorld(rows=40_000, domains=4) if work.quick else SyntheticWorld()).write(folder)
     return folder
 
 
-def learn(work: Workplace, name: str, **changes: Any) -> MamdrRun:
+def learn(work: Workplace, data: Path, name: str, **changes: Any) -> MamdrRun:
     """Train MAMDR once; the folder is its own."""
     out = fresh(work, f"kinds-{name}")
-    config = MamdrConfig.model_validate(
-        {**BASE, "data": prepare(work), **changes, **({"epochs": 2} if work.quick else {})}
-    )
+    config = MamdrConfig.model_validate({**BASE, "data": data, **changes, **({"epochs": 2} if work.quick else {})})
     train_mamdr(config, out, resume=True)
     return MamdrRun(config, out, SilentMeter())
 
@@ -122,15 +120,16 @@ def compressions(learned: Learned) -> Iterator[tuple[str, Compressed | str, byte
 
 def lines(work: Workplace) -> Iterator[Line]:
     """Serve each form on one server, one after the other: every publish swaps the form before it out."""
-    shared, sparse = (learn(work, name, embeddings=name) for name in ("shared", "deltas"))
+    data = prepare(work)
+    shared, sparse = (learn(work, data, name, embeddings=name) for name in ("shared", "deltas"))
     learned = learned_of(shared)
     found = forms(learned)
     ended = list(compressions(learned))
     found["compressed"] = {name: content for name, _, content in ended if content}
     yield from sizes(found, ended)
-    yield from served(work, shared.out, {form: own for form, own in found.items() if form != "delta fp16, row-sparse"})
+    yield from served(work, shared.out, {form: own for form, own in found.items() if own and "sparse" not in form})
     yield from served(work, sparse.out, {"delta fp16, row-sparse": forms(learned_of(sparse))["delta fp16, row-sparse"]})
-    lora = learn(work, "lora", specific="lora", lora={"ranks": [8, 8]})
+    lora = learn(work, data, "lora", specific="lora", lora={"ranks": [8, 8]})
     files = {path.stem: path.read_bytes() for path in sorted((lora.out / "adapters").glob("*.safetensors"))}
     yield from served(work, lora.out, {"MAMDR-LoRA": files})
 
@@ -141,6 +140,8 @@ def sizes(found: dict[str, dict[str, bytes]], ended: list[tuple[str, Compressed 
     refused = [f"{name}: {one}" for name, one, _ in ended if isinstance(one, str)]
     yield exactly("deltas that a LoRA stands in for within the gate", len(kept), len(ended))
     yield from (measured("refused", reason) for reason in refused)
+    if not kept:
+        return
     whole = sum(len(found["delta fp16"][name]) for name, _ in kept)
     small = sum(len(found["compressed"][name]) for name, _ in kept)
     yield at_most("bytes of compressed deltas, of the same deltas in fp16", small / whole, 0.10, digits=4)

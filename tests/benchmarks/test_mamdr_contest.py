@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.claims.mamdr import cost
+from benchmarks.claims import mamdr_conflict, mamdr_movielens
+from benchmarks.claims.mamdr import bills, cost
 from benchmarks.claims.mamdr_contest import MOST_CONFIGURATIONS, Method, Row, aim, rank
 from benchmarks.claims.mamdr_epinions import AGAIN, BASE, STRUCTURES, STRUCTURES_AGAIN, structures
 from benchmarks.claims.mamdr_grids import FRAMEWORKS, JOINT, NETWORKS, framework, network
@@ -44,9 +45,11 @@ def test_an_aim_is_the_paired_difference_with_its_interval() -> None:
     worse = row(*({"x": value} for value in (0.74, 0.82, 0.63)))
     line = aim("table", {"a": better, "b": worse}, "a", "b")
     half = quantile(0.95, 2) * 0.01 / math.sqrt(3)
-    assert line.figure == f"{0.02:+.4f} [{0.02 - half:+.4f}, {0.02 + half:+.4f}]"
+    assert line.figure == f"{0.02:+.4f} [{0.02 - half:+.4f}, {0.02 + half:+.4f}], not told apart"
     assert line.verdict == "holds"
     assert aim("table", {"a": better, "b": worse}, "b", "a").verdict == "falls short"
+    clear = row(*({"x": value} for value in (0.65, 0.73, 0.53)))
+    assert "told apart" not in aim("table", {"a": better, "b": clear}, "a", "b").figure
 
 
 def test_the_interval_of_a_seed_widens_with_the_spread_of_the_seeds() -> None:
@@ -153,6 +156,8 @@ def test_one_adam_is_usual_where_there_is_no_inner_loop() -> None:
 def test_what_is_run_again_stands_in_its_table() -> None:
     """Law: names of rows whose seed 0 is run again are rows of the table; MAMDR and its parts are among them."""
     assert set(AGAIN) <= {*FRAMEWORKS, *NETWORKS}
+    assert set(mamdr_conflict.AGAIN) <= {*FRAMEWORKS, *NETWORKS}
+    assert set(mamdr_movielens.AGAIN) == {"mix", *mamdr_movielens.NETWORKS, "multi_lora"}
     assert {"alternate", "finetune", "dn", "dr", "mamdr"} <= set(AGAIN)
     tuned = {name: Row({**BASE, **framework(name).grid[0]}, ()) for name in ("alternate", "dn", "dr", "mamdr")}
     assert set(STRUCTURES_AGAIN) <= {method.name for method in structures(tuned)}
@@ -160,9 +165,13 @@ def test_what_is_run_again_stands_in_its_table() -> None:
 
 
 def test_what_everything_costs_is_told_first() -> None:
-    """Law: before anything runs, FULL=1 names its core hours and what of it is not known."""
-    assert "about 7.6 core hours" in cost()
-    assert "mamdr_movielens was not timed" in cost()
+    """Law: before anything runs, FULL=1 names the core hours of every long table, their sum, and how they are known."""
+    found = bills()
+    assert list(found) == ["conflict", "movielens", "epinions", "structures", "sweeps"]
+    assert all(hours > 0 for hours, _ in found.values())
+    assert f"about {sum(hours for hours, _ in found.values()):.1f} core hours" in cost()
+    for name, (hours, known) in found.items():
+        assert f"{name} {hours:.1f} ({known})" in cost()
 
 
 def test_other_structures_are_trained_as_the_mlp_was_tuned() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from training.baselines.baseline import Baseline, by_domain
 from training.baselines.layers import Experts, Gates, Head, Recipe, mixed
 from training.baselines.settings import CgcSettings, PleSettings
 from training.baselines.shared_bottom import split_tower
+
+PathOf = Callable[[int, slice], Tensor]
+"""Gives a domain's path (m, d) for some of the rows."""
 
 
 class ExtractionLevel(nn.Module):
@@ -52,21 +55,28 @@ class LowerLevel(ExtractionLevel):
 
     def forward(self, own: Sequence[Tensor], shared: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return what every domain's path (n, d) and the shared path (n, d) become, for all rows."""
+        path, common = self.paths(own, shared)
+        return [path(domain, slice(None)) for domain in range(len(own))], common
+
+    def paths(self, own: Sequence[Tensor], shared: Tensor) -> tuple[PathOf, Tensor]:
+        """Return what the paths become: a domain's (m, d) for the rows that are asked for, the shared one's (n, d)."""
         common = self.shared(shared)
         theirs = [experts(x) for experts, x in zip(self.own, own, strict=True)]
-        paths = [
-            mixed(self.gates(domain, x), torch.cat([outputs, common], dim=1))
-            for domain, (x, outputs) in enumerate(zip(own, theirs, strict=True))
-        ]
-        return paths, mixed(self.shared_gate(0, shared), torch.cat([*theirs, common], dim=1))
+
+        def path(domain: int, rows: slice) -> Tensor:
+            outputs = torch.cat([theirs[domain][rows], common[rows]], dim=1)
+            return mixed(self.gates(domain, own[domain][rows]), outputs)
+
+        return path, mixed(self.shared_gate(0, shared), torch.cat([*theirs, common], dim=1))
 
 
 class Ple(Baseline):
     """y_k = t^k(g^{k,N}(x)); g^{k,j}(x) = w^{k,j}(g^{k,j-1}(x)) S^{k,j}(x), g^{k,0} = x. One level is CGC.
 
     Source: Tang et al., Progressive Layered Extraction (RecSys 2020), Eq. 1 to 4 (CGC) and 5, 6 (PLE).
-    departs from the paper: tasks are domains, and a row belongs to one. Below the top every path is computed for every
-    row, because the shared path reads all of them; in the top level and the towers a row takes its own domain's.
+    departs from the paper: tasks are domains, and a row belongs to one. Below the top every domain's experts see every
+    row, because the shared path reads all of them; what nothing reads but the top level, and the top level and the
+    towers themselves, a row has of its own domain alone.
 
     Args:
         shape: fields, widths and constants.
@@ -88,12 +98,15 @@ class Ple(Baseline):
 
     def _logits(self, x: Tensor, grouping: Grouping) -> Tensor:
         paths, shared = [x] * self.domains, x
-        for level in self.lower:
+        for level in self.lower[:-1]:
             paths, shared = level(paths, shared)
+        path_of: PathOf = lambda domain, rows: paths[domain][rows]  # noqa: E731  # one of two of a kind
+        if len(self.lower):
+            path_of, shared = self.lower[-1].paths(paths, shared)  # type: ignore[operator]  # torch: a Module or Tensor
         common = self.top.shared(shared)
 
         def score(domain: int, rows: slice) -> Tensor:
-            logits: Tensor = self.towers[domain](self.top.extract(domain, paths[domain][rows], common[rows]))
+            logits: Tensor = self.towers[domain](self.top.extract(domain, path_of(domain, rows), common[rows]))
             return logits
 
         return by_domain(grouping, score)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from training.checkpoint import differences
 from training.cluster.config import ClusterConfig
 from training.cluster.engine import Engine, ShardOf, WorkerOf
-from training.cluster.errors import ActorLost, ClusterLost
+from training.cluster.errors import ActorLost, ClusterLost, LedgerError
 from training.cluster.ledger import Log
 from training.cluster.parts import Part, PartFolder, read_manifest, write_manifest
 from training.cluster.progress import Plan, Round, Standing
@@ -24,6 +24,8 @@ from training.cluster.worker import Outcome
 from training.errors import StateMismatch
 from training.progress import Advance
 
+FORM = 2
+"""Of the manifest. Form 1 held every entry of the ledger and every AUC itself; it is read, and written anew as this."""
 Start = tuple[NDArray[np.float32], Mapping[str, NDArray[np.float32]]]
 """A shard's first values: its rows, and its dense tensors by name."""
 
@@ -56,34 +58,48 @@ class Records:
         manifest: the file that names the parts of the last checkpoint.
         parts: the parts.
         identity: every setting that the result depends on, as JSON values.
+        domains: names of those that are trained, in an order that stays.
         log: what happened.
     """
 
     manifest: Path
     parts: PartFolder
     identity: Mapping[str, Any]
+    domains: Sequence[str]
     log: Log
 
     def read(self, workers: int) -> Standing:
         """Return the standing of the last checkpoint, or a fresh one.
 
         Raises:
-            StateMismatch: it was written with other settings, or cannot be read.
+            StateMismatch: it was written with other settings or by a later release, or cannot be read.
         """
         record = read_manifest(self.manifest)
         if record is None:
-            return Standing.fresh(workers)
+            return Standing.fresh(workers, self.domains)
+        if record.get("form", 1) not in (1, FORM):
+            raise StateMismatch(
+                f"{self.manifest} is of form {record['form']}, this release knows forms 1 and {FORM}: go on with the "
+                "release that wrote it, or train into another folder"
+            )
         changes = differences(record.get("identity", {}), self.identity)
         if changes:
             raise StateMismatch(
                 f"{self.manifest} was trained with other settings: {'; '.join(changes)}. "
                 "Put the settings back, or train into another folder"
             )
-        return Standing.of(record)
+        try:
+            return Standing.of(record, self.domains, self.parts.read_aucs)
+        except LedgerError as error:
+            raise StateMismatch(f"the ledger in {self.manifest}: {error}; train into another folder") from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StateMismatch(f"{self.manifest} is no manifest ({error!r}); train into another folder") from None
 
     def write(self, standing: Standing) -> None:
-        """Put a standing in place of the one before."""
-        write_manifest(self.manifest, {**standing.record(), "identity": dict(self.identity)})
+        """Put a standing in place of the one before. What grows with domains and epochs is written once, in parts."""
+        for entry in standing.history[len(standing.aucs) :]:
+            standing.aucs.append(self.parts.write_aucs(entry["epoch"], entry["aucs"]))
+        write_manifest(self.manifest, {"form": FORM, **standing.record(), "identity": dict(self.identity)})
 
 
 @dataclass
@@ -92,6 +108,23 @@ class _Flight:
 
     busy: set[int] = field(default_factory=set)
     arrived: dict[int, Outcome] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What the manifest on disk says, so that it need not be read again.
+
+    Args:
+        parts: that it names.
+        commits: that the shards' parts contain; None where there are none.
+    """
+
+    parts: frozenset[Part]
+    commits: int | None
+
+    @classmethod
+    def of(cls, standing: Standing) -> _Written:
+        return cls(frozenset(standing.parts()), standing.commits if standing.shards else None)
 
 
 class Driver:
@@ -127,7 +160,8 @@ class Driver:
         self._clock = clock
         self._epoch_began = clock()
         self._attempt = ""
-        self._standing = Standing.fresh(cluster.workers)
+        self._standing = Standing.fresh(cluster.workers, records.domains)
+        self._written = _Written.of(self._standing)
 
     def run(self) -> Standing:
         """Train from the last checkpoint to the end, back to it as often as a process dies.
@@ -139,7 +173,7 @@ class Driver:
             RoundFailed: a round broke by an error that would come again.
         """
         failures, before = 0, -1
-        self._standing = self._records.read(self._cluster.workers)
+        self._go_back()
         self._records.parts.keep(self._standing.parts())
         try:
             while not self._over():
@@ -148,7 +182,7 @@ class Driver:
                     self._bring_up()
                     self._train()
                 except ActorLost as error:
-                    self._standing = self._records.read(self._cluster.workers)
+                    self._go_back()
                     failures = failures + 1 if sum(self._standing.done) == before else 1
                     before = sum(self._standing.done)
                     self._records.log.write("lost", f"{error}; going back to the last checkpoint", what=str(error))
@@ -160,6 +194,11 @@ class Driver:
             return self._standing
         finally:
             self._engine.stop()
+
+    def _go_back(self) -> None:
+        """Take the last checkpoint from disk."""
+        self._standing = self._records.read(self._cluster.workers)
+        self._written = _Written.of(self._standing)
 
     def _bring_up(self) -> None:
         """Start every process, with the parameters of the last checkpoint or with first ones."""
@@ -259,8 +298,8 @@ class Driver:
 
     def _checkpoint(self) -> None:
         """Write parts that changed, then the manifest that names them; what is no longer named is deleted."""
-        standing, before = self._standing, self._records.read(self._cluster.workers)
-        if not before.shards or before.commits != standing.commits:
+        standing, before = self._standing, self._written
+        if before.commits != standing.commits:
             standing.shards = self._engine.shards("save", [()] * self._cluster.shards)
         seconds = self._clock() - self._epoch_began
         while (entry := standing.select(self._patience, self._crew.names, seconds)) is not None:
@@ -274,7 +313,8 @@ class Driver:
                 auc=entry["auc"],
             )
         self._records.write(standing)
-        self._records.parts.drop(before.parts() - standing.parts())
+        self._written = _Written.of(standing)
+        self._records.parts.drop(before.parts - self._written.parts)
         self._records.log.write("checkpoint", done=standing.done, commits=standing.commits)
 
     def _told_again(self) -> None:

@@ -96,7 +96,7 @@ def fit_on_cluster(task: Task, cluster: ClusterConfig, engine: Engine, out: Path
     theta = setting.structure.theta()
     placement = Placement(cluster.shards, {name: value.numel() for name, value in theta.items() if name != TABLE})
     places = _places(task, owned, _partitions(task, out), parts, placement)
-    names, trained = setting.domains.names, setting.domains.trained()
+    names, trained = setting.domains.names, frozenset(setting.domains.trained())
     crew = Crew(
         engine=engine,
         shard_of=partial(_shard, placement, config, Combination(cluster.combine, config.outer.rule), parts),
@@ -106,7 +106,8 @@ def fit_on_cluster(task: Task, cluster: ClusterConfig, engine: Engine, out: Path
         names=names,
     )
     identity = {**task.identity, "cluster": cluster.model_dump(mode="json", include=_DECISIVE)}
-    records = Records(state / MANIFEST, parts, identity, Log(out / LOG, meter.say))
+    domains = [name for domain, name in enumerate(names) if domain in trained]
+    records = Records(state / MANIFEST, parts, identity, domains, Log(out / LOG, meter.say))
     with meter.watch("mamdr", config.epochs * rows_of_epoch(setting)) as advance:
         standing = Driver(crew, records, cluster, Plan.of(config), config.patience, advance).run()
     epoch = 0 if standing.best is None else int(standing.best["epoch"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,22 @@ class PartFolder:
         if found is None:
             raise StateMismatch(f"{path} is not what was written there; train into another folder")
         return {name: torch.tensor(value) for name, value in found.tensors.items()}
+
+    def write_aucs(self, epoch: int, aucs: Sequence[float | None]) -> Part:
+        """Write what each domain came to in an epoch; None is a domain of one class only."""
+        known = torch.tensor([value is not None for value in aucs], dtype=torch.uint8)
+        values = torch.tensor([0.0 if value is None else value for value in aucs], dtype=torch.float64)
+        return self.write(f"judged-{epoch}", {"known": known, "aucs": values})
+
+    def read_aucs(self, part: Part) -> list[float | None]:
+        """Read what `write_aucs` wrote.
+
+        Raises:
+            StateMismatch: as `read`.
+        """
+        found = self.read(part)
+        pairs = zip(found["known"].tolist(), found["aucs"].tolist(), strict=True)
+        return [float(value) if known else None for known, value in pairs]
 
     def drop(self, parts: Iterable[Part]) -> None:
         """Delete these parts, which no manifest names any more."""

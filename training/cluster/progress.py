@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ from training.frameworks.scoring import mean_auc
 
 Record = dict[str, Any]
 
+AucsOf = Callable[[Part], list[float | None]]
+_AUCS = "aucs"
 _METHODS = {"dn": "negotiate", "dr": "regularize", "judge": "judge"}
 
 
@@ -94,6 +96,7 @@ class Standing:
         workers: the part of each worker; None where it has no theta_i yet.
         commits: that the shards' parts contain.
         ledger: what the parameters contain.
+        aucs: the part of each epoch's AUC by domain, in the order of the history; the history holds them as well.
         judged: epoch to the AUC of each domain, of epochs that not every worker has judged yet.
         history: a record for each judged epoch {epoch, loss, auc, aucs}.
         losses: epoch to [sum of losses, rows].
@@ -103,21 +106,27 @@ class Standing:
     """
 
     done: list[int]
+    ledger: Ledger
     shards: list[Part] = field(default_factory=list)
     workers: list[Part | None] = field(default_factory=list)
     commits: int = 0
-    ledger: Ledger = field(default_factory=Ledger)
     judged: dict[int, dict[str, float | None]] = field(default_factory=dict)
     history: list[Record] = field(default_factory=list)
+    aucs: list[Part] = field(default_factory=list)
     losses: dict[int, list[float]] = field(default_factory=dict)
     best: Record | None = None
     by_phase: dict[str, Traffic] = field(default_factory=dict)
     staleness: Staleness = field(default_factory=Staleness)
 
     @classmethod
-    def fresh(cls, workers: int) -> Standing:
-        """Return the standing before the first round."""
-        return cls([0] * workers, workers=[None] * workers)
+    def fresh(cls, workers: int, domains: Sequence[str]) -> Standing:
+        """Return the standing before the first round.
+
+        Args:
+            workers: how many.
+            domains: names of those that are trained.
+        """
+        return cls([0] * workers, Ledger(domains), workers=[None] * workers)
 
     @property
     def traffic(self) -> Traffic:
@@ -125,8 +134,8 @@ class Standing:
         return sum(self.by_phase.values(), Traffic())
 
     def parts(self) -> set[Part]:
-        """Every part that is named: the latest ones and those of the selected epoch."""
-        named = {*self.shards, *(part for part in self.workers if part is not None)}
+        """Every part that is named: the latest ones, those of the selected epoch, and every epoch's AUC."""
+        named = {*self.shards, *self.aucs, *(part for part in self.workers if part is not None)}
         if self.best is not None:
             named |= {Part(**part) for part in (*self.best["shards"], *self.best["workers"]) if part is not None}
         return named
@@ -166,7 +175,7 @@ class Standing:
         return entry
 
     def record(self) -> Record:
-        """Return everything as JSON values."""
+        """Return everything as JSON values, but for what each domain came to, which the parts `aucs` hold."""
         return {
             "done": self.done,
             "shards": _records(self.shards),
@@ -174,7 +183,8 @@ class Standing:
             "commits": self.commits,
             "ledger": self.ledger.record(),
             "judged": {str(epoch): aucs for epoch, aucs in self.judged.items()},
-            "history": self.history,
+            "history": [{key: value for key, value in entry.items() if key != _AUCS} for entry in self.history],
+            "aucs": _records(self.aucs),
             "losses": {str(epoch): sums for epoch, sums in self.losses.items()},
             "best": self.best,
             "traffic": {phase: traffic.record() for phase, traffic in self.by_phase.items()},
@@ -182,16 +192,31 @@ class Standing:
         }
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Standing:
-        """Take what `record` gave."""
+    def of(cls, record: Mapping[str, Any], domains: Sequence[str], aucs_of: AucsOf) -> Standing:
+        """Take what `record` gave, or what it gave when it still held every AUC and every entry itself.
+
+        Args:
+            record: of a manifest.
+            domains: names of those that are trained.
+            aucs_of: reads a part that holds the AUC of every domain.
+
+        Raises:
+            LedgerError: its ledger is of other domains, or cannot be read.
+            StateMismatch: a part is missing or damaged.
+            KeyError, TypeError, ValueError: it is no such record.
+        """
+        aucs = [Part(**part) for part in record.get("aucs", ())]
+        history = [{**entry, _AUCS: aucs_of(part)} for entry, part in zip(record["history"], aucs, strict=False)]
+        history += [{**entry, _AUCS: list(entry[_AUCS])} for entry in record["history"][len(aucs) :]]
         return cls(
             done=list(record["done"]),
+            aucs=aucs,
             shards=[Part(**part) for part in record["shards"]],
             workers=[None if part is None else Part(**part) for part in record["workers"]],
             commits=int(record["commits"]),
-            ledger=Ledger.of(record["ledger"]),
+            ledger=Ledger.of(record["ledger"], domains),
             judged={int(epoch): dict(aucs) for epoch, aucs in record["judged"].items()},
-            history=list(record["history"]),
+            history=history,
             losses={int(epoch): list(sums) for epoch, sums in record["losses"].items()},
             best=record["best"],
             by_phase={phase: Traffic.of(counts) for phase, counts in record["traffic"].items()},

@@ -23,6 +23,7 @@ from training.cluster.errors import ActorLost, ClusterError, ClusterUnreachable,
 from training.errors import TrainingError
 
 _LOST = (RayActorError, NodeDiedError, ObjectLostError, WorkerCrashedError)
+_TOKEN_HINT = "one that asks for a token wants RAY_AUTH_MODE=token here, and its token in RAY_AUTH_TOKEN"
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
@@ -173,7 +174,8 @@ class RayEngine:
                 **local,
             )
         except (RayError, ConnectionError, ValueError, RuntimeError, OSError) as error:
-            raise ClusterUnreachable(f"no Ray cluster at {self._address or 'this machine'}: {error}") from None
+            hint = "" if self._address is None else f" ({_TOKEN_HINT})"
+            raise ClusterUnreachable(f"no Ray cluster at {self._address or 'this machine'}: {error}{hint}") from None
         self._connected = True
 
     def _end_actors(self) -> None:

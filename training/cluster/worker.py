@@ -93,7 +93,8 @@ class Worker:
         self._place = place
         own = {domain: place.partitions.read(domain, ("train", "stop")) for domain in place.owned}
         self._own: Mapping[int, Partition] = own
-        self._targets = tuple(domain for domain in place.owned if domain in place.trained)
+        trained = frozenset(place.trained)
+        self._targets = tuple(domain for domain in place.owned if domain in trained)
         self._scene = self._set(own)
         self._width = int(self._scene.setting.structure.embeddings.table.shape[1])
         self._client = ParameterClient(link, place.placement, self._width)

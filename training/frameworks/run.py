@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -17,17 +16,17 @@ from network.inputs import NetworkShape
 from training.baselines.baseline import Baseline
 from training.baselines.phases import fit_phases
 from training.baselines.table import build_baseline
-from training.batches import RowTensors, shape_of
+from training.batches import shape_of
 from training.checkpoint import Memory, StateFolder
-from training.dataset import EncodedDataset, Split, encode, split_of
+from training.dataset import EncodedDataset, Split
 from training.errors import ConfigError, StageMissing, StateMismatch
 from training.evaluation import evaluate
 from training.figures import BASELINE, Evaluation
 from training.frameworks.config import MamdrConfig
-from training.frameworks.domains import DomainRows
 from training.frameworks.exporting import export
 from training.frameworks.finetune import Finetuned, finetune
 from training.frameworks.fit import SPREAD, STATE, Fitted, fit
+from training.frameworks.loaded import Loaded, decisive
 from training.frameworks.lora import LoraStructure
 from training.frameworks.newcomer import fit_newcomer
 from training.frameworks.scoring import all_logits, domain_logits, positions_of
@@ -38,12 +37,11 @@ from training.frameworks.table import FRAMEWORKS
 from training.frameworks.trained import as_exported
 from training.metrics import auc
 from training.predictions import Predictions, write_predictions
-from training.prepared import PreparedDataset
 from training.progress import Meter, SilentMeter
 from training.report import write_report
 from training.reporting.sinks import open_sinks, send_all
 from training.seeds import Stream
-from training.stages import folder_digest, refuse_existing
+from training.stages import refuse_existing
 from training.threads import threads
 
 _UNDECISIVE = {"data", "artifact", "artifact_dtype", "bootstrap_draws", "finetune", "sinks"}
@@ -57,29 +55,38 @@ class MamdrRun:
         config: with `data` set.
         out: the run folder.
         meter: where progress goes.
+        loaded: the data, where it is at hand already; else it is read.
+        state: where checkpoints go; into the run folder by default.
 
     Raises:
-        ConfigError: the configuration names no data, or asks for what the network does not have.
+        ConfigError: the configuration names no data, or asks for what the network does not have; or the data was loaded
+            for another one.
         SinkMissing: the library of a sink that it asks for is not installed.
     """
 
-    def __init__(self, config: MamdrConfig, out: Path, meter: Meter) -> None:
-        if config.data is None:
-            raise ConfigError(
-                "no data: set `data` in the configuration, or give --data DIR (`espalier data prepare` makes it)"
-            )
+    def __init__(
+        self,
+        config: MamdrConfig,
+        out: Path,
+        meter: Meter,
+        loaded: Loaded | None = None,
+        state: StateFolder | None = None,
+    ) -> None:
+        asked = decisive(config)
         open_sinks(config.sinks, out)  # one whose library is missing is refused before anything is trained
+        if loaded is None:
+            loaded = Loaded.of(config)
+        elif loaded.asked != asked:
+            raise ConfigError(f"the data was loaded for {loaded.asked} and is asked for {asked}")
         self.config = config
         self.out = out
         self.meter = meter
-        self.state = StateFolder(out / "state")
-        prepared = PreparedDataset.load(config.data)
-        self.split: Split = split_of(prepared, config.seed)
-        train = learned_from(prepared, self.split, config.left_out)
-        self.dataset: EncodedDataset = encode(prepared, train, config.network.width)
-        self.rows = RowTensors(self.dataset)
-        self.domains = DomainRows.of(self.rows, self.split)
-        self._data_digest = folder_digest(config.data)
+        self.state = state or StateFolder(out / "state")
+        self.split: Split = loaded.split
+        self.dataset: EncodedDataset = loaded.dataset
+        self.rows = loaded.rows
+        self.domains = loaded.domains
+        self._data_digest = loaded.digest
         structure = build(config, self.dataset, len(self.domains))
         if config.embeddings == "frozen" and structure.embeddings.starts:
             tables = ", ".join(structure.embeddings.starts)
@@ -119,26 +126,6 @@ class MamdrRun:
         if saved is None or not saved.record["finished"]:
             raise StageMissing(f"{self.out} holds no finished training: run `espalier train mamdr` into it first")
         return self.fitted()
-
-
-def learned_from(prepared: PreparedDataset, split: Split, left_out: Collection[str]) -> NDArray[np.int64]:
-    """Return the training rows (n,) that anything is fitted on, the constants of the encoding too.
-
-    Args:
-        prepared: the data set.
-        split: of its rows.
-        left_out: natural domains whose rows are not among them.
-
-    Raises:
-        ConfigError: no row is left.
-    """
-    if not left_out:
-        return split.train
-    domain = prepared.interactions["domain_id"].cast(pl.String).gather(split.train)
-    rows: NDArray[np.int64] = split.train[~domain.is_in(list(left_out)).to_numpy()]
-    if len(rows) == 0:
-        raise ConfigError("left_out names every domain that has training rows: leave one to learn theta_S from")
-    return rows
 
 
 def build(config: MamdrConfig, dataset: EncodedDataset, domains: int) -> Structure:

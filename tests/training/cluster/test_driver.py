@@ -16,6 +16,8 @@ from training.cluster.config import ClusterConfig
 from training.cluster.engine import DirectEngine, ShardOf, WorkerOf
 from training.cluster.errors import ActorLost, ClusterLost
 from training.cluster.fit import ClusterFitted
+from training.cluster.ledger import Ledger
+from training.cluster.parts import Part, PartFolder
 from training.dataset import EncodedDataset, Split
 from training.errors import StateMismatch
 
@@ -147,6 +149,59 @@ def test_a_damaged_part_is_refused(task: Task, tmp_path: Path) -> None:
     part.write_bytes(part.read_bytes()[:-1] + b"\x00")
     with pytest.raises(StateMismatch, match=part.name):
         on_cluster(task, tmp_path, workers=2)
+
+
+def test_a_manifest_of_the_first_form_is_gone_on_with(task: Task, undisturbed: ClusterFitted, tmp_path: Path) -> None:
+    """Law: one that holds every entry and every AUC itself is read, and the training ends with the same bits."""
+    with pytest.raises(Killed):
+        on_cluster(task, tmp_path, MortalEngine([], 18), workers=2, shards=2)
+    path = tmp_path / "state" / "cluster.json"
+    record = json.loads(path.read_text())
+    assert record.pop("form") == 2
+    ledger = Ledger.of(record["ledger"], task.setting.domains.names)
+    record["ledger"] = [list(entry) for entry in ledger.entries]
+    parts = PartFolder(tmp_path / "state" / "cluster")
+    for entry, part in zip(record["history"], record.pop("aucs"), strict=True):
+        entry["aucs"] = parts.read_aucs(Part(**part))
+    assert len(record["ledger"]) > 0 < len(record["history"])
+    path.write_text(json.dumps(record))
+    assert_as(undisturbed, on_cluster(task, tmp_path, workers=2, shards=2), task)
+    assert json.loads(path.read_text())["form"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"form": 3}, "is of form 3, this release knows forms 1 and 2"),
+        ({"ledger": {"domains": 4, "whole": {}, "open": []}}, "of 4 domains; this training has 3"),
+        ({"ledger": 5}, "the ledger in"),
+        ({"done": None}, "is no manifest"),
+    ],
+)
+def test_a_manifest_that_is_not_understood_is_refused(
+    task: Task, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    """Law: it is named with what is wrong, and nothing is trained anew over it."""
+    with pytest.raises(Killed):
+        on_cluster(task, tmp_path, MortalEngine([], 12), workers=2)
+    path = tmp_path / "state" / "cluster.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    before = path.read_bytes()
+    with pytest.raises(StateMismatch, match=said):
+        on_cluster(task, tmp_path, workers=2)
+    assert path.read_bytes() == before
+
+
+def test_a_manifest_is_as_long_after_the_last_epoch_as_after_the_first(task: Task, tmp_path: Path) -> None:
+    """Law: what grows with domains and epochs is not in it: no entry and no AUC of a domain."""
+    found = on_cluster(task, tmp_path, workers=2)
+    record = json.loads((tmp_path / "state" / "cluster.json").read_text())
+    assert record["ledger"] == {"domains": 3, "whole": {"dn": 3, "dr": 3}, "open": []}
+    assert all("aucs" not in entry for entry in record["history"])
+    assert len(record["aucs"]) == len(found.standing.history) == 3
+    assert [entry["aucs"] for entry in found.fitted.history] == [
+        PartFolder(tmp_path / "state" / "cluster").read_aucs(part) for part in found.standing.aucs
+    ]
 
 
 def test_only_parts_that_are_named_stay(task: Task, tmp_path: Path) -> None:

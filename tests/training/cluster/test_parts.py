@@ -18,3 +18,10 @@ def test_a_worker_of_many_domains_is_brought_back(tmp_path: Path) -> None:
     found = folder.read(part)
     assert len(found) == count
     assert float(found[f"{count - 1}/rows"]) == count - 1
+
+
+def test_aucs_come_back_to_the_last_bit(tmp_path: Path) -> None:
+    """Law: an epoch's AUC are read as they were written, and a domain of one class only has none."""
+    aucs = [0.1 + 0.2, None, 1.0, 0.5]
+    folder = PartFolder(tmp_path)
+    assert folder.read_aucs(folder.write_aucs(7, aucs)) == aucs

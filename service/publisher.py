@@ -14,6 +14,7 @@ from adapters_store.ids import check_domain, check_revision
 from adapters_store.manifest import AdapterManifest
 from adapters_store.records import Condition, DomainRecord
 from adapters_store.store import AdapterStore
+from adapters_store.tensors import TensorLimits
 from service.catalog import Catalog, DomainState, Listed, Rejection, Resident
 from service.domains import Domains, Known, Trial
 from service.errors import BodyMismatch, DivisionMismatch, PublishBusy
@@ -66,6 +67,7 @@ class Publisher(Catalog):
         slots: what serves now.
         thread: the loader thread, for digests.
         peers: the other workers of this replica; a change returns once they have applied it too.
+        limits: what an artifact may be at most.
         in_flight: publishes at once; one that serves here and only waits for the peers counts no longer.
     """
 
@@ -80,9 +82,10 @@ class Publisher(Catalog):
         thread: WorkerThread,
         peers: Peers,
         *,
+        limits: TensorLimits,
         in_flight: int,
     ) -> None:
-        super().__init__(store, domains, slots, thread)
+        super().__init__(store, domains, slots, thread, limits)
         self._reader = reader
         self._preparer = preparer
         self._loader = loader

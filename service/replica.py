@@ -212,6 +212,7 @@ class Replica:
             self.slots,
             self._loader_thread,
             self._peers,
+            limits=limits,
             in_flight=config.publishes_in_flight,
         )
         self.releases = ReleaseFollower(

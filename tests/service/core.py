@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from adapters_store.artifact import encode_adapter
 from adapters_store.backbone import Backbone
 from adapters_store.backend import Changes, Versioned
+from adapters_store.bounds import ANY_BLOB, Bound
 from adapters_store.cached import CachedBackend
 from adapters_store.disk import DiskCache
 from adapters_store.errors import StoreRefused, StoreUnavailable
@@ -49,6 +50,7 @@ class FaultyBackend(MemoryBackend):
         self.open = asyncio.Event()
         self.open.set()
         self.reads: Counter[str] = Counter()
+        self.bounds: dict[str, Bound] = {}  # under which each blob was read last
         self.refusing: str | None = None  # why nothing may be written
         self.lost: set[str] = set()
         self.damaged: set[str] = set()
@@ -57,10 +59,11 @@ class FaultyBackend(MemoryBackend):
         self.meanwhile: Callable[[], object] = lambda: None  # happens between a record's change and its reply
         self.stored: Callable[[], object] = lambda: None  # happens after bytes were stored
 
-    async def get_blob(self, digest: str) -> bytes:
+    async def get_blob(self, digest: str, bound: Bound = ANY_BLOB) -> bytes:
         """See Backend."""
+        self.bounds[digest] = bound
         await self._pass(digest)
-        content = await super().get_blob("lost" if digest in self.lost else digest)
+        content = await super().get_blob("lost" if digest in self.lost else digest, bound)
         await self._hold(digest)
         return content[:-1] if digest in self.damaged else content
 

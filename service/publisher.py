@@ -9,7 +9,7 @@ from functools import partial
 from typing import Literal
 
 from adapters_store.canonical import digest
-from adapters_store.errors import BlobMissing, StoreError
+from adapters_store.errors import BlobMissing, RecordConflict, StoreError
 from adapters_store.ids import check_domain, check_revision
 from adapters_store.manifest import AdapterManifest
 from adapters_store.records import Condition, DomainRecord
@@ -113,10 +113,10 @@ class Publisher(Catalog):
             body: the artifact.
             claimed_digest: sha256 in hex that the client sent.
             by: the caller's name, for the record.
-            if_generation: the record must have this generation still.
+            if_generation: the record must have this generation still, and the release pointer its.
             create_only: nothing may be live.
-            activate: False stores only.
-            dry_run: only verify.
+            activate: False stores only, if the condition holds as the domain stands when the artifact comes.
+            dry_run: only verify, the condition too.
             landed: called once this replica is done with the body and only the other workers are waited for.
 
         Raises:
@@ -124,7 +124,8 @@ class Publisher(Catalog):
             BodyMismatch: the body is not what claimed_digest names.
             DivisionMismatch: the domain is known in another division.
             adapters_store.errors.ArtifactError: the artifact is refused; the live revision keeps serving.
-            adapters_store.errors.RecordConflict: if_generation or create_only lost; the blob stays stored.
+            adapters_store.errors.RecordConflict: if_generation or create_only lost; the blob of what was to become live
+                stays stored.
             adapters_store.errors.StoreError: the store failed.
         """
         check_domain(domain)
@@ -135,6 +136,8 @@ class Publisher(Catalog):
                 await self._reader.put(body)  # heals a store that lost or damaged the blob
                 published = await self._unchanged(domain, record, revision, fleet.pointer.generation)
             else:
+                if dry_run or not activate:  # else the change of the record itself decides
+                    _check_condition(domain, revision, record, fleet, if_generation, create_only)
                 verified = await self._preparer.verified(domain, body)
                 _check_division(record, fleet, verified.adapter.manifest)
                 generation = None if record is None else record.generation
@@ -421,6 +424,25 @@ class Publisher(Catalog):
         """
         with suppress(StoreError):
             await self._loader.refresh(record.domain, again=True)
+
+
+def _check_condition(
+    domain: str,
+    revision: str,
+    record: DomainRecord | None,
+    fleet: FleetRelease,
+    if_generation: int | Condition | None,
+    create_only: bool,
+) -> None:
+    """Hold a publish that will change no record to its condition, as the change would be held to it."""
+    serving = fleet.live(domain, record)
+    if serving == revision:
+        return
+    if create_only and serving is not None:
+        raise RecordConflict(f"domain {domain!r} already serves {serving}")
+    condition = Condition.of(if_generation)
+    if condition is not None:
+        condition.check(f"domain/{domain}", 0 if record is None else record.generation, fleet.pointer.generation)
 
 
 def _check_division(record: DomainRecord | None, fleet: FleetRelease, manifest: AdapterManifest) -> None:

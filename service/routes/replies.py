@@ -20,8 +20,8 @@ class PublishQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     revision: str | None = Field(None, description="sha256 (hex) of the body; or send Content-Digest")
-    activate: bool = Field(True, description="false stores the adapter without making it live")
-    dry_run: bool = Field(False, description="true only verifies")
+    activate: bool = Field(True, description="false stores the adapter without making it live, if the condition holds")
+    dry_run: bool = Field(False, description="true only verifies the adapter and the condition")
 
 
 class FusionQuery(BaseModel):

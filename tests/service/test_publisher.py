@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from adapters_store.errors import (
     WrongDomain,
 )
 from adapters_store.manifest import AdapterManifest
+from adapters_store.records import Condition
 from adapters_store.tensors import TensorLimits
 from benchmarks.forge import Run, digest
 from benchmarks.oracle import read_safetensors
@@ -166,6 +168,30 @@ async def test_conditions_decide_who_wins(core: Core) -> None:
     assert first.generation is not None
     won = await core.publish(DOMAIN, core.dye(DOMAIN, 0.3), if_generation=first.generation)
     assert won.generation == first.generation + 1
+
+
+@pytest.mark.parametrize("option", [{"activate": False}, {"dry_run": True}])
+async def test_what_moves_no_record_is_held_to_its_condition_too(core: Core, option: dict[str, bool]) -> None:
+    """Law: storing and trying lose as the change would lose, before anything is stored, and win as it would win."""
+    body = core.dye(DOMAIN, 0.3)
+    with pytest.raises(RecordConflict, match="has generation 0, not 1"):
+        await core.publish(DOMAIN, body, if_generation=1, **option)
+    assert (await core.publish(DOMAIN, dry_run=True, if_generation=0, create_only=True)).status == "verified"
+    first = await core.publish(DOMAIN)
+    assert first.generation is not None
+    lost: list[dict[str, Any]] = [
+        {"create_only": True},
+        {"if_generation": first.generation + 1},
+        {"if_generation": Condition(first.generation, first.pointer + 1)},
+    ]
+    for condition in lost:
+        with pytest.raises(RecordConflict):
+            await core.publish(DOMAIN, body, **option, **condition)
+    assert not await core.store.has(digest(body))
+    won = await core.publish(DOMAIN, body, if_generation=Condition(first.generation, first.pointer), **option)
+    assert (won.status, won.generation) == ("verified" if "dry_run" in option else "stored", first.generation)
+    again = await core.publish(DOMAIN, if_generation=99, create_only=True, **option)
+    assert (again.status, again.generation) == ("verified" if "dry_run" in option else "unchanged", first.generation)
 
 
 async def test_publishes_in_flight_are_bounded(core: Core) -> None:

@@ -17,7 +17,7 @@ from adapters_store.store import AdapterStore
 from adapters_store.tensors import TensorLimits
 from service.catalog import Catalog, DomainState, Listed, Rejection, Resident
 from service.domains import Domains, Known, Trial
-from service.errors import BodyMismatch, DivisionMismatch, PublishBusy
+from service.errors import BodyMismatch, DivisionMismatch, NeverTried, PublishBusy
 from service.fleet import FleetRelease
 from service.loader import Loader
 from service.peers import Peers
@@ -220,6 +220,7 @@ class Publisher(Catalog):
         Raises:
             ValueError: percent is missing, or given for live.
             PublishBusy: too many publishes in flight.
+            NeverTried: a canary or shadow of an auxiliary domain.
             DivisionMismatch: the domain is known in another division.
             adapters_store.errors.BlobMissing: the store does not have the revision.
             adapters_store.errors.ArtifactError: this replica refuses it.
@@ -233,6 +234,7 @@ class Publisher(Catalog):
             return await self.set_live(domain, revision, by=by, if_generation=if_generation)
         check_domain(domain)
         check_revision(revision)
+        self._check_scored(domain, self._domains.division_of(domain), alias)
         with self._place():
             published = await self._set_beside(domain, alias, revision, percent, by, if_generation)
         return await self._everywhere(published)
@@ -387,6 +389,7 @@ class Publisher(Catalog):
             manifest, slot = verified.adapter.manifest, await self._preparer.slot(verified)
         else:
             manifest = await self.manifest(domain, revision)
+        self._check_scored(domain, manifest.division, alias)  # a domain that only the store knows
         before, fleet = await self._store.domain(domain), await self.fleet()
         _check_division(before, fleet, manifest)
         since = self._domains.get(domain)
@@ -399,6 +402,10 @@ class Publisher(Catalog):
         held = None if before is None else (before.canary if alias == "canary" else before.shadow)
         was = None if held is None else held.revision
         return Published(domain, revision, record.generation, "created" if changed else "unchanged", pointer, was)
+
+    def _check_scored(self, domain: str, division: str | None, alias: Trial) -> None:
+        if division is not None and self._domains.is_auxiliary(division):
+            raise NeverTried(domain, division, alias)
 
     async def _try_beside(
         self, record: DomainRecord, since: Known | None, alias: Trial, prepared: Slot | None = None

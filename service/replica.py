@@ -16,6 +16,7 @@ from adapters_store.errors import StoreError
 from adapters_store.store import AdapterStore
 from adapters_store.tensors import TensorLimits
 from features.fields import Division
+from service.activation import Activation
 from service.auxiliary import Auxiliaries
 from service.backbone_watch import BackboneFollower, open_default
 from service.backbones import Backbones
@@ -207,11 +208,10 @@ class Replica:
             store,
             self.reader,
             self._preparer,
-            self.loader,
+            Activation(self._preparer, self.loader, self.domains, self.slots, self._peers),
             self.domains,
             self.slots,
             self._loader_thread,
-            self._peers,
             limits=limits,
             in_flight=config.publishes_in_flight,
         )

@@ -13,7 +13,8 @@ from starlette.responses import Response
 from adapters_store.ids import check_domain
 from service.limits import UploadGate, read_body
 from service.logs import AuditLog
-from service.publisher import Published, Publisher
+from service.published import Published
+from service.publisher import Publisher
 from service.refusals import InvalidRequest
 from service.routes.access import Access, caller_of
 from service.routes.changes import audited, honoured, set_etag

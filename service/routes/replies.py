@@ -9,7 +9,8 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from adapters_store.records import DomainRecord
-from service.publisher import DomainState, Listed, Published
+from service.catalog import DomainState, Listed
+from service.published import Published
 
 EXAMPLE_REVISION = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 

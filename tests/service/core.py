@@ -32,7 +32,7 @@ from service.engines.onnx import OnnxEngine
 from service.errors import EngineFailed
 from service.observer import SilentObserver
 from service.peers import Peers
-from service.publisher import Published
+from service.published import Published
 from service.replica import Replica, ReplicaConfig
 from service.scorer import ScoreRequest, ScoreResult
 

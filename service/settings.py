@@ -23,7 +23,7 @@ from service.engines.chosen import EngineName
 from service.engines.native import Precision
 from service.redaction import redacted
 from service.refusals import SettingsInvalid
-from service.replica import ReplicaConfig
+from service.replica_config import ReplicaConfig
 from service.spelling import near
 
 PREFIX = "ESPALIER_"

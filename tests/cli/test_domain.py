@@ -20,7 +20,8 @@ from benchmarks.oracle import AdapterFile, Array, Oracle
 from cli.domain import WITHHELD, app
 from service.clock import LoopClock
 from service.observer import SilentObserver
-from service.replica import Replica, ReplicaConfig
+from service.replica import Replica
+from service.replica_config import ReplicaConfig
 from service.scorer import ScoreRequest, ScoreResult
 
 runner = CliRunner()

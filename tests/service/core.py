@@ -33,7 +33,8 @@ from service.errors import EngineFailed
 from service.observer import SilentObserver
 from service.peers import Peers
 from service.published import Published
-from service.replica import Replica, ReplicaConfig
+from service.replica import Replica
+from service.replica_config import ReplicaConfig
 from service.scorer import ScoreRequest, ScoreResult
 
 DAY_S = 86_400.0

@@ -21,7 +21,8 @@ from service.errors import (
     Unavailable,
     UnknownEntities,
 )
-from service.replica import Replica, ReplicaConfig
+from service.replica import Replica
+from service.replica_config import ReplicaConfig
 from service.scorer import Fallback
 from service.serving import Serving
 from service.tables import CurrentTables, FeatureTables

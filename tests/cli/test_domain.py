@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 from adapters_store.file import FileBackend
 from adapters_store.store import AdapterStore
 from benchmarks.forge import Run
-from benchmarks.oracle import AdapterFile, Array, Oracle
+from benchmarks.oracle import Oracle
+from benchmarks.oracle_files import AdapterFile, Array
 from cli.domain import WITHHELD, app
 from service.clock import LoopClock
 from service.observer import SilentObserver

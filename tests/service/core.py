@@ -25,7 +25,7 @@ from adapters_store.memory import MemoryBackend
 from adapters_store.records import DomainRecord
 from adapters_store.store import AdapterStore
 from benchmarks.forge import Run, digest, forge
-from benchmarks.oracle import AdapterFile, read_safetensors
+from benchmarks.oracle_files import AdapterFile, read_safetensors
 from service.clock import Clock, LoopClock
 from service.engine import Segment
 from service.engines.onnx import OnnxEngine

@@ -23,7 +23,7 @@ from adapters_store.manifest import AdapterManifest
 from adapters_store.records import Condition
 from adapters_store.tensors import TensorLimits
 from benchmarks.forge import Run, digest
-from benchmarks.oracle import read_safetensors
+from benchmarks.oracle_files import read_safetensors
 from service.errors import BodyMismatch, DivisionMismatch, PublishBusy
 from tests.service.clockwork import quiet
 from tests.service.core import Core, assert_scores, opened

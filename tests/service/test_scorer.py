@@ -11,7 +11,7 @@ import pytest
 
 from adapters_store.folding import fold_backbone
 from benchmarks.forge import Run, digest
-from benchmarks.oracle import AdapterFile
+from benchmarks.oracle_files import AdapterFile
 from service.engines.onnx import OnnxEngine
 from service.errors import (
     DeadlineExceeded,

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from adapters_store.bounds import Bound
 from adapters_store.canonical import canonical_json, digest, parse_json
 from adapters_store.durable import TEMPORARY, sync_folder, write_durably
 from adapters_store.errors import DigestMismatch, LimitExceeded, MalformedArtifact, StoreUnavailable
@@ -21,13 +22,13 @@ from features.rows import EncodedRows
 
 MANIFEST = "manifest.json"
 _FINGERPRINTED = ("schema", "kind", "fields", "tower", "norm_eps", "norm", "cross_layers", "attention")
-_MANIFEST_BYTES = 64 * 2**20
+MANIFEST_BOUND = Bound(64 * 2**20, f"the format of a bundle's {MANIFEST}")
 
 
 class BlobReader(Protocol):
     """Where a bundle's files can be read from by digest; an `AdapterStore` is one."""
 
-    async def map(self, revision: str) -> memoryview:
+    async def map(self, revision: str, bound: Bound) -> memoryview:
         """The bytes of this digest, already checked against it; memory-mapped where the store has local files."""
 
 
@@ -207,11 +208,17 @@ async def read_bundle_from_store(store: BlobReader, revision: str) -> Backbone:
 
     Raises:
         BlobMissing: The manifest or a file is not in the store.
-        ArtifactError: The manifest or the weights are refused.
+        ArtifactError: The manifest or the weights are refused, or a file is larger than the manifest says.
         StoreUnavailable: The store cannot be read.
     """
-    manifest = parse_bundle_manifest(bytes(await store.map(revision)))
-    return Backbone(revision, manifest, {entry.name: await store.map(entry.sha256) for entry in manifest.files})
+    manifest = parse_bundle_manifest(bytes(await store.map(revision, MANIFEST_BOUND)))
+    files = {entry.name: await store.map(entry.sha256, file_bound(entry)) for entry in manifest.files}
+    return Backbone(revision, manifest, files)
+
+
+def file_bound(entry: FileEntry) -> Bound:
+    """How large a bundle's file may be: as large as its manifest says."""
+    return Bound(entry.bytes, f"the bundle's {MANIFEST} for {entry.name}")
 
 
 def parse_bundle_manifest(content: bytes) -> BackboneManifest:
@@ -221,8 +228,8 @@ def parse_bundle_manifest(content: bytes) -> BackboneManifest:
         LimitExceeded: It is too large.
         MalformedArtifact: It is no backbone manifest; the message names each key at fault.
     """
-    if len(content) > _MANIFEST_BYTES:
-        raise LimitExceeded(f"{MANIFEST} has {len(content)} bytes, more than the limit of {_MANIFEST_BYTES}")
+    if len(content) > MANIFEST_BOUND.size_bytes:
+        raise LimitExceeded(f"{MANIFEST} has {len(content)} bytes, more than the limit of {MANIFEST_BOUND.size_bytes}")
     try:
         return parse_manifest(parse_json(content), BackboneManifest)
     except ValueError as error:

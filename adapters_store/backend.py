@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from adapters_store.bounds import ANY_BLOB, Bound
+
 Record = dict[str, Any]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -87,21 +89,31 @@ class Backend(ABC):
         await in_flight(blobs.items(), lambda blob: self.put_blob(*blob))
 
     @abstractmethod
-    async def get_blob(self, digest: str) -> bytes:
+    async def get_blob(self, digest: str, bound: Bound = ANY_BLOB) -> bytes:
         """The bytes that were stored under this digest; checking them is the caller's part.
+
+        Args:
+            digest: Which.
+            bound: How much is read at most, whatever the store has: no memory is taken for more.
 
         Raises:
             BlobMissing: There are none.
+            LimitExceeded: There are more than `bound` allows.
         """
 
-    async def blob_path(self, digest: str) -> Path | None:
+    async def blob_path(self, digest: str, bound: Bound = ANY_BLOB) -> Path | None:
         """A local file with the bytes of this digest, fit to be memory-mapped and never changed in place, or None.
 
         None means that this backend has no files on this host, not that the blob is absent. Checking the bytes is the
         caller's part.
 
+        Args:
+            digest: Which.
+            bound: How large the file may be.
+
         Raises:
             BlobMissing: There are no such bytes.
+            LimitExceeded: The file is larger than `bound` allows.
         """
         return None
 

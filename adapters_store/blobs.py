@@ -8,6 +8,7 @@ from pathlib import Path
 
 from adapters_store.backbone import MANIFEST, Backbone, read_bundle, read_bundle_from_store
 from adapters_store.backend import Backend
+from adapters_store.bounds import ANY_BLOB, Bound
 from adapters_store.canonical import digest
 from adapters_store.errors import BlobMissing, DigestMismatch, StoreUnavailable
 from adapters_store.ids import check_revision
@@ -92,25 +93,34 @@ class BlobStore:
         await self._put_missing(batch)
         return revisions
 
-    async def get(self, revision: str) -> bytes:
+    async def get(self, revision: str, bound: Bound = ANY_BLOB) -> bytes:
         """Fetch an artifact's bytes.
+
+        Args:
+            revision: Which.
+            bound: How large it may be.
 
         Raises:
             BadId: `revision` is none.
             BlobMissing: The store has no such bytes.
+            LimitExceeded: The store has more bytes than `bound` allows; they are not read.
             DigestMismatch: The bytes in the store are not those that were put there.
             StoreUnavailable: The store cannot be read.
         """
         check_revision(revision)
         # what the way damaged comes whole the next time; what is damaged in the store does not
         for _ in range(_READS):
-            content = await self._backend.get_blob(revision)
+            content = await self._backend.get_blob(revision, bound)
             if await _digest(content) == revision:
                 return content
         raise _damaged(revision)
 
-    async def map(self, revision: str) -> memoryview:
+    async def map(self, revision: str, bound: Bound = ANY_BLOB) -> memoryview:
         """An artifact's bytes, read-only; memory-mapped where the store has local files, so that processes share them.
+
+        Args:
+            revision: Which.
+            bound: How large it may be.
 
         Returns:
             The bytes; the mapping lives as long as a view of it does.
@@ -118,14 +128,15 @@ class BlobStore:
         Raises:
             BadId: `revision` is none.
             BlobMissing: The store has no such bytes.
+            LimitExceeded: The store has more bytes than `bound` allows; they are not read.
             DigestMismatch: The bytes in the store are not those that were put there.
             StoreUnavailable: The store cannot be read.
         """
         check_revision(revision)
         for _ in range(_MAPPED):
-            path = await self._backend.blob_path(revision)
+            path = await self._backend.blob_path(revision, bound)
             if path is None:
-                return memoryview(await self.get(revision))
+                return memoryview(await self.get(revision, bound))
             with suppress(FileNotFoundError):
                 return await asyncio.to_thread(_mapped, path, revision)
         raise BlobMissing(f"no blob {revision} in the store")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters_store.backend import Backend, Change, Changes, Versioned, in_flight
+from adapters_store.bounds import ANY_BLOB, Bound
 from adapters_store.disk import DiskCache
 from adapters_store.errors import StoreUnavailable
 
@@ -43,22 +44,22 @@ class CachedBackend(Backend):
         await self._truth.put_blobs(blobs)
         await in_flight(blobs.items(), lambda blob: self._cache.put(*blob))
 
-    async def get_blob(self, digest: str) -> bytes:
+    async def get_blob(self, digest: str, bound: Bound = ANY_BLOB) -> bytes:
         """See Backend."""
-        kept = await self._cache.get(digest)
+        kept = await self._cache.get(digest, bound)
         if kept is not None:
             return kept
-        content = await self._truth.get_blob(digest)
+        content = await self._truth.get_blob(digest, bound)
         await self._cache.put(digest, content)
         return content
 
-    async def blob_path(self, digest: str) -> Path | None:
+    async def blob_path(self, digest: str, bound: Bound = ANY_BLOB) -> Path | None:
         """See Backend; fetched to the disk first where it is not there. The truth's own path if that fails."""
-        kept = await self._cache.path(digest)
+        kept = await self._cache.path(digest, bound)
         if kept is None:
-            await self._cache.put(digest, await self._truth.get_blob(digest))
-            kept = await self._cache.path(digest)
-        return kept or await self._truth.blob_path(digest)
+            await self._cache.put(digest, await self._truth.get_blob(digest, bound))
+            kept = await self._cache.path(digest, bound)
+        return kept or await self._truth.blob_path(digest, bound)
 
     async def has_blob(self, digest: str) -> bool:
         """See Backend; the disk's word while the truth is away, if it has the bytes."""

@@ -13,6 +13,7 @@ refuses is told to `on_fault`, and the answer is that nothing is kept.
 """
 
 import asyncio
+import hashlib
 import os
 import stat
 import time
@@ -23,6 +24,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from adapters_store.backend import Versioned
+from adapters_store.bounds import ANY_BLOB, Bound
 from adapters_store.canonical import canonical_json, digest, parse_json
 from adapters_store.durable import write_durably
 from adapters_store.errors import StoreRefused
@@ -85,16 +87,17 @@ class DiskCache:
         """Bytes of all blobs, as this process last heard of them."""
         return self._room.last_known
 
-    async def get(self, digest: str) -> bytes | None:
-        """The bytes of this digest, checked, or None; damaged ones are removed."""
-        return await self._tried(self._get, digest, otherwise=None)
+    async def get(self, digest: str, bound: Bound = ANY_BLOB) -> bytes | None:
+        """The bytes of this digest, checked, or None, also for more than `bound` allows; damaged ones are removed."""
+        return await self._tried(self._get, digest, bound, otherwise=None)
 
-    async def path(self, digest: str) -> Path | None:
+    async def path(self, digest: str, bound: Bound = ANY_BLOB) -> Path | None:
         """The file with the bytes of this digest, or None; checked once by this process, and damaged ones are removed.
 
-        The file may be evicted at any moment: map it at once (mapped pages stay), and ask again when it is gone.
+        The file may be evicted at any moment: map it at once (mapped pages stay), and ask again when it is gone. None
+        also where it is larger than `bound` allows.
         """
-        return await self._tried(self._path, digest, otherwise=None)
+        return await self._tried(self._path, digest, bound, otherwise=None)
 
     async def found(self, digest: str) -> Path | None:
         """The file kept under this digest, or None; not checked, for who has a faster checksum of its bytes.
@@ -171,13 +174,15 @@ class DiskCache:
     def _blob(self, name: str) -> Path:
         return self._folder / "blobs" / name[:2] / name
 
-    def _get(self, name: str, faults: list[str]) -> bytes | None:
+    def _get(self, name: str, bound: Bound, faults: list[str]) -> bytes | None:
         self._ready()
         path = self._blob(name)
         try:
             with path.open("rb") as file:
                 state = os.fstat(file.fileno())
-                content = file.read()
+                if state.st_size > bound.size_bytes:
+                    return None
+                content = file.read(state.st_size)
         except FileNotFoundError:
             return None
         if digest(content) != name:
@@ -186,14 +191,16 @@ class DiskCache:
         _touch(path, state)
         return content
 
-    def _path(self, name: str, faults: list[str]) -> Path | None:
+    def _path(self, name: str, bound: Bound, faults: list[str]) -> Path | None:
         self._ready()
         path = self._blob(name)
         try:
             state = path.stat()
+            if state.st_size > bound.size_bytes:
+                return None
             signature = (state.st_ino, state.st_mtime_ns, state.st_size)
             if self._verified.get(name) != signature:
-                if digest(path.read_bytes()) != name:
+                if _digest_of(path) != name:
                     _remove(path, faults)
                     return None
                 self._verified[name] = signature
@@ -292,6 +299,12 @@ def refuse_strangers(folder: Path, state: os.stat_result) -> None:
         raise StoreRefused(f"the cache folder {folder} belongs to user {state.st_uid}, not to us: choose another")
     if state.st_mode & 0o022:
         raise StoreRefused(f"the cache folder {folder} can be written by others: chmod 700 it, or choose another")
+
+
+def _digest_of(path: Path) -> str:
+    """Read piece by piece: a file of a bundle may be larger than what memory is left for it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _touch(path: Path, state: os.stat_result) -> None:

@@ -20,7 +20,6 @@ from adapters_store.errors import (
     BlobMissing,
     DomainUnknown,
     Frozen,
-    RecordConflict,
     StoreError,
     StoreUnavailable,
 )
@@ -259,15 +258,8 @@ def _same(record: DomainRecord, mine: DomainRecord) -> bool:
 
 
 def _check_condition(intent: Intent, record: DomainRecord, round_: _Round) -> None:
-    condition = intent.condition
-    if condition is None:
-        return
-    if record.generation != condition.generation:
-        raise RecordConflict(
-            f"record {DOMAIN + intent.domain!r} has generation {record.generation}, not {condition.generation}"
-        )
-    if condition.pointer is not None and round_.pointer.generation != condition.pointer:
-        raise RecordConflict(f"the release pointer has generation {round_.pointer.generation}, not {condition.pointer}")
+    if intent.condition is not None:
+        intent.condition.check(DOMAIN + intent.domain, record.generation, round_.pointer.generation)
 
 
 def _check_not_frozen(intent: Intent, record: DomainRecord, round_: _Round) -> None:

@@ -17,10 +17,11 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from adapters_store.backbone import Backbone
+from adapters_store.backbone import Backbone, file_bound
+from adapters_store.bounds import ANY_BLOB, Bound
 from adapters_store.canonical import digest
 from adapters_store.errors import ArtifactError, DoesNotFit, LimitExceeded, MalformedArtifact, WrongFingerprint
-from adapters_store.manifest import BackboneManifest, FeatureManifest, manifest_content, parse_manifest
+from adapters_store.manifest import BackboneManifest, FeatureManifest, FileEntry, manifest_content, parse_manifest
 from adapters_store.tensors import BUNDLE_LIMITS, Array, TensorLimits, read_tensors, write_tensors
 from features.errors import FeatureError
 from features.fields import Division, Field
@@ -42,7 +43,7 @@ _OF: Mapping[str, str] = {"users": "user", "items": "item"}
 class BlobMapper(Protocol):
     """Where layers are read from; an `AdapterStore` is one."""
 
-    async def map(self, revision: str) -> memoryview:
+    async def map(self, revision: str, bound: Bound) -> memoryview:
         """The bytes of this digest, checked against it; memory-mapped where that is possible."""
 
 
@@ -178,11 +179,23 @@ def bundled_revision(backbone: Backbone, side: str) -> str:
     Raises:
         MalformedArtifact: The bundle has none.
     """
+    return _bundled_file(backbone, side).sha256
+
+
+def _bundled_file(backbone: Backbone, side: str) -> FileEntry:
     name = f"{side}.safetensors"
     for entry in backbone.manifest.files:
         if entry.name == name:
-            return entry.sha256
+            return entry
     raise MalformedArtifact(f"the bundle has no file {name!r}")
+
+
+def _layer_bound(own: FileEntry) -> Bound:
+    """How large a blob of a chain may be: a layer, or another bundle's file of this side, whose size nothing here says.
+
+    Both bundles have one fingerprint, so that file is of the kind of this bundle's own; twice its size is let through.
+    """
+    return Bound(max(FEATURE_LIMITS.bytes, 2 * own.bytes), "the format of feature tables")
 
 
 async def load_table(
@@ -208,7 +221,8 @@ async def load_table(
         BlobMissing: A layer is not in the store.
         StoreUnavailable: The store cannot be read.
     """
-    bundled = bundled_revision(backbone, side)
+    own = _bundled_file(backbone, side)
+    bundled = own.sha256
     wanted = bundled if revision is None else revision
     above: list[FeatureLayer] = []
     foreign: list[str] = []
@@ -216,7 +230,7 @@ async def load_table(
         if current is not None and wanted == current.revision:
             base = current
             break
-        content = await store.map(wanted)
+        content = await store.map(wanted, file_bound(own) if wanted == bundled else _layer_bound(own))
         if wanted == bundled:
             base = await asyncio.to_thread(bundled_table, backbone, side, content)
             break
@@ -244,7 +258,7 @@ async def load_table(
 async def layers_of(store: BlobMapper, revision: str) -> list[str]:
     """The revisions that a chain is made of, newest first: what garbage collection and copying must keep together.
 
-    The last is a full layer, or the file of a bundle.
+    The last is a full layer, or the file of a bundle, which may be of any size.
 
     Raises:
         ArtifactError: A layer is refused.
@@ -253,7 +267,7 @@ async def layers_of(store: BlobMapper, revision: str) -> list[str]:
     """
     found = [revision]
     while len(found) <= DELTAS + 1:
-        manifest = await asyncio.to_thread(read_manifest, await store.map(found[-1]))
+        manifest = await asyncio.to_thread(read_manifest, await store.map(found[-1], ANY_BLOB))
         if manifest is None or manifest.parent is None:
             return found
         found.append(manifest.parent)

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 from adapters_store.backend import Backend, Changes, Record, Versioned
+from adapters_store.bounds import ANY_BLOB, Bound
 from adapters_store.canonical import canonical_json, digest, parse_json
 from adapters_store.durable import TEMPORARY, sync_folder, write_durably
 from adapters_store.errors import BlobMissing, MalformedRecord, StoreUnavailable
@@ -64,16 +65,13 @@ class FileBackend(Backend):
         """See Backend; a blob that rotted on disk is written anew."""
         await _in_thread(self._put_blob, digest, content)
 
-    async def get_blob(self, digest: str) -> bytes:
+    async def get_blob(self, digest: str, bound: Bound = ANY_BLOB) -> bytes:
         """See Backend."""
-        return await _in_thread(self._get_blob, digest)
+        return await _in_thread(self._get_blob, digest, bound)
 
-    async def blob_path(self, digest: str) -> Path:
+    async def blob_path(self, digest: str, bound: Bound = ANY_BLOB) -> Path:
         """See Backend."""
-        path = self._blob_path(digest)
-        if not await _in_thread(path.is_file):
-            raise BlobMissing(f"no blob {digest} in the store")
-        return path
+        return await _in_thread(self._checked_path, digest, bound)
 
     async def has_blob(self, digest: str) -> bool:
         """See Backend."""
@@ -138,17 +136,29 @@ class FileBackend(Backend):
     def _put_blob(self, name: str, content: bytes) -> None:
         path = self._blob_path(name)
         path.parent.mkdir(exist_ok=True)
-        if path.is_file() and digest(path.read_bytes()) == name:
+        if path.is_file() and path.stat().st_size == len(content) and digest(path.read_bytes()) == name:
             sync_folder(path.parent)  # whoever put it there may not have come to this yet
         else:
             write_durably(path, content)
         sync_folder(self._blobs)
 
-    def _get_blob(self, name: str) -> bytes:
+    def _get_blob(self, name: str, bound: Bound) -> bytes:
         try:
-            return self._blob_path(name).read_bytes()
+            with self._blob_path(name).open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                bound.check(name, size)
+                return file.read(size)
         except FileNotFoundError:
             raise BlobMissing(f"no blob {name} in the store") from None
+
+    def _checked_path(self, name: str, bound: Bound) -> Path:
+        path = self._blob_path(name)
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise BlobMissing(f"no blob {name} in the store") from None
+        bound.check(name, size)
+        return path
 
     def _list_blobs(self) -> list[str]:
         return sorted(path.name for path in self._blobs.glob("??/*") if is_revision(path.name))

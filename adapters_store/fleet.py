@@ -9,7 +9,7 @@ from adapters_store.errors import BlobMissing, NotStaged, RecordConflict
 from adapters_store.ids import check_revision
 from adapters_store.record_store import GARBAGE, RELEASE, STAGED, RecordStore, is_sweeping
 from adapters_store.records import GarbageRecord, ReleasePointer, ReplicaReport, StagedRelease
-from adapters_store.releases import Release, flipped, parse_release, release_rolled_back, staged
+from adapters_store.releases import RELEASE_BOUND, Release, flipped, parse_release, release_rolled_back, staged
 
 _RELEASES_HELD = 4
 
@@ -56,7 +56,7 @@ class FleetStore(RecordStore):
         """
         held = self._releases.get(check_revision(revision))
         if held is None:
-            held = await asyncio.to_thread(parse_release, await self.get(revision))
+            held = await asyncio.to_thread(parse_release, await self.get(revision, RELEASE_BOUND))
             self._releases[revision] = held
             if len(self._releases) > _RELEASES_HELD:
                 self._releases.pop(next(iter(self._releases)))

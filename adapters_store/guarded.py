@@ -11,6 +11,7 @@ from purgatory import AsyncCircuitBreakerFactory
 from purgatory.domain.model import OpenedState
 
 from adapters_store.backend import Backend, Change, Changes, Versioned
+from adapters_store.bounds import ANY_BLOB, Bound
 from adapters_store.errors import StoreUnavailable
 
 T = TypeVar("T")
@@ -93,13 +94,13 @@ class GuardedBackend(Backend):
         size = sum(map(len, blobs.values()))
         await self._repeated(lambda: self._inner.put_blobs(blobs), self._sending_s(size))
 
-    async def get_blob(self, digest: str) -> bytes:
+    async def get_blob(self, digest: str, bound: Bound = ANY_BLOB) -> bytes:
         """See Backend."""
-        return await self._repeated(lambda: self._inner.get_blob(digest), self._fetch_s)
+        return await self._repeated(lambda: self._inner.get_blob(digest, bound), self._fetch_s)
 
-    async def blob_path(self, digest: str) -> Path | None:
+    async def blob_path(self, digest: str, bound: Bound = ANY_BLOB) -> Path | None:
         """See Backend."""
-        return await self._repeated(lambda: self._inner.blob_path(digest), self._fetch_s)
+        return await self._repeated(lambda: self._inner.blob_path(digest, bound), self._fetch_s)
 
     async def has_blob(self, digest: str) -> bool:
         """See Backend."""

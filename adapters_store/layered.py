@@ -9,14 +9,16 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from adapters_store.backend import Backend, Change, Changes, Versioned, in_flight
+from adapters_store.bounds import ANY_BLOB, Bound
 from adapters_store.canonical import digest as digest_of
-from adapters_store.errors import BadId, BlobMissing, StoreError, StoreUnavailable
+from adapters_store.errors import BadId, BlobMissing, LimitExceeded, StoreError, StoreUnavailable
 from adapters_store.objects import ObjectBackend, open_objects
 from adapters_store.redis import RedisBackend, open_redis
 from adapters_store.timed import Told
@@ -84,19 +86,20 @@ class LayeredBackend(Backend):
         await self._truth.put_blobs(blobs)
         await self._keep(blobs)
 
-    async def get_blob(self, digest: str) -> bytes:
+    async def get_blob(self, digest: str, bound: Bound = ANY_BLOB) -> bytes:
         """See Backend; a copy that is not what its name says is replaced."""
-        kept = await self._asked("get_blob", lambda: self._cache.get_blob(digest), self._largest_bytes)
+        held = replace(bound, size_bytes=min(bound.size_bytes, self._largest_bytes))
+        kept = await self._asked("get_blob", lambda: self._cache.get_blob(digest, held), self._largest_bytes)
         if kept is not None and await _is(digest, kept):
             return kept
-        content = await self._truth.get_blob(digest)
+        content = await self._truth.get_blob(digest, bound)
         if len(content) <= self._largest_bytes and await _is(digest, content):
             await self._keep({digest: content})
         return content
 
-    async def blob_path(self, digest: str) -> Path | None:
+    async def blob_path(self, digest: str, bound: Bound = ANY_BLOB) -> Path | None:
         """See Backend."""
-        return await self._truth.blob_path(digest)
+        return await self._truth.blob_path(digest, bound)
 
     async def has_blob(self, digest: str) -> bool:
         """See Backend; a copy proves nothing."""
@@ -226,7 +229,7 @@ class LayeredBackend(Backend):
         try:
             async with asyncio.timeout(self._cache_timeout_s + size_bytes / _CACHE_BYTES_S + more_s):
                 answer = await ask()
-        except BlobMissing:
+        except (BlobMissing, LimitExceeded):  # larger than any copy that was made here: none of ours
             self._told(operation, self._clock() - began, None)
             return None
         except (StoreError, TimeoutError) as error:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from adapters_store.backend import Backend, Changes, Versioned
+from adapters_store.bounds import ANY_BLOB, Bound
 from adapters_store.canonical import canonical_json, digest
 from adapters_store.errors import BlobMissing
 
@@ -30,12 +31,14 @@ class MemoryBackend(Backend):
         with self._lock:
             self._blobs.setdefault(digest, bytes(content))
 
-    async def get_blob(self, digest: str) -> bytes:
+    async def get_blob(self, digest: str, bound: Bound = ANY_BLOB) -> bytes:
         """See Backend."""
         try:
-            return self._blobs[digest]
+            content = self._blobs[digest]
         except KeyError:
             raise BlobMissing(f"no blob {digest} in the store") from None
+        bound.check(digest, len(content))
+        return content
 
     async def has_blob(self, digest: str) -> bool:
         """See Backend."""

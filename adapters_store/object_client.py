@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -105,8 +105,13 @@ class ObjectClient:
         # repeat PUTs either.)
         self._once = connect(url, timeout_s=timeout_s, retry=False)
 
-    async def get(self, path: str) -> Stored | None:
-        """The object, or None."""
+    async def get(self, path: str, check_size: Callable[[int], None] = lambda size_bytes: None) -> Stored | None:
+        """The object, or None.
+
+        Args:
+            path: Of the object.
+            check_size: Called with its size before the first of its bytes is read; what it raises ends the request.
+        """
         with self._reported("GET", path):
             async with self._bounded():
                 try:
@@ -114,6 +119,7 @@ class ObjectClient:
                 except FileNotFoundError as error:
                     self._needs_bucket(error)
                     return None
+            check_size(found.meta["size"])
             tag = self._tag(found.meta["e_tag"], found.meta["version"])
             writes = str(found.attributes.get(_WRITES, "")).split()
             async with self._bounded(found.meta["size"]):

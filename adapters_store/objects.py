@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import quote
 
 from adapters_store.backend import Backend, Change, Changes, Record, Versioned, in_flight
+from adapters_store.bounds import ANY_BLOB, Bound
 from adapters_store.canonical import canonical_json, parse_json
 from adapters_store.errors import BlobMissing, MalformedRecord
 from adapters_store.ids import is_revision
@@ -99,9 +100,9 @@ class ObjectBackend(Backend):
         """See Backend."""
         await in_flight(blobs.items(), lambda blob: self.put_blob(*blob), _IN_FLIGHT)
 
-    async def get_blob(self, digest: str) -> bytes:
-        """See Backend."""
-        found = await self._client.get(self._blob_path(digest))
+    async def get_blob(self, digest: str, bound: Bound = ANY_BLOB) -> bytes:
+        """See Backend; the server says how large an object is before its bytes are read."""
+        found = await self._client.get(self._blob_path(digest), lambda size: bound.check(digest, size))
         if found is None:
             raise BlobMissing(f"no blob {digest} in the store")
         return found.content

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, overload
 
+from adapters_store.backbone import MANIFEST_BOUND
 from adapters_store.backend import Changes
 from adapters_store.blobs import BlobStore
 from adapters_store.contents import contents_of
@@ -126,7 +127,7 @@ class RecordStore(BlobStore):
         """See that a bundle is whole, and spare it from garbage collection."""
         if not await self.has(revision):
             raise BlobMissing(f"bundle {revision} is not in the store: publish it first")
-        needed = {revision, *contents_of(await self.get(revision)).names}
+        needed = {revision, *contents_of(await self.get(revision, MANIFEST_BOUND)).names}
         await self.spare(GARBAGE, sorted(needed), by)
         missing = needed - await self._backend.has_blobs(sorted(needed))
         if missing:

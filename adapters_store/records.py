@@ -14,7 +14,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from adapters_store.errors import BadId, MalformedRecord, NewerSchema
+from adapters_store.errors import BadId, MalformedRecord, NewerSchema, RecordConflict
 from adapters_store.ids import check_division, check_domain, check_revision
 from adapters_store.validation import explain
 
@@ -293,6 +293,27 @@ class Condition:
 
     generation: int
     pointer: int | None = None
+
+    @classmethod
+    def of(cls, given: "int | Condition | None") -> "Condition | None":
+        """What a caller asked for: a generation alone leaves the pointer open."""
+        return cls(given) if isinstance(given, int) else given
+
+    def check(self, key: str, generation: int, pointer: int) -> None:
+        """Hold a domain's state to what the caller saw.
+
+        Args:
+            key: Of the record, to be named.
+            generation: Of the record as it is; 0: there is none.
+            pointer: Generation of the release pointer as it is.
+
+        Raises:
+            RecordConflict: It is another; both generations are named.
+        """
+        if generation != self.generation:
+            raise RecordConflict(f"record {key!r} has generation {generation}, not {self.generation}")
+        if self.pointer is not None and pointer != self.pointer:
+            raise RecordConflict(f"the release pointer has generation {pointer}, not {self.pointer}")
 
 
 def parse_record(content: Mapping[str, Any], kind: type[RecordT], key: str) -> RecordT:

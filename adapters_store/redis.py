@@ -13,8 +13,8 @@
 The tag of a record, 00 to 63, follows from its key: the four keys of a tag share a slot of a cluster, so one script
 changes them together, and the tags spread over its shards. A record's version is checked whenever it is read.
 
-A user needs the commands DEL, ECHO, EVAL, EVALSHA, EXISTS, GET, HDEL, HGET, HGETALL, HKEYS, HSET, INFO, MGET, SCAN,
-SET, UNLINK, WAIT, XADD and XREAD on `<prefix>:*`; in a cluster also ASKING, CLUSTER SLOTS and COMMAND.
+A user needs the commands DEL, ECHO, EVAL, EVALSHA, EXISTS, GET, GETRANGE, HDEL, HGET, HGETALL, HKEYS, HSET, INFO, MGET,
+SCAN, SET, UNLINK, WAIT, XADD and XREAD on `<prefix>:*`; in a cluster also ASKING, CLUSTER SLOTS and COMMAND.
 
 As the truth it must be append-only and must not evict; see `RedisBackend.prepare_writing`. Redis by itself may lose
 acknowledged writes with the primary's machine: `appendfsync` and `min_replicas` say how many, `redis+s3://` loses none.
@@ -28,6 +28,7 @@ from dataclasses import replace
 from typing import Any
 
 from adapters_store.backend import Backend, Change, Changes, Versioned
+from adapters_store.bounds import ANY_BLOB, Bound
 from adapters_store.errors import StoreUnavailable
 from adapters_store.redis_blobs import PART_BYTES, RedisBlobs
 from adapters_store.redis_cluster import ClusterLink
@@ -107,9 +108,9 @@ class RedisBackend(Backend):
         """See Backend."""
         await self._blobs.put(blobs)
 
-    async def get_blob(self, digest: str) -> bytes:
+    async def get_blob(self, digest: str, bound: Bound = ANY_BLOB) -> bytes:
         """See Backend."""
-        return await self._blobs.get(digest)
+        return await self._blobs.get(digest, bound)
 
     async def has_blob(self, digest: str) -> bool:
         """See Backend."""

@@ -43,8 +43,8 @@ _BATCHES = 4  # in flight
 BROKEN = (RedisError, OSError, RuntimeError)
 
 _USED = (
-    *("DEL", "ECHO", "EVAL", "EVALSHA", "EXISTS", "GET", "HGET", "HGETALL", "HKEYS", "HSET", "INFO", "MGET", "SCAN"),
-    *("SET", "UNLINK", "WAIT", "XREAD"),
+    *("DEL", "ECHO", "EVAL", "EVALSHA", "EXISTS", "GET", "GETRANGE", "HGET", "HGETALL", "HKEYS", "HSET", "INFO"),
+    *("MGET", "SCAN", "SET", "UNLINK", "WAIT", "XREAD"),
 )
 
 

@@ -11,6 +11,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from adapters_store.bounds import Bound
 from adapters_store.canonical import canonical_json, parse_json
 from adapters_store.errors import BadId, LimitExceeded, MalformedArtifact, NothingToRollBack, RecordConflict
 from adapters_store.manifest import SCHEMA
@@ -28,7 +29,7 @@ from adapters_store.records import (
 )
 from adapters_store.validation import explain
 
-RELEASE_BYTES = 256 * 2**20
+RELEASE_BOUND = Bound(256 * 2**20, "the format of a release")
 
 
 class Release(BaseModel):
@@ -87,8 +88,8 @@ def parse_release(content: bytes) -> Release:
         LimitExceeded: It is too large.
         MalformedArtifact: It is none, or of a newer schema; the fault is named.
     """
-    if len(content) > RELEASE_BYTES:
-        raise LimitExceeded(f"a release of {len(content)} bytes, more than the limit of {RELEASE_BYTES}")
+    if len(content) > RELEASE_BOUND.size_bytes:
+        raise LimitExceeded(f"a release of {len(content)} bytes, more than the limit of {RELEASE_BOUND.size_bytes}")
     try:
         found = parse_json(content)
         schema = found.get("schema") if isinstance(found, dict) else None

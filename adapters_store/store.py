@@ -162,7 +162,7 @@ class AdapterStore(FleetStore):
                 raise RecordConflict(f"domain {domain!r} already serves {serving}")
             return activated(record, division, revision, by, self._clock(), standing)
 
-        return Intent(domain, transition, by, division, _condition(if_generation), revision, pins, fusion)
+        return Intent(domain, transition, by, division, Condition.of(if_generation), revision, pins, fusion)
 
     async def change_many(self, intents: Sequence[Intent]) -> list[Outcome]:
         """Carry out intents of different domains, each for itself.
@@ -213,7 +213,7 @@ class AdapterStore(FleetStore):
             return record if again else canaried(record, revision, percent, salt, by, self._clock(), standing)
 
         return await self._changes.one(
-            Intent(domain, transition, by, None, _condition(if_generation), revision, pins, fusion)
+            Intent(domain, transition, by, None, Condition.of(if_generation), revision, pins, fusion)
         )
 
     async def set_shadow(
@@ -232,7 +232,7 @@ class AdapterStore(FleetStore):
             return record if again else shadowed(record, revision, percent, by, self._clock(), standing)
 
         return await self._changes.one(
-            Intent(domain, transition, by, None, _condition(if_generation), revision, pins, fusion)
+            Intent(domain, transition, by, None, Condition.of(if_generation), revision, pins, fusion)
         )
 
     async def clear_canary(self, domain: str, by: str, if_generation: int | Condition | None = None) -> DomainRecord:
@@ -271,7 +271,9 @@ class AdapterStore(FleetStore):
                 return record
             return rolled_back(record, from_, by, self._clock(), standing)
 
-        return await self._changes.one(Intent(domain, transition, by, condition=_condition(if_generation), always=True))
+        return await self._changes.one(
+            Intent(domain, transition, by, condition=Condition.of(if_generation), always=True)
+        )
 
     async def delete(self, domain: str, by: str, if_generation: int | Condition | None = None) -> DomainRecord:
         """Write a tombstone: the domain serves nothing until something is activated again.
@@ -294,7 +296,9 @@ class AdapterStore(FleetStore):
         def transition(record: DomainRecord, standing: Standing, again: bool) -> DomainRecord:
             return deleted(record, by, self._clock(), standing)
 
-        return await self._changes.one(Intent(domain, transition, by, condition=_condition(if_generation), always=True))
+        return await self._changes.one(
+            Intent(domain, transition, by, condition=Condition.of(if_generation), always=True)
+        )
 
     async def freeze(self, domain: str | None, by: str, reason: str) -> None:
         """Stop changes of a domain, or of all; rolling back, deleting and thawing stay possible.
@@ -351,8 +355,4 @@ class AdapterStore(FleetStore):
         def transition(record: DomainRecord, standing: Standing, again: bool) -> DomainRecord:
             return record if again else without(record, alias, by, self._clock())
 
-        return await self._changes.one(Intent(domain, transition, by, condition=_condition(if_generation)))
-
-
-def _condition(if_generation: int | Condition | None) -> Condition | None:
-    return Condition(if_generation) if isinstance(if_generation, int) else if_generation
+        return await self._changes.one(Intent(domain, transition, by, condition=Condition.of(if_generation)))

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from adapters_store.backend import Backend, Change, Changes, Versioned
-from adapters_store.errors import BlobMissing, MalformedRecord
+from adapters_store.bounds import ANY_BLOB, Bound
+from adapters_store.errors import BlobMissing, LimitExceeded, MalformedRecord
 
 T = TypeVar("T")
-# operation (the name of a method), seconds, and what the store failed with; no such blob, or a bad record, is an answer
+# operation (the name of a method), seconds, and what the store failed with; no such blob, one that is too large, or a
+# bad record, is an answer
 Told = Callable[[str, float, BaseException | None], None]
 
 
@@ -45,13 +47,13 @@ class TimedBackend(Backend):
         """See Backend."""
         await self._timed("put_blobs", self._inner.put_blobs(blobs))
 
-    async def get_blob(self, digest: str) -> bytes:
+    async def get_blob(self, digest: str, bound: Bound = ANY_BLOB) -> bytes:
         """See Backend."""
-        return await self._timed("get_blob", self._inner.get_blob(digest))
+        return await self._timed("get_blob", self._inner.get_blob(digest, bound))
 
-    async def blob_path(self, digest: str) -> Path | None:
+    async def blob_path(self, digest: str, bound: Bound = ANY_BLOB) -> Path | None:
         """See Backend."""
-        return await self._timed("blob_path", self._inner.blob_path(digest))
+        return await self._timed("blob_path", self._inner.blob_path(digest, bound))
 
     async def has_blob(self, digest: str) -> bool:
         """See Backend."""
@@ -117,7 +119,7 @@ class TimedBackend(Backend):
         except asyncio.CancelledError:
             operation = ""
             raise
-        except (BlobMissing, MalformedRecord):
+        except (BlobMissing, LimitExceeded, MalformedRecord):
             raise
         except Exception as error:
             failure = error

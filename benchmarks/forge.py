@@ -13,7 +13,8 @@ import numpy as np
 
 from adapters_store.artifact import encode_adapter
 from adapters_store.manifest import AdapterManifest
-from benchmarks.oracle import AdapterFile, Array, Oracle, read_safetensors
+from benchmarks.oracle import Oracle
+from benchmarks.oracle_files import AdapterFile, Array, read_safetensors
 
 Edit = Callable[[dict[str, Array], dict[str, Any]], None]
 

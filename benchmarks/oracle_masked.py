@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.oracle import AdapterFile, Array, Oracle, sigmoid
+from benchmarks.oracle import Oracle
+from benchmarks.oracle_files import AdapterFile, Array
+from benchmarks.oracle_network import sigmoid
 
 
 def masked_logits(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from adapters_store.backend import Change, Versioned
+from adapters_store.bounds import ANY_BLOB, Bound
 from adapters_store.memory import MemoryBackend
 
 
@@ -67,10 +68,10 @@ class TurnBackend(MemoryBackend):
         await self._turns.turn()
         await super().put_blob(digest, content)
 
-    async def get_blob(self, digest: str) -> bytes:
+    async def get_blob(self, digest: str, bound: Bound = ANY_BLOB) -> bytes:
         """See Backend."""
         await self._turns.turn()
-        return await super().get_blob(digest)
+        return await super().get_blob(digest, bound)
 
     async def has_blob(self, digest: str) -> bool:
         """See Backend."""

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from adapters_store.artifact import decode_adapter
-from adapters_store.errors import WrongDomain
+from adapters_store.backbone import MANIFEST_BOUND, parse_bundle_manifest
+from adapters_store.errors import ArtifactError, BlobMissing, WrongDomain
 from adapters_store.manifest import AdapterManifest
 from adapters_store.paging import Unreadable, domain_page
 from adapters_store.records import DomainRecord, Switches
@@ -20,6 +21,8 @@ from adapters_store.store import AdapterStore
 from cli.audit import audited, audited_domain, author, effective_live, recorded
 from cli.printing import AsJson, print_json
 from cli.stores import StoreUrl, with_store
+from features.fields import Division
+from service.errors import NeverTried
 from service.logs import Action
 
 app = typer.Typer(help="Look at a store's domains, and change what they are scored by.", no_args_is_help=True)
@@ -122,7 +125,7 @@ def canary(
     """Score a share of the users by a stored revision. Raising the share keeps the users that are in already."""
 
     async def change(opened: AdapterStore, by: str) -> DomainRecord:
-        manifest = await _manifest(opened, domain, revision)
+        manifest = await _tried(opened, domain, revision, "canary")
         return await opened.set_canary(
             domain, revision, percent, by, if_generation, pins=manifest.fuses, fusion=manifest.fusion
         )
@@ -142,7 +145,7 @@ def shadow(
     """Score a share of the requests by a stored revision too, for the metrics alone: no reply changes."""
 
     async def change(opened: AdapterStore, by: str) -> DomainRecord:
-        manifest = await _manifest(opened, domain, revision)
+        manifest = await _tried(opened, domain, revision, "shadow")
         return await opened.set_shadow(
             domain, revision, percent, by, if_generation, pins=manifest.fuses, fusion=manifest.fusion
         )
@@ -273,6 +276,25 @@ async def _manifest(opened: AdapterStore, domain: str, revision: str) -> Adapter
     if manifest.domain != domain:
         raise WrongDomain(f"revision {revision} is of domain {manifest.domain!r}, not {domain!r}")
     return manifest
+
+
+async def _tried(opened: AdapterStore, domain: str, revision: str, alias: str) -> AdapterManifest:
+    """The manifest of what shall be a canary or shadow; auxiliary divisions of the default backbone have neither."""
+    manifest = await _manifest(opened, domain, revision)
+    division = await _division(opened, manifest.division)
+    if division is not None and not division.natural:
+        raise WrongDomain(str(NeverTried(domain, division.name, alias)))
+    return manifest
+
+
+async def _division(opened: AdapterStore, name: str) -> Division | None:
+    default = (await opened.backbone_record()).default
+    if default is None:
+        return None
+    try:
+        return parse_bundle_manifest(await opened.get(default, MANIFEST_BOUND)).division(name)
+    except (BlobMissing, ArtifactError):  # collected, or damaged: no reason to refuse a change
+        return None
 
 
 def _report(record: DomainRecord, as_json: bool) -> None:

@@ -13,18 +13,19 @@ from rich.console import Console
 
 from adapters_store.artifact import decode_adapter, encode_adapter
 from adapters_store.durable import write_durably
-from adapters_store.errors import DomainUnknown
+from adapters_store.errors import DomainUnknown, StoreError
 from adapters_store.manifest import AdapterManifest, Calibration
 from adapters_store.paging import Unreadable, domain_page
 from adapters_store.releases import effective
 from adapters_store.store import AdapterStore
+from cli.audit import audited, author
 from cli.stores import StoreUrl, refused, with_store
 
 if TYPE_CHECKING:
     from adapters_store.artifact import Adapter
     from adapters_store.backbone import Backbone
 
-BY = "espalier load-catalogue"
+COMMAND = "espalier load-catalogue"
 SCHEMA = 1
 PAGE = 1000
 # wide enough apart that any row tells two of them, narrow enough that a probability keeps its digits
@@ -54,7 +55,8 @@ def load_catalogue(
 ) -> None:
     """Write the domains, users, items and adapters that loadtest/ scores and publishes.
 
-    Copies are live adapters under a new domain id; without --copies nothing is written to the store.
+    Copies are live adapters under a new domain id, with an audit line each; without --copies nothing is written to the
+    store.
     """
 
     async def read(opened: AdapterStore) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def load_catalogue(
         found = [live for live in await live_domains(opened, natural) if not live.domain.startswith("copy-")]
         if not found:
             raise DomainUnknown("no natural domain of this store has a live adapter: `espalier publish` comes first")
-        cold = await add_copies(opened, found, copies)
+        cold = await add_copies(opened, store, found, copies)
         marked = {live.domain: await write_dyes(opened, live, out, dyes) for live in found[:dyed]}
         return {
             "schema": SCHEMA,
@@ -138,8 +140,21 @@ async def write_dyes(store: AdapterStore, live: Live, out: Path, count: int) -> 
     return known
 
 
-async def add_copies(store: AdapterStore, found: Sequence[Live], count: int) -> list[str]:
-    """Make live adapters live under new domain ids too; what is there already stays."""
+async def add_copies(store: AdapterStore, url: str, found: Sequence[Live], count: int) -> list[str]:
+    """Make live adapters live under new domain ids too; what is there already stays.
+
+    Args:
+        store: where.
+        url: of the store; its secrets stay out of the audit.
+        found: what is copied, by turns.
+        count: how many copies there shall be.
+
+    Returns:
+        Ids of all copies.
+
+    Raises:
+        adapters_store.errors.StoreError: a copy was refused; the others are made, and all are audited.
+    """
     there = {live.domain for live in found}
     names = [f"copy-{number:05d}" for number in range(count)]
     missing = [name for name in names if name not in there and await store.domain(name) is None]
@@ -152,16 +167,24 @@ async def add_copies(store: AdapterStore, found: Sequence[Live], count: int) -> 
         manifest: AdapterManifest = sources[source].manifest.model_copy(update={"domain": name})
         manifests.append(manifest)
         bodies.append(encode_adapter(manifest, sources[source].tensors))
-    revisions = await store.put_many(bodies)
+    revisions, by = await store.put_many(bodies), author(COMMAND)
     outcomes = await store.change_many(
         [
-            store.activation(m.domain, m.division, revision, BY, pins=m.fuses, fusion=m.fusion)
+            store.activation(m.domain, m.division, revision, by, pins=m.fuses, fusion=m.fusion)
             for m, revision in zip(manifests, revisions, strict=True)
         ]
     )
-    for outcome in outcomes:
-        if outcome.error is not None:
-            raise outcome.error
+    refused_first: StoreError | None = None
+    for name, revision, outcome in zip(missing, revisions, outcomes, strict=True):
+        try:
+            with audited("publish", by, url, domain=name, revision=revision, to=revision) as entry:
+                if outcome.error is not None:
+                    raise outcome.error
+                entry.done("changed" if outcome.changed else "unchanged")
+        except StoreError as error:
+            refused_first = refused_first or error
+    if refused_first is not None:
+        raise refused_first
     return names
 
 

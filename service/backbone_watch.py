@@ -10,9 +10,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from adapters_store.backbone import Backbone, parse_bundle_manifest
+from adapters_store.backbone import MANIFEST_BOUND, Backbone, file_bound, parse_bundle_manifest
 from adapters_store.errors import ArtifactError, BlobMissing, StoreError, StoreUnavailable, WrongFingerprint
 from adapters_store.feature_tables import SIDES
+from adapters_store.manifest import BackboneManifest
 from adapters_store.records import BackboneRecord
 from adapters_store.store import AdapterStore
 from features.errors import FeatureError
@@ -194,9 +195,8 @@ class BackboneFollower:
 
     async def _read(self, revision: str, engine: Engine | None) -> Serving:
         """As `AdapterStore.bundle` does, but whatever takes long is done on the thread."""
-        content = await self._store.map(revision)
-        manifest = await self._thread.run(lambda: parse_bundle_manifest(bytes(content)))
-        files = {entry.name: await self._store.map(entry.sha256) for entry in manifest.files}
+        manifest = await self._manifest(revision)
+        files = {entry.name: await self._store.map(entry.sha256, file_bound(entry)) for entry in manifest.files}
 
         def verified() -> Serving:
             backbone = Backbone(revision, manifest, files)
@@ -297,10 +297,12 @@ class BackboneFollower:
 
     async def _fingerprint(self, revision: str) -> str:
         if revision not in self._fingerprints:
-            content = await self._store.map(revision)
-            manifest = await self._thread.run(lambda: parse_bundle_manifest(bytes(content)))
-            self._fingerprints[revision] = manifest.fingerprint
+            self._fingerprints[revision] = (await self._manifest(revision)).fingerprint
         return self._fingerprints[revision]
+
+    async def _manifest(self, revision: str) -> BackboneManifest:
+        content = await self._store.map(revision, MANIFEST_BOUND)
+        return await self._thread.run(lambda: parse_bundle_manifest(bytes(content)))
 
     def _refuse(self, revision: str, error: Exception) -> None:
         self._refused[revision] = str(error)

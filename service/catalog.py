@@ -7,13 +7,23 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from adapters_store.artifact import decode_adapter
-from adapters_store.errors import ArtifactError, BlobMissing, DomainUnknown, RecordError, StoreError, StoreUnavailable
+from adapters_store.errors import (
+    ArtifactError,
+    BlobMissing,
+    DomainUnknown,
+    LimitExceeded,
+    RecordError,
+    StoreError,
+    StoreUnavailable,
+)
 from adapters_store.ids import check_domain
 from adapters_store.manifest import AdapterManifest
 from adapters_store.records import DomainRecord
 from adapters_store.store import AdapterStore
+from adapters_store.tensors import TensorLimits
 from service.domains import TRIALS, Domains, Known, Trial
 from service.fleet import FleetRelease
+from service.preparer import artifact_bound
 from service.slots import SlotTable
 from service.threads import WorkerThread
 
@@ -92,13 +102,17 @@ class Catalog:
         domains: what this replica applied.
         slots: what is in memory.
         thread: the loader thread, for decoding.
+        limits: what an adapter may be at most; larger ones are none of this service's.
     """
 
-    def __init__(self, store: AdapterStore, domains: Domains, slots: SlotTable, thread: WorkerThread) -> None:
+    def __init__(
+        self, store: AdapterStore, domains: Domains, slots: SlotTable, thread: WorkerThread, limits: TensorLimits
+    ) -> None:
         self._store = store
         self._domains = domains
         self._slots = slots
         self._thread = thread
+        self._limits = limits
 
     async def fleet(self) -> FleetRelease:
         """The release that stands in the store now.
@@ -182,10 +196,13 @@ class Catalog:
             adapters_store.errors.BlobMissing: no such revision, or another domain's, or no adapter.
             adapters_store.errors.StoreError: the store failed.
         """
-        body = await self._store.get(revision)
         missing = f"domain {domain!r} has no revision {revision}"
         try:
-            adapter = await self._thread.run(partial(decode_adapter, body))
+            body = await self._store.get(revision, artifact_bound(self._limits))
+        except LimitExceeded as error:
+            raise BlobMissing(f"{missing}: {error}") from error
+        try:
+            adapter = await self._thread.run(partial(decode_adapter, body, self._limits))
         except ArtifactError as error:
             raise BlobMissing(f"{missing}: the blob of that digest is no adapter") from error
         if adapter.manifest.domain != domain:

@@ -15,7 +15,8 @@
     └── PublishError
         ├── PublishBusy          as many publishes in flight as this replica takes
         ├── BodyMismatch         the body is not what the claimed digest names
-        └── DivisionMismatch     the domain is already known in another division
+        ├── DivisionMismatch     the domain is already known in another division
+        └── NeverTried           a canary or shadow of an auxiliary domain, which no request would meet
 
 Errors of the store (`adapters_store.errors`: refused artifacts, lost compare-and-set, unreachable store) pass through
 the publisher unchanged; on the scoring path they become a fallback.
@@ -166,5 +167,16 @@ class DivisionMismatch(PublishError):
         super().__init__(
             f"the adapter places domain {domain!r} in division {claimed!r}, but it is a domain of {known!r}; "
             "a domain id is unique over all divisions"
+        )
+        self.domain = domain
+
+
+class NeverTried(PublishError):
+    """A canary or shadow of an auxiliary domain: no request names one, so nobody would ever be scored by it."""
+
+    def __init__(self, domain: str, division: str, alias: str) -> None:
+        super().__init__(
+            f"domain {domain!r} belongs to the auxiliary division {division!r}, which is never scored by itself: its "
+            f"{alias} would meet no request; make it live, and try adapters of the natural division that pin it"
         )
         self.domain = domain

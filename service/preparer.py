@@ -15,6 +15,7 @@ from typing import TypeVar
 from async_lru import alru_cache
 
 from adapters_store.artifact import Adapter, Fusion, decode_adapter, decode_fusion
+from adapters_store.bounds import Bound
 from adapters_store.errors import (
     ArtifactError,
     BlobMissing,
@@ -87,7 +88,7 @@ class Preparer:
         backbones: those in memory.
         bring: loads the backbone of a fingerprint if it is not in memory, or raises what keeps it out.
         thread: the loader thread.
-        limits: checked before anything is allocated.
+        limits: checked before anything is allocated; no stored artifact of more `bytes` is read.
         pause: called on the loader thread between two steps.
         blobs: what was prepared before, on the local disk; None where there is no disk cache.
     """
@@ -107,11 +108,21 @@ class Preparer:
         self._bring = bring
         self._thread = thread
         self._limits = limits
+        self._bound = artifact_bound(limits)
         self._pause = pause
         self._blobs = blobs
         # many domains pin the same few auxiliaries and one fusion: they are read and decoded once
         self._pinned_adapter = alru_cache(maxsize=_CACHED_PINS)(self._read_adapter)
         self._pinned_fusion = alru_cache(maxsize=_CACHED_PINS)(self._read_fusion)
+
+    async def fetch(self, revision: str) -> bytes:
+        """The bytes of a stored adapter or fusion.
+
+        Raises:
+            adapters_store.errors.LimitExceeded: the store has more than an artifact may have; they are not read.
+            adapters_store.errors.StoreError: the store could not give it.
+        """
+        return await self._store.get(revision, self._bound)
 
     async def verified(self, domain: str, body: bytes | memoryview) -> Verified:
         """Decode an adapter, fetch what it pins and verify it.
@@ -124,7 +135,7 @@ class Preparer:
 
     async def verified_revision(self, domain: str, revision: str) -> Verified:
         """The same for a stored revision."""
-        return await self.verified(domain, await self._store.get(revision))
+        return await self.verified(domain, await self.fetch(revision))
 
     async def verified_auxiliary(self, domain: str, revision: str, serving: Serving) -> Verified:
         """The same for an auxiliary adapter that shall score alone, by one backbone.
@@ -132,13 +143,13 @@ class Preparer:
         Raises:
             adapters_store.errors.WrongFingerprint: it was made for another one.
         """
-        body = await self._store.get(revision)
+        body = await self.fetch(revision)
         return await self._verified(domain, body, lambda verified: verified, serving)
 
     async def slot_of_revision(self, domain: str, revision: str) -> Slot:
         """A stored revision prepared: as it was kept on disk if it was, else verified; errors as `verified`."""
         if self._blobs is None:
-            return await self._verified(domain, await self._store.get(revision), self._slot)
+            return await self._verified(domain, await self.fetch(revision), self._slot)
         kept = await self._blobs.find(domain, revision, self._backbones, self._kept(revision))
         if kept is not None:
             return kept
@@ -147,7 +158,7 @@ class Preparer:
                 kept = await self._blobs.find(domain, revision, self._backbones, self._kept(revision))
                 if kept is not None:
                     return kept
-            verified, made = await self._verified(domain, await self._store.get(revision), self._with_made)
+            verified, made = await self._verified(domain, await self.fetch(revision), self._with_made)
             self._keep(verified, made, turn)
             return made.slot
 
@@ -308,10 +319,15 @@ class Preparer:
             return await self._pinned_fusion(revision)
 
     async def _read_adapter(self, revision: str) -> Adapter:
-        return await self._thread.run(partial(decode_adapter, await self._store.get(revision), self._limits))
+        return await self._thread.run(partial(decode_adapter, await self.fetch(revision), self._limits))
 
     async def _read_fusion(self, revision: str) -> Fusion:
-        return await self._thread.run(partial(decode_fusion, await self._store.get(revision), self._limits))
+        return await self._thread.run(partial(decode_fusion, await self.fetch(revision), self._limits))
+
+
+def artifact_bound(limits: TensorLimits) -> Bound:
+    """How large a stored adapter or fusion may be: as large as one that is published here."""
+    return Bound(limits.bytes, "setting max_adapter_bytes")
 
 
 def _ready(engine: Engine, own: Folded | Packed) -> Prepared:

@@ -46,6 +46,7 @@ STATUS: dict[type[Exception], int] = {
     core.DeadlineExceeded: 504,
     core.BodyMismatch: 422,
     core.DivisionMismatch: 422,
+    core.NeverTried: 422,
     core.PublishBusy: 429,
     feedback.FeedbackBusy: 429,
     feedback.FeedbackError: 503,

@@ -23,7 +23,7 @@ from service.engines.chosen import EngineName
 from service.engines.native import Precision
 from service.redaction import redacted
 from service.refusals import SettingsInvalid
-from service.replica import ReplicaConfig
+from service.replica_config import ReplicaConfig
 from service.spelling import near
 
 PREFIX = "ESPALIER_"
@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     max_items: int = Field(4096, ge=1, description="item_ids in one request; past it 413")
     score_body_bytes: int = Field(4 << 20, ge=1, description="largest /score body")
 
-    max_adapter_bytes: int = Field(64 << 20, ge=1, description="largest artifact taken over HTTP")
+    max_adapter_bytes: int = Field(64 << 20, ge=1, description="largest artifact taken over HTTP or read from a store")
     uploads_in_flight: int = Field(2, ge=1, le=64, description="uploads read and verified at once; past it 429")
     body_read_s: float = Field(30.0, gt=0, description="longest a client may take to send a body")
     publish_wait_ms: float = Field(10_000.0, ge=0, description="longest a publish waits for activation before 202")

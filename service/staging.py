@@ -198,7 +198,7 @@ class Staging:
                         slot = await self._preparer.slot_of_revision(domain, revision)
                     self._room = self._slots.stage(domain, slot)
                 elif self._cached:
-                    await self._reader.get(revision)
+                    await self._preparer.fetch(revision)
                 elif not await self._reader.has(revision):
                     return False
             self._staged += 1

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.forge import Run, pins_of
-from benchmarks.oracle import AdapterFile, Array, Oracle, read_safetensors
+from benchmarks.oracle import Oracle
+from benchmarks.oracle_files import AdapterFile, Array, read_safetensors
 from features.index import RawIndex
 from features.overlay import id_tensors
 from tests.factory import Sizes, common_manifest, random_lora, with_golden

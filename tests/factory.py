@@ -18,7 +18,8 @@ from adapters_store.backbone import write_bundle
 from adapters_store.manifest import AdapterManifest, BackboneManifest, FusionManifest
 from adapters_store.tensors import write_tensors
 from benchmarks.forge import Run, digest
-from benchmarks.oracle import AdapterFile, Array, Oracle
+from benchmarks.oracle import Oracle
+from benchmarks.oracle_files import AdapterFile, Array
 from features.fields import Division, Field, Normalization
 from features.index import RawIndex
 from features.rows import EncodedRows

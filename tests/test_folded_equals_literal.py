@@ -11,7 +11,8 @@ from adapters_store.artifact import decode_adapter, decode_fusion
 from adapters_store.backbone import read_bundle
 from adapters_store.folding import Folded, combinations, fold_adapter, fold_backbone
 from benchmarks.forge import Run
-from benchmarks.oracle import AdapterFile, Oracle
+from benchmarks.oracle import Oracle
+from benchmarks.oracle_files import AdapterFile
 
 Array = np.ndarray[Any, Any]
 

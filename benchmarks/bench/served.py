@@ -30,7 +30,8 @@ from benchmarks.bench.world import (
     ranks_of,
 )
 from benchmarks.forge import Run, digest
-from benchmarks.oracle import AdapterFile, Oracle
+from benchmarks.oracle import Oracle
+from benchmarks.oracle_files import AdapterFile
 from features.fields import Division, Field
 from features.index import RawIndex
 from features.rows import EncodedRows

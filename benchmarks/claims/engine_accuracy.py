@@ -17,7 +17,7 @@ from benchmarks.claims.movielens import prepare
 from benchmarks.claims.served import last_epoch_run
 from benchmarks.claims.workplace import Workplace
 from benchmarks.forge import Run, pins_of
-from benchmarks.oracle import AdapterFile
+from benchmarks.oracle_files import AdapterFile
 from training.dataset import split_of
 from training.prepared import PreparedDataset
 

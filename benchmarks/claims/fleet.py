@@ -12,7 +12,7 @@ from adapters_store.artifact import encode_adapter
 from adapters_store.manifest import AdapterManifest
 from adapters_store.store import AdapterStore
 from benchmarks.forge import Run
-from benchmarks.oracle import read_safetensors
+from benchmarks.oracle_files import read_safetensors
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from benchmarks.claims.line import Line, at_most, exactly
 from benchmarks.claims.served import last_epoch_run, publish_run
 from benchmarks.claims.workplace import ROOT, Server, Workplace, serving
 from benchmarks.forge import Run, forge
-from benchmarks.oracle import Array
+from benchmarks.oracle_files import Array
 
 DOMAINS = 1000
 STARTS = 9

@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.claims.swaps import TOLERANCE, Dyes
 from benchmarks.claims.workplace import Server
 from benchmarks.forge import Run
-from benchmarks.oracle import Array
+from benchmarks.oracle_files import Array
 
 REQUESTS_PER_S = 100
 CLIENTS = 4

@@ -16,7 +16,7 @@ from benchmarks.claims.line import Line, at_most, exactly
 from benchmarks.claims.served import last_epoch_run, publish_run
 from benchmarks.claims.workplace import Server, Workplace, serving
 from benchmarks.forge import Run, digest
-from benchmarks.oracle import Array, read_safetensors
+from benchmarks.oracle_files import Array, read_safetensors
 
 COUNT = 200
 IN_FLIGHT = 2

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.claims.line import Line, at_least, at_most, exactly, measured
 from benchmarks.claims.workplace import Workplace
-from benchmarks.oracle import read_safetensors
+from benchmarks.oracle_files import read_safetensors
 
 SEEDS = (0, 1, 2)
 

@@ -16,7 +16,8 @@ from benchmarks.claims.served import MODES, both_ways, draws, publish_mode, publ
 from benchmarks.claims.trainings import fresh
 from benchmarks.claims.workplace import Server, Workplace, serving
 from benchmarks.forge import Edit, Run, forge
-from benchmarks.oracle import Array, Oracle
+from benchmarks.oracle import Oracle
+from benchmarks.oracle_files import Array
 from features.index import RawIndex
 from features.overlay import id_tensors
 from training.config import TrainingConfig

@@ -21,7 +21,7 @@ from benchmarks.claims.served import publish_run
 from benchmarks.claims.trainings import fresh as folder_of
 from benchmarks.claims.workplace import ROOT, ClaimError, Server, Workplace, serving
 from benchmarks.forge import Run
-from benchmarks.oracle import AdapterFile
+from benchmarks.oracle_files import AdapterFile
 from training.config import TrainingConfig
 from training.pipeline import train_all
 from training.prepared import PreparedDataset

@@ -17,7 +17,8 @@ from benchmarks.claims.line import Line, at_least, at_most, exactly
 from benchmarks.claims.movielens import prepare, train
 from benchmarks.claims.workplace import Server, Workplace, serving
 from benchmarks.forge import Run, digest, pins_of
-from benchmarks.oracle import AdapterFile, Oracle
+from benchmarks.oracle import Oracle
+from benchmarks.oracle_files import AdapterFile
 
 MODES = ("attention", "add", "avg", "single")
 DRAWS = 1000

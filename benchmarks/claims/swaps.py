@@ -15,7 +15,7 @@ from benchmarks.claims.line import Line, at_least, at_most, exactly
 from benchmarks.claims.served import last_epoch_run, publish_run
 from benchmarks.claims.workplace import Server, Workplace, serving
 from benchmarks.forge import Run, digest, forge, pins_of
-from benchmarks.oracle import AdapterFile, Array
+from benchmarks.oracle_files import AdapterFile, Array
 
 SWAPS = 200
 WINDOW_S = 10.0

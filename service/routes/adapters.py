@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from adapters_store.errors import DomainUnknown, MalformedRecord
 from adapters_store.ids import check_domain, check_revision
-from service.publisher import DomainState, Publisher
+from service.catalog import Catalog, DomainState
 from service.routes.access import Access
 from service.routes.described import problems
 from service.routes.reading import etag_of
@@ -28,12 +28,12 @@ class AdapterRoutes:
     """GET routes below /adapters.
 
     Args:
-        publisher: knows records and residents.
+        catalog: knows records and residents.
         access: lets callers with the scope read in.
     """
 
-    def __init__(self, publisher: Publisher, access: Access) -> None:
-        self._publisher = publisher
+    def __init__(self, catalog: Catalog, access: Access) -> None:
+        self._catalog = catalog
         self._access = access
 
     def register(self, app: FastAPI) -> None:
@@ -71,7 +71,7 @@ class AdapterRoutes:
     async def page(self, query: Annotated[PageQuery, Query()]) -> AdapterList:
         """List domains in order of their ids, tombstones included."""
         after = check_domain(query.after) if query.after else ""
-        listed = await self._publisher.listing(after, query.limit + 1)
+        listed = await self._catalog.listing(after, query.limit + 1)
         shown = listed[: query.limit]
         more = len(listed) > query.limit
         return AdapterList(
@@ -80,13 +80,13 @@ class AdapterRoutes:
 
     async def domain(self, domain: str, response: Response, query: Annotated[NoQuery, Query()]) -> DomainReply:
         """Show a domain: its record, what this replica scores it with, and what it refused."""
-        state = await self._publisher.state(check_domain(domain))
+        state = await self._catalog.state(check_domain(domain))
         _set_etag(response, state)
         return DomainReply.of_state(state)
 
     async def revisions(self, domain: str, response: Response, query: Annotated[NoQuery, Query()]) -> RevisionList:
         """List the revisions that a domain names: what scores, canary, shadow, then those before."""
-        state = await self._publisher.state(check_domain(domain))
+        state = await self._catalog.state(check_domain(domain))
         if state.fault is not None:
             raise MalformedRecord(state.fault)
         if state.record is None and state.live is None:
@@ -98,7 +98,7 @@ class AdapterRoutes:
         self, domain: str, revision: str, response: Response, query: Annotated[NoQuery, Query()]
     ) -> ManifestReply:
         """Show the manifest of a stored revision."""
-        manifest = await self._publisher.manifest(check_domain(domain), check_revision(revision))
+        manifest = await self._catalog.manifest(check_domain(domain), check_revision(revision))
         response.headers["ETag"] = f'"{revision}"'
         return ManifestReply(domain=domain, revision=revision, manifest=manifest.model_dump(mode="json"))
 

@@ -15,10 +15,11 @@ from starlette.responses import Response
 from adapters_store.errors import RecordConflict
 from adapters_store.ids import check_domain, check_revision
 from adapters_store.records import DomainRecord
+from service.aliases import Aliases
 from service.domains import Trial
 from service.limits import read_body
 from service.logs import Action, AuditLog
-from service.publisher import Alias, Published, Publisher
+from service.published import Alias, Published
 from service.refusals import InvalidRequest, PreconditionFailed
 from service.routes.access import Access, caller_of
 from service.routes.described import CONDITIONS, ETAG, json_body, problems
@@ -44,17 +45,15 @@ class ChangeRoutes:
     """Routes that move what a record names; no artifact travels over them.
 
     Args:
-        publisher: makes the changes.
+        aliases: makes the changes.
         access: lets callers with the scope publish:<pattern> in.
         audit: told of each change and each refusal.
         body_read_s: longest a client may take to send its body.
         wait_s: longest a change waits for its activation before it answers 202.
     """
 
-    def __init__(
-        self, publisher: Publisher, access: Access, audit: AuditLog, *, body_read_s: float, wait_s: float
-    ) -> None:
-        self._publisher = publisher
+    def __init__(self, aliases: Aliases, access: Access, audit: AuditLog, *, body_read_s: float, wait_s: float) -> None:
+        self._aliases = aliases
         self._access = access
         self._audit = audit
         self._body_read_s = body_read_s
@@ -122,7 +121,7 @@ class ChangeRoutes:
             )
             with self._audit.change(ACTIONS[named], **audited(request), **facts) as entry:
                 by, wanted = caller_of(request).name, demand.if_generation
-                setting = self._publisher.set_alias(
+                setting = self._aliases.set_alias(
                     domain, named, revision, percent=body.percent, by=by, if_generation=wanted
                 )
                 published = await honoured(demand, setting)
@@ -144,7 +143,7 @@ class ChangeRoutes:
         check_domain(domain)
         named = _alias(alias, CLEARED)
         demand = _no_create(read_demand(request.headers))
-        change = partial(self._publisher.clear_alias, domain, named)
+        change = partial(self._aliases.clear_alias, domain, named)
         return await self._recorded(request, response, demand, change, CLEARED[named], "cleared", domain, named)
 
     async def roll_back(
@@ -155,7 +154,7 @@ class ChangeRoutes:
         demand = _no_create(read_demand(request.headers))
         body = decode_json(self._rollback_decoder, await self._read(request))
         revision = check_revision(body.from_)
-        change = partial(self._publisher.rollback, domain, revision)
+        change = partial(self._aliases.rollback, domain, revision)
         return await self._recorded(
             request, response, demand, change, "rollback", "rolled_back", domain, revision=revision
         )
@@ -166,7 +165,7 @@ class ChangeRoutes:
         """Leave a tombstone: the domain is scored without an adapter from now on; its history stays."""
         check_domain(domain)
         demand = _no_create(read_demand(request.headers))
-        change = partial(self._publisher.delete, domain)
+        change = partial(self._aliases.delete, domain)
         return await self._recorded(request, response, demand, change, "delete", "deleted", domain)
 
     async def _recorded(
@@ -185,8 +184,8 @@ class ChangeRoutes:
 
         async def audited_change() -> tuple[DomainRecord, int]:
             with self._audit.change(action, **audited(request), domain=domain, **facts) as entry:
-                before = await self._publisher.fleet()
-                was = await self._publisher.recorded(domain)
+                before = await self._aliases.fleet()
+                was = await self._aliases.recorded(domain)
                 by, wanted = caller_of(request).name, demand.if_generation
                 record = await honoured(demand, change(by=by, if_generation=wanted))
                 live = None if record.live is None else record.live.revision

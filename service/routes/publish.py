@@ -13,7 +13,9 @@ from starlette.responses import Response
 from adapters_store.ids import check_domain
 from service.limits import UploadGate, read_body
 from service.logs import AuditLog
-from service.publisher import Published, Publisher
+from service.published import Published
+from service.publisher import Publisher
+from service.refusals import InvalidRequest
 from service.routes.access import Access, caller_of
 from service.routes.changes import audited, honoured, set_etag
 from service.routes.described import CONDITIONS, CONTENT_DIGEST, CREATE_ONLY, ETAG, artifact_body, problems
@@ -111,6 +113,7 @@ class PublishRoutes:
     async def fusion(self, request: Request, response: Response, query: Annotated[FusionQuery, Query()]) -> FusionReply:
         """Publish a fusion for adapters to pin; nothing becomes live by it."""
         claimed = claimed_digest(query.revision, request.headers)
+        _no_condition(read_demand(request.headers))
         with self._gate.upload(), self._audit.change("publish_fusion", **audited(request), revision=claimed) as entry:
             body = await self._read(request)
             by = caller_of(request).name
@@ -150,6 +153,14 @@ class PublishRoutes:
                 entry.moved(published.before, published.revision)
             entry.done(published.status, generation=published.generation)
         return published
+
+
+def _no_condition(demand: Demand) -> None:
+    if not demand.any:
+        raise InvalidRequest(
+            "a fusion is stored under its digest and belongs to no domain: send it without If-Match and If-None-Match",
+            "If-Match" if demand.if_generation is not None else "If-None-Match",
+        )
 
 
 def _done() -> dict[int | str, dict[str, Any]]:

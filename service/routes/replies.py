@@ -9,7 +9,8 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 
 from adapters_store.records import DomainRecord
-from service.publisher import DomainState, Listed, Published
+from service.catalog import DomainState, Listed
+from service.published import Published
 
 EXAMPLE_REVISION = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
@@ -20,8 +21,8 @@ class PublishQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     revision: str | None = Field(None, description="sha256 (hex) of the body; or send Content-Digest")
-    activate: bool = Field(True, description="false stores the adapter without making it live")
-    dry_run: bool = Field(False, description="true only verifies")
+    activate: bool = Field(True, description="false stores the adapter without making it live, if the condition holds")
+    dry_run: bool = Field(False, description="true only verifies the adapter and the condition")
 
 
 class FusionQuery(BaseModel):

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from adapters_store.backend import Backend, Change
+from adapters_store.bounds import Bound
 from adapters_store.canonical import digest
-from adapters_store.errors import BlobMissing
+from adapters_store.errors import BlobMissing, LimitExceeded
 
 Open = Callable[[], Backend]
 
@@ -90,6 +91,29 @@ class BackendContract:
         assert await one.list_blobs() == []
         with pytest.raises(BlobMissing, match="ab" * 32):
             await one.get_blob("ab" * 32)
+
+    async def test_blob_above_its_bound_is_refused_by_name(self, one: Backend, other: Backend) -> None:
+        """Law: whatever a store has under a digest, no more than the bound is given; digest, limit, source are named.
+
+        What just fits comes whole.
+        """
+        name, content = digest(b"small"), bytes(range(256)) * 40
+        await one.put_blob(name, content)
+        for fits in (len(content), len(content) + 1, 2**40):
+            assert await other.get_blob(name, Bound(fits, "setting largest")) == content
+        for less in (len(content) - 1, 1, 0):
+            with pytest.raises(LimitExceeded, match=f"{name} is larger than the {less} bytes that setting largest"):
+                await other.get_blob(name, Bound(less, "setting largest"))
+            with pytest.raises(BlobMissing):
+                await other.get_blob(digest(b"absent"), Bound(less, "setting largest"))
+        assert await other.get_blob(name) == content
+
+    async def test_path_of_a_blob_above_its_bound_is_not_given(self, one: Backend) -> None:
+        """Law: what would be mapped is held to the bound as what is read."""
+        await one.put_blob(digest(b"mapped"), b"mapped")
+        if await one.blob_path(digest(b"mapped"), Bound(6, "setting largest")) is not None:
+            with pytest.raises(LimitExceeded, match="than the 5 bytes that setting largest allows"):
+                await one.blob_path(digest(b"mapped"), Bound(5, "setting largest"))
 
     async def test_putting_a_blob_again_changes_nothing(self, one: Backend, other: Backend) -> None:
         """Law: storing is idempotent, also from many clients at once."""

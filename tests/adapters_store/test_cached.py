@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from adapters_store.backend import Backend, Versioned
+from adapters_store.bounds import ANY_BLOB, Bound
 from adapters_store.cached import CachedBackend
 from adapters_store.canonical import digest
 from adapters_store.disk import DiskCache
-from adapters_store.errors import BlobMissing, StoreUnavailable
+from adapters_store.errors import BlobMissing, LimitExceeded, StoreUnavailable
 from adapters_store.file import FileBackend
 from adapters_store.memory import MemoryBackend
 from adapters_store.store import AdapterStore
@@ -35,10 +36,10 @@ class Distant(MemoryBackend):
         if self.away:
             raise StoreUnavailable("the store is away")
 
-    async def get_blob(self, digest: str) -> bytes:
+    async def get_blob(self, digest: str, bound: Bound = ANY_BLOB) -> bytes:
         self._reach()
         self.fetched.append(digest)
-        return await super().get_blob(digest)
+        return await super().get_blob(digest, bound)
 
     async def has_blob(self, digest: str) -> bool:
         self._reach()
@@ -154,6 +155,22 @@ async def test_damaged_copy_is_fetched_again(truth: Distant, cached: CachedBacke
     assert truth.fetched == [digest(b"artifact")] * 2
 
 
+async def test_a_large_copy_on_disk_is_not_read_for_who_may_read_less(truth: Distant, cached: CachedBackend) -> None:
+    """Law: a blob that one reader's bound let onto the disk is held to the next one's, and the refusal is the truth's.
+
+    A copy that grew by damage is no refusal: the truth has the blob as it was.
+    """
+    name = digest(b"table" * 100)
+    await cached.put_blob(name, b"table" * 100)
+    for read in (cached.get_blob, cached.blob_path):
+        with pytest.raises(LimitExceeded, match=f"{name} is larger than the 499 bytes that setting largest allows"):
+            await read(name, Bound(499, "setting largest"))
+    path = await cached.blob_path(name, Bound(500, "setting largest"))
+    assert path is not None
+    path.write_bytes(b"table" * 200)
+    assert await cached.get_blob(name, Bound(500, "setting largest")) == b"table" * 100
+
+
 async def test_bytes_damaged_by_the_truth_are_not_kept(truth: Distant, cached: CachedBackend) -> None:
     """Law: what the truth gave damaged is handed on for its caller to refuse, and asked for again the next time."""
     await truth.put_blob(digest(b"x"), b"rotten")
@@ -182,8 +199,8 @@ async def test_file_that_is_evicted_before_it_is_mapped_is_fetched_anew(truth: D
 
         evicted = False
 
-        async def path(self, digest: str) -> Path | None:
-            found = await super().path(digest)
+        async def path(self, digest: str, bound: Bound = ANY_BLOB) -> Path | None:
+            found = await super().path(digest, bound)
             if found is not None and not self.evicted:
                 self.evicted = True
                 found.unlink()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from adapters_store.backend import Backend, Change, Changes, Versioned
+from adapters_store.bounds import ANY_BLOB, Bound
 from adapters_store.canonical import digest
 from adapters_store.errors import BlobMissing, MalformedRecord, StoreRefused, StoreUnavailable
 from adapters_store.guarded import GuardedBackend
@@ -40,10 +41,10 @@ class Ailing(MemoryBackend):
         await super().put_blob(digest, content)
         await self._ail("put_blob")
 
-    async def get_blob(self, digest: str) -> bytes:
+    async def get_blob(self, digest: str, bound: Bound = ANY_BLOB) -> bytes:
         """See Backend."""
         await self._ail("get_blob")
-        return await super().get_blob(digest)
+        return await super().get_blob(digest, bound)
 
     async def read_record(self, key: str) -> Versioned | None:
         """See Backend."""

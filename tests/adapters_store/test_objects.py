@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from adapters_store.backend import Backend
+from adapters_store.bounds import Bound
 from adapters_store.canonical import digest
-from adapters_store.errors import BadId, MalformedRecord, StoreRefused, StoreUnavailable
+from adapters_store.errors import BadId, LimitExceeded, MalformedRecord, StoreRefused, StoreUnavailable
 from adapters_store.object_urls import parse_object_url
 from adapters_store.objects import ObjectBackend, open_objects
 from tests.adapters_store.contract import BackendContract, Open, content_of, record
@@ -186,6 +187,18 @@ async def test_store_is_probed_once(peer: tuple[S3Server, Peculiar]) -> None:
     assert peculiar.requests["PUT"] == 0
     await asyncio.gather(*(writing.compare_and_set(f"domain/{i}", 0, record(1)) for i in range(10)))
     assert peculiar.requests["DELETE"] == 1
+
+
+async def test_a_huge_object_is_refused_by_what_the_server_says_of_it(peer: tuple[S3Server, Peculiar]) -> None:
+    """Law: the size that comes before the bytes decides: none of them is waited for, and nothing is asked again."""
+    server, peculiar = peer
+    client = opened(server)
+    await client.put_blob(digest(b"x"), b"x")
+    peculiar.boasts = 2**40
+    peculiar.requests.clear()
+    with pytest.raises(LimitExceeded, match=f"{digest(b'x')} is larger than the {1 << 20} bytes that setting largest"):
+        await client.get_blob(digest(b"x"), Bound(1 << 20, "setting largest"))
+    assert peculiar.requests == {"GET": 1}
 
 
 async def test_reading_before_writing_costs_one_request(peer: tuple[S3Server, Peculiar]) -> None:

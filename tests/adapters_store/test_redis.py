@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from adapters_store.bounds import Bound
 from adapters_store.canonical import digest
-from adapters_store.errors import BlobMissing, MalformedRecord
+from adapters_store.errors import BlobMissing, LimitExceeded, MalformedRecord
 from adapters_store.redis import RedisBackend
 from adapters_store.redis_single import SingleLink
 from adapters_store.redis_urls import parse_redis_url
@@ -109,6 +110,23 @@ async def test_blob_with_a_lost_part_is_missing(parted: RedisBackend, server: Va
         await parted.get_blob(name)
     await parted.put_blob(name, content)
     assert await parted.get_blob(name) == content
+
+
+async def test_parts_are_held_to_the_bound_and_to_their_header(parted: RedisBackend, server: Valkey) -> None:
+    """Law: a large blob is refused by its header; parts that hold more than it says are no blob, and not read whole."""
+    content = secrets.token_bytes(5500)
+    name = digest(content)
+    await parted.put_blob(name, content)
+    assert await parted.get_blob(name, Bound(5500, "setting largest")) == content
+    with pytest.raises(LimitExceeded, match=f"{name} is larger than the 5499 bytes that setting largest allows"):
+        await parted.get_blob(name, Bound(5499, "setting largest"))
+    with server.client() as client:
+        (part,) = client.keys(f"*:part:{name}:2")
+        client.append(part, b"x" * 100_000)
+        sent_before = client.info("stats")["total_net_output_bytes"]
+        with pytest.raises(BlobMissing, match=name):
+            await parted.get_blob(name)
+        assert client.info("stats")["total_net_output_bytes"] - sent_before < 50_000
 
 
 async def test_blob_of_forty_megabytes_comes_back(backend: RedisBackend) -> None:

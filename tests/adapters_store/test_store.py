@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from adapters_store.backend import Backend
+from adapters_store.bounds import ANY_BLOB, Bound
 from adapters_store.canonical import digest
 from adapters_store.errors import (
     BadId,
@@ -63,9 +64,9 @@ class Bending(MemoryBackend):
         super().__init__()
         self.bent = bent
 
-    async def get_blob(self, digest: str) -> bytes:
+    async def get_blob(self, digest: str, bound: Bound = ANY_BLOB) -> bytes:
         """Bytes that are damaged so often."""
-        content = await super().get_blob(digest)
+        content = await super().get_blob(digest, bound)
         self.bent -= 1
         return content if self.bent < 0 else content[:-1] + b"?"
 

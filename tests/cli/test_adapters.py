@@ -103,6 +103,25 @@ def test_canary_and_shadow_take_only_that_domains_adapters(call: Any, revisions:
     assert call("show", "theme-1")["record"]["generation"] == 3
 
 
+def test_an_auxiliary_domain_has_no_trials(tmp_path: Path, call: Any, revisions: list[str]) -> None:
+    """Law: a canary or shadow that no request would meet is refused, and the refusal says what to do instead."""
+
+    async def publish() -> str:
+        world = World(tmp_path / "other")
+        store = AdapterStore(FileBackend(tmp_path / "store"), time.time)
+        await store.publish_backbone(world.folder / "bundle", "test")
+        revision = await store.put(world.lora("gender-f", "gender"))
+        await store.set_live("gender-f", "gender", revision, "test")
+        return await store.put(world.lora("gender-f", "gender"))
+
+    revision = asyncio.run(publish())
+    for alias in ("canary", "shadow"):
+        refusal = call(alias, "gender-f", revision, "--percent", "5")
+        assert f"auxiliary division 'gender', which is never scored by itself: its {alias}" in refusal
+        assert call(alias, "theme-1", revisions[0], "--percent", "5")[alias]["revision"] == revisions[0]
+    assert call("show", "gender-f")["record"]["generation"] == 1
+
+
 def test_a_frozen_domain_takes_no_change_but_a_rollback(call: Any, revisions: list[str]) -> None:
     """Law: whoever is refused reads who froze it and why; thawing takes changes again, for one domain or for all."""
     stopped = call("freeze", "theme-1", "--reason", "incident 7")

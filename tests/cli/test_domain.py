@@ -16,11 +16,13 @@ from typer.testing import CliRunner, Result
 from adapters_store.file import FileBackend
 from adapters_store.store import AdapterStore
 from benchmarks.forge import Run
-from benchmarks.oracle import AdapterFile, Array, Oracle
+from benchmarks.oracle import Oracle
+from benchmarks.oracle_files import AdapterFile, Array
 from cli.domain import WITHHELD, app
 from service.clock import LoopClock
 from service.observer import SilentObserver
-from service.replica import Replica, ReplicaConfig
+from service.replica import Replica
+from service.replica_config import ReplicaConfig
 from service.scorer import ScoreRequest, ScoreResult
 
 runner = CliRunner()

@@ -95,6 +95,22 @@ def test_copies_are_live_and_made_once(store: str, tmp_path: Path) -> None:
     assert live_of(store, "copy-00004").revision == copy.revision
 
 
+def test_each_copy_leaves_an_audit_line(store: str, tmp_path: Path) -> None:
+    """Law: who made which copy live stands in the audit, once; a call that adds nothing leaves no line."""
+    arguments = ["load-catalogue", "--store", store, "--out", str(tmp_path / "out"), "--copies", "2"]
+    told = []
+    for _ in range(2):
+        done = runner.invoke(app, arguments, env={"ESPALIER_BY": "ada"})
+        told.append([json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")])
+    first, again = told
+    named = [(line["action"], line["outcome"], line["by"], line["domain"], line["to"]) for line in first]
+    assert named == [
+        ("publish", "changed", "ada (espalier load-catalogue)", name, live_of(store, name).revision)
+        for name in ("copy-00000", "copy-00001")
+    ]
+    assert again == []
+
+
 def test_a_store_without_adapters_is_told(tmp_path: Path) -> None:
     """Law: where there is nothing to score the command says so and writes no catalogue."""
 

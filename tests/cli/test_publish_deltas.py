@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from adapters_store.artifact import encode_adapter
 from adapters_store.manifest import AdapterManifest
 from benchmarks.forge import Run
-from benchmarks.oracle import read_safetensors
+from benchmarks.oracle_files import read_safetensors
 from cli.publish import publish
 from tests.deltas import make_delta, make_overlaid_lora, random_deltas, random_overlay
 from tests.factory import THEMES

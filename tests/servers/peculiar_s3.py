@@ -33,6 +33,7 @@ class Peculiar:
         loses_replies: A PUT is done, and the connection closed without a reply.
         truncates: Bodies of GET end after half of their length.
         flips: Bodies of GET have their first byte changed.
+        boasts: Bytes that GET announces beyond those that it sends.
         stalls: No reply before the server is stopped.
     """
 
@@ -50,6 +51,7 @@ class Peculiar:
         self.loses_replies = False
         self.truncates = False
         self.flips = False
+        self.boasts = 0
         self.stalls = False
         self.lock = threading.Lock()
         self.stopped = threading.Event()
@@ -141,7 +143,8 @@ class _Reply(BaseHTTPRequestHandler):
     def _answer(self, status: int, body: bytes = b"", tag: str = "") -> None:
         self.send_response(status)
         if status != 204:
-            self.send_header("Content-Length", str(len(body)))
+            more = self.peculiar.boasts if self.command == "GET" else 0
+            self.send_header("Content-Length", str(len(body) + more))
         if tag:
             self.send_header("ETag", f'"{tag}"')
             self.send_header(_METADATA, self.peculiar.metadata.get(self._path(), ""))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from adapters_store.artifact import encode_adapter
 from adapters_store.backbone import Backbone
 from adapters_store.backend import Changes, Versioned
+from adapters_store.bounds import ANY_BLOB, Bound
 from adapters_store.cached import CachedBackend
 from adapters_store.disk import DiskCache
 from adapters_store.errors import StoreRefused, StoreUnavailable
@@ -24,15 +25,16 @@ from adapters_store.memory import MemoryBackend
 from adapters_store.records import DomainRecord
 from adapters_store.store import AdapterStore
 from benchmarks.forge import Run, digest, forge
-from benchmarks.oracle import AdapterFile, read_safetensors
+from benchmarks.oracle_files import AdapterFile, read_safetensors
 from service.clock import Clock, LoopClock
 from service.engine import Segment
 from service.engines.onnx import OnnxEngine
 from service.errors import EngineFailed
 from service.observer import SilentObserver
 from service.peers import Peers
-from service.publisher import Published
-from service.replica import Replica, ReplicaConfig
+from service.published import Published
+from service.replica import Replica
+from service.replica_config import ReplicaConfig
 from service.scorer import ScoreRequest, ScoreResult
 
 DAY_S = 86_400.0
@@ -49,6 +51,7 @@ class FaultyBackend(MemoryBackend):
         self.open = asyncio.Event()
         self.open.set()
         self.reads: Counter[str] = Counter()
+        self.bounds: dict[str, Bound] = {}  # under which each blob was read last
         self.refusing: str | None = None  # why nothing may be written
         self.lost: set[str] = set()
         self.damaged: set[str] = set()
@@ -57,10 +60,11 @@ class FaultyBackend(MemoryBackend):
         self.meanwhile: Callable[[], object] = lambda: None  # happens between a record's change and its reply
         self.stored: Callable[[], object] = lambda: None  # happens after bytes were stored
 
-    async def get_blob(self, digest: str) -> bytes:
+    async def get_blob(self, digest: str, bound: Bound = ANY_BLOB) -> bytes:
         """See Backend."""
+        self.bounds[digest] = bound
         await self._pass(digest)
-        content = await super().get_blob("lost" if digest in self.lost else digest)
+        content = await super().get_blob("lost" if digest in self.lost else digest, bound)
         await self._hold(digest)
         return content[:-1] if digest in self.damaged else content
 

@@ -15,7 +15,7 @@ from adapters_store.backbone import Backbone, read_bundle
 from adapters_store.folding import Combination, Folded, fold_backbone
 from adapters_store.verification import verify_adapter, verify_backbone
 from benchmarks.forge import Run
-from benchmarks.oracle import AdapterFile
+from benchmarks.oracle_files import AdapterFile
 from features.rows import EncodedRows
 from service.engine import Engine, Prepared, Segment
 from service.tables import FeatureTables

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from adapters_store.memory import MemoryBackend
 from adapters_store.store import AdapterStore
 from benchmarks.forge import Run, digest
-from benchmarks.oracle import read_safetensors
+from benchmarks.oracle_files import read_safetensors
 from service.app import create_app
 from service.auth import TokenBook, TokenEntry
 from service.clock import LoopClock

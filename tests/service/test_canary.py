@@ -15,7 +15,7 @@ from adapters_store.transitions import condemned
 from benchmarks.forge import Run, digest
 from service.canary import in_canary
 from service.domains import Trial
-from service.errors import DivisionMismatch
+from service.errors import DivisionMismatch, NeverTried
 from tests.service.core import Core, assert_scores, opened
 
 DOMAIN = "theme-1"
@@ -228,6 +228,18 @@ async def test_what_it_pins_is_needed_and_spared(core: Core, alias: Trial, resid
     held = await core.backend.read_record("garbage")
     assert held is not None
     assert held.record["condemned"] == {}
+
+
+@pytest.mark.parametrize("alias", ["canary", "shadow"])
+async def test_a_trial_of_an_auxiliary_domain_is_refused(core: Core, alias: Trial) -> None:
+    """Law: nobody is scored by an auxiliary domain's canary or shadow, so none is set: whether the bundle lists the
+    domain or only the store knows it."""
+    for domain, body in (("segment-a", core.body("segment-a")), ("novel", core.renamed("segment-a", "novel"))):
+        await core.publish(domain, body)
+        before = await core.store.domain(domain)
+        with pytest.raises(NeverTried, match=f"{domain!r} belongs to the auxiliary division 'segment'.*{alias}"):
+            await core.replica.publisher.set_alias(domain, alias, digest(body), 5.0, by="test")
+        assert await core.store.domain(domain) == before
 
 
 async def test_a_canary_of_another_division_is_refused(core: Core) -> None:

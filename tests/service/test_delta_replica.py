@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.forge import Run, digest
-from benchmarks.oracle import AdapterFile
+from benchmarks.oracle_files import AdapterFile
 from service.errors import UnknownEntities
 from tests.deltas import ITEMS, USERS, make_delta, make_overlaid_lora, random_deltas, random_overlay
 from tests.factory import THEMES

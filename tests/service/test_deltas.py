@@ -14,7 +14,7 @@ from adapters_store.backbone import Backbone, read_bundle
 from adapters_store.errors import GoldenMismatch
 from adapters_store.verification import verify_adapter
 from benchmarks.forge import Run, pins_of
-from benchmarks.oracle import AdapterFile
+from benchmarks.oracle_files import AdapterFile
 from features.overlay import Overlay
 from features.rows import EncodedRows
 from service.engine import Engine, Segment

@@ -12,7 +12,7 @@ from adapters_store.backbone import Backbone, read_bundle
 from adapters_store.errors import DoesNotFit
 from adapters_store.folding import fold_auxiliary_only
 from adapters_store.verification import verify_adapter, verify_backbone
-from benchmarks.oracle import AdapterFile
+from benchmarks.oracle_files import AdapterFile
 from benchmarks.oracle_masked import masked_logits
 from service.engine import Segment
 from service.engines.onnx import OnnxEngine

@@ -119,6 +119,32 @@ async def test_a_condition_holds_or_nothing_changes(random_run: Run) -> None:
             assert (await serving(live) == digest(body)) is (status == 201), headers
 
 
+async def test_a_condition_on_what_is_only_stored_or_tried_is_honoured(random_run: Run) -> None:
+    """Law: with activate=false and dry_run=true a lost condition is 412 and stores nothing; one that holds passes."""
+    body = adapter(random_run, "theme-1", "avg")
+    async with espalier(random_run, **PATIENT) as live:
+        for option, done in (("dry_run", (200, "verified")), ("activate", (201, "stored"))):
+            params = {option: "true" if option == "dry_run" else "false"}
+            for headers in ({"If-Match": '"2.0"'}, {"If-Match": '"1.1"'}, {"If-None-Match": "*"}):
+                answer = await live.publish("theme-1", body, params=params, headers=headers)
+                assert (answer.status_code, answer.json()["type"]) == (412, "urn:espalier:problem:precondition-failed")
+                assert not await live.store.has(digest(body))
+            answer = await live.publish("theme-1", body, params=params, headers={"If-Match": '"1.0"'})
+            assert (answer.status_code, answer.json()["status"]) == done
+        assert await serving(live) == digest(adapter(random_run, "theme-1"))
+
+
+async def test_a_condition_on_a_fusion_is_refused(random_run: Run) -> None:
+    """Law: a fusion has no state to compare, so a condition is told to be out of place, not left unread."""
+    body = (random_run.folder / "fusion.safetensors").read_bytes()
+    async with espalier(random_run) as live:
+        for name, value in (("If-Match", '"1.0"'), ("If-None-Match", "*")):
+            answer = await live.client.post(
+                "/fusions", content=body, params={"revision": digest(body)}, headers={name: value}
+            )
+            assert (answer.status_code, answer.json()["field"]) == (422, name)
+
+
 async def test_create_only_publishes_where_nothing_is_live(random_run: Run) -> None:
     """If-None-Match: * is for the first adapter of a domain."""
     auxiliaries = ["segment-a", "segment-b", "segment-c"]

@@ -14,7 +14,7 @@ import pytest
 from adapters_store.errors import MissingPin
 from adapters_store.records import DomainRecord
 from benchmarks.forge import Run, digest, forge
-from benchmarks.oracle import AdapterFile
+from benchmarks.oracle_files import AdapterFile
 from benchmarks.oracle_masked import masked_score
 from service.errors import Unavailable
 from service.scorer import ScoreResult

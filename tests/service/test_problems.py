@@ -51,6 +51,7 @@ def test_every_error_has_a_status(kind: type[Exception]) -> None:
         (core.DeadlineExceeded("in the queue"), 504, "deadline-exceeded"),
         (core.Unavailable("x", "loading"), 503, "unavailable"),
         (core.BodyMismatch("a", "b"), 422, "body-mismatch"),
+        (core.NeverTried("x", "gender", "canary"), 422, "never-tried"),
         (store.GoldenMismatch("row 3"), 422, "golden-mismatch"),
         (store.LimitExceeded("too many tensors"), 413, "limit-exceeded"),
         (store.RecordConflict("lost"), 409, "record-conflict"),

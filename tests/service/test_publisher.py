@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from adapters_store.artifact import encode_adapter
-from adapters_store.backend import Versioned
 from adapters_store.errors import (
     ArtifactError,
-    BlobMissing,
-    DomainUnknown,
     GoldenMismatch,
     LimitExceeded,
     MalformedArtifact,
     MissingPin,
-    NothingToRollBack,
     RecordConflict,
     StoreUnavailable,
     WrongDomain,
 )
 from adapters_store.manifest import AdapterManifest
+from adapters_store.records import Condition
 from adapters_store.tensors import TensorLimits
 from benchmarks.forge import Run, digest
-from benchmarks.oracle import read_safetensors
+from benchmarks.oracle_files import read_safetensors
 from service.errors import BodyMismatch, DivisionMismatch, PublishBusy
-from service.peers import Refresh
-from tests.service.clockwork import quiet, turns_until
+from tests.service.clockwork import quiet
 from tests.service.core import Core, assert_scores, opened
 
 DOMAIN = "theme-1"
@@ -168,6 +165,30 @@ async def test_conditions_decide_who_wins(core: Core) -> None:
     assert won.generation == first.generation + 1
 
 
+@pytest.mark.parametrize("option", [{"activate": False}, {"dry_run": True}])
+async def test_what_moves_no_record_is_held_to_its_condition_too(core: Core, option: dict[str, bool]) -> None:
+    """Law: storing and trying lose as the change would lose, before anything is stored, and win as it would win."""
+    body = core.dye(DOMAIN, 0.3)
+    with pytest.raises(RecordConflict, match="has generation 0, not 1"):
+        await core.publish(DOMAIN, body, if_generation=1, **option)
+    assert (await core.publish(DOMAIN, dry_run=True, if_generation=0, create_only=True)).status == "verified"
+    first = await core.publish(DOMAIN)
+    assert first.generation is not None
+    lost: list[dict[str, Any]] = [
+        {"create_only": True},
+        {"if_generation": first.generation + 1},
+        {"if_generation": Condition(first.generation, first.pointer + 1)},
+    ]
+    for condition in lost:
+        with pytest.raises(RecordConflict):
+            await core.publish(DOMAIN, body, **option, **condition)
+    assert not await core.store.has(digest(body))
+    won = await core.publish(DOMAIN, body, if_generation=Condition(first.generation, first.pointer), **option)
+    assert (won.status, won.generation) == ("verified" if "dry_run" in option else "stored", first.generation)
+    again = await core.publish(DOMAIN, if_generation=99, create_only=True, **option)
+    assert (again.status, again.generation) == ("verified" if "dry_run" in option else "unchanged", first.generation)
+
+
 async def test_publishes_in_flight_are_bounded(core: Core) -> None:
     """A third publish at once is told to come back; the two in flight are unharmed and free their places."""
     core.backend.open.clear()
@@ -182,50 +203,6 @@ async def test_publishes_in_flight_are_bounded(core: Core) -> None:
     assert (await core.publish("theme-3")).status == "created"
 
 
-async def test_concurrent_publishes_of_one_domain_end_with_the_records_winner(core: Core) -> None:
-    """Whoever wrote the record last is who scores, here as in the store."""
-    bodies = [core.dye(DOMAIN, 0.1 * i) for i in range(6)]
-    for first, second in zip(bodies[::2], bodies[1::2], strict=True):
-        await asyncio.gather(core.publish(DOMAIN, first), core.publish(DOMAIN, second))
-        record = await core.store.domain(DOMAIN)
-        assert record is not None
-        assert record.live is not None
-        result = await core.score(DOMAIN, strict=True)
-        assert (result.served.revision, result.served.generation) == (record.live.revision, record.generation)
-
-
-async def test_publishing_into_a_restored_store_is_scored_on_return(core: Core) -> None:
-    """`created` means scored here, also where a backup took the record to a generation below the applied one."""
-    await core.publish(DOMAIN, core.dye(DOMAIN, 0.1))
-    backup = await core.backend.read_record(f"domain/{DOMAIN}")
-    assert backup is not None
-    for i in range(2, 5):
-        await core.publish(DOMAIN, core.dye(DOMAIN, 0.1 * i))
-    core.backend.restore(f"domain/{DOMAIN}", backup)
-    body = core.dye(DOMAIN, 0.9)
-    published = await core.publish(DOMAIN, body)
-    assert (published.status, published.generation) == ("created", backup.record["generation"] + 1)
-    result = await core.score(DOMAIN, strict=True)
-    assert (result.served.revision, result.served.generation) == (digest(body), published.generation)
-
-
-async def test_a_publish_that_another_look_overtook_is_scored_on_return(core: Core) -> None:
-    """A look that read the record before a restore and landed during the publish does not win over the publish."""
-    await core.publish(DOMAIN, core.dye(DOMAIN, 0.1))
-    backup = await core.backend.read_record(f"domain/{DOMAIN}")
-    assert backup is not None
-    for i in range(2, 5):
-        await core.publish(DOMAIN, core.dye(DOMAIN, 0.1 * i))
-    stale = await core.store.domain(DOMAIN)
-    assert stale is not None
-    core.backend.restore(f"domain/{DOMAIN}", backup)
-    core.backend.meanwhile = lambda: core.replica.domains.apply(DOMAIN, stale, core.replica.slots.get(DOMAIN))
-    body = core.dye(DOMAIN, 0.9)
-    published = await core.publish(DOMAIN, body)
-    result = await core.score(DOMAIN, strict=True)
-    assert (result.served.revision, result.served.generation) == (digest(body), published.generation)
-
-
 async def test_a_store_that_is_away_takes_no_publish(core: Core) -> None:
     """The failure is told, and what serves keeps serving."""
     live = await core.publish(DOMAIN)
@@ -233,65 +210,6 @@ async def test_a_store_that_is_away_takes_no_publish(core: Core) -> None:
     with pytest.raises(StoreUnavailable):
         await core.publish(DOMAIN, core.dye(DOMAIN, 0.2))
     assert (await core.score(DOMAIN)).served.revision == live.revision
-
-
-async def test_set_live_verifies_and_flips(core: Core) -> None:
-    """A stored revision becomes live only after this replica reproduced it; a damaged one changes nothing."""
-    first = await core.publish(DOMAIN, core.dye(DOMAIN, 0.1))
-    await core.publish(DOMAIN, core.dye(DOMAIN, 0.2))
-    publisher = core.replica.publisher
-    assert (await publisher.set_live(DOMAIN, first.revision, by="test")).status == "created"
-    assert (await core.score(DOMAIN)).served.revision == first.revision
-    assert (await publisher.set_live(DOMAIN, first.revision, by="test")).status == "unchanged"
-    bad = await core.store.put(core.broken(DOMAIN))
-    with pytest.raises(GoldenMismatch):
-        await publisher.set_live(DOMAIN, bad, by="test")
-    with pytest.raises(BlobMissing):
-        await publisher.set_live(DOMAIN, "0" * 64, by="test")
-    with pytest.raises(WrongDomain):
-        await publisher.set_live("theme-2", first.revision, by="test")
-    assert (await core.score(DOMAIN)).served.revision == first.revision
-
-
-async def test_rollback_is_scored_on_return(core: Core) -> None:
-    """Rolling back flips this replica to the earlier revision; a second one from the same revision loses."""
-    first = await core.publish(DOMAIN, core.dye(DOMAIN, 0.1))
-    second = await core.publish(DOMAIN, core.dye(DOMAIN, 0.2))
-    publisher = core.replica.publisher
-    record = await publisher.rollback(DOMAIN, second.revision, by="test")
-    result = await core.score(DOMAIN, strict=True)
-    assert (result.served.revision, result.served.generation) == (first.revision, record.generation)
-    with pytest.raises(RecordConflict):
-        await publisher.rollback(DOMAIN, second.revision, by="test")
-    with pytest.raises(NothingToRollBack):
-        await publisher.rollback(DOMAIN, first.revision, by="test")
-
-
-async def test_a_rollback_that_cannot_be_loaded_here_is_done_all_the_same(core: Core) -> None:
-    """The record moved: the caller gets it, the ladder scores, and the replica follows once the blob is back."""
-    first = await core.publish(DOMAIN, core.dye(DOMAIN, 0.1))
-    second = await core.publish(DOMAIN, core.dye(DOMAIN, 0.2))
-    core.backend.lost.add(first.revision)
-    record = await core.replica.publisher.rollback(DOMAIN, second.revision, by="test")
-    assert record.live is not None
-    assert record.live.revision == first.revision
-    result = await core.score(DOMAIN)
-    assert (result.served.fallback, result.served.generation) == ("store_unavailable", record.generation)
-    assert (await core.publish(DOMAIN, core.dye(DOMAIN, 0.1))).status == "unchanged"
-    assert (await core.score(DOMAIN, strict=True)).served.revision == first.revision
-
-
-async def test_delete_and_publish_again(core: Core) -> None:
-    """A tombstone takes the adapter out at once; publishing goes on from its generation."""
-    first = await core.publish(DOMAIN)
-    record = await core.replica.publisher.delete(DOMAIN, by="test")
-    assert (await core.score(DOMAIN)).served.fallback == "no_adapter"
-    assert core.replica.resident_adapters == 0
-    again = await core.publish(DOMAIN)
-    assert first.generation is not None
-    assert (record.generation, again.generation) == (first.generation + 1, first.generation + 2)
-    with pytest.raises(DomainUnknown):
-        await core.replica.publisher.delete("theme-2", by="test")
 
 
 async def test_a_fusion_is_verified_stored_once_and_not_live_anywhere(core: Core) -> None:
@@ -306,92 +224,6 @@ async def test_a_fusion_is_verified_stored_once_and_not_live_anywhere(core: Core
         await publisher.publish_fusion(adapter, claimed_digest=digest(adapter), by="test")
 
 
-async def test_state_tells_what_serves_here_and_what_was_refused(core: Core) -> None:
-    """A domain's state is its record, the resident slot and the refusal, also with the store away."""
-    publisher = core.replica.publisher
-    published = await core.publish(DOMAIN)
-    state = await publisher.state(DOMAIN)
-    assert state.resident is not None
-    assert (state.division, state.resident.revision, state.rejection) == ("theme", published.revision, None)
-    assert state.resident.size_bytes > 0
-    core.backend.away = True
-    assert (await publisher.state(DOMAIN)).record == state.record
-    core.backend.away = False
-    listed = await publisher.state("theme-2")
-    assert (listed.division, listed.record, listed.resident) == ("theme", None, None)
-    with pytest.raises(DomainUnknown):
-        await publisher.state("nobody")
-
-
-async def test_records_and_manifests_are_listed(core: Core) -> None:
-    """Domains come in order; a manifest is given of this domain's revisions only."""
-    publisher = core.replica.publisher
-    for domain in ("theme-2", "theme-1", "segment-a"):
-        published = await core.publish(domain)
-    assert [record.domain for record in await publisher.records()] == ["segment-a", "theme-1", "theme-2"]
-    assert [record.domain for record in await publisher.records(after="segment-a", limit=1)] == ["theme-1"]
-    assert (await publisher.manifest("segment-a", published.revision)).division == "segment"
-    with pytest.raises(BlobMissing, match="of domain 'segment-a'"):
-        await publisher.manifest("theme-1", published.revision)
-    bundle = core.replica.backbone_revision
-    with pytest.raises(BlobMissing, match="no adapter"):
-        await publisher.manifest("theme-1", bundle)
-
-
-class Waiting:
-    """Peers that answer when told, and keep what they were asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, int]] = []
-        self.refresh: Refresh | None = None
-        self.done = asyncio.Event()
-        self.done.set()
-
-    async def start(self, refresh: Refresh) -> None:
-        """See Peers."""
-        self.refresh = refresh
-
-    async def applied(self, domain: str, generation: int) -> None:
-        """See Peers."""
-        self.asked.append((domain, generation))
-        await self.done.wait()
-
-    async def stop(self) -> None:
-        """See Peers."""
-
-
-async def test_every_change_waits_for_the_other_workers(random_run: Run) -> None:
-    """Law: after the flip here a change returns once the peers have applied that generation, and not before."""
-    async with opened(random_run, peers=(peers := Waiting())) as core:
-        publisher = core.replica.publisher
-        first = await core.publish(DOMAIN, core.dye(DOMAIN, 0.1))
-        peers.done.clear()
-        publishing = asyncio.create_task(core.publish(DOMAIN, core.dye(DOMAIN, 0.2)))
-        await turns_until(lambda: len(peers.asked) == 2)
-        assert (await core.score(DOMAIN)).served.revision == digest(core.dye(DOMAIN, 0.2))
-        assert not publishing.done()
-        peers.done.set()
-        second = await publishing
-        assert peers.asked == [(DOMAIN, first.generation), (DOMAIN, second.generation)]
-        await publisher.set_alias(DOMAIN, "canary", first.revision, 5.0, by="test")
-        await publisher.clear_alias(DOMAIN, "canary", by="test")
-        await publisher.rollback(DOMAIN, second.revision, by="test")
-        await publisher.delete(DOMAIN, by="test")
-        assert [generation for _, generation in peers.asked] == [1, 2, 3, 4, 5, 6]
-
-
-async def test_a_worker_that_is_told_of_a_change_reaches_it(random_run: Run) -> None:
-    """Law: what the peers call brings this worker to that generation, or raises; older records are not enough."""
-    async with opened(random_run, peers=(peers := Waiting())) as core:
-        await core.publish(DOMAIN)
-        record = await core.put_live(DOMAIN, core.dye(DOMAIN, 0.4))
-        assert peers.refresh is not None
-        await peers.refresh(DOMAIN, record.generation)
-        assert (await core.score(DOMAIN)).served.generation == record.generation
-        with pytest.raises(StoreUnavailable, match="generation"):
-            await peers.refresh(DOMAIN, record.generation + 1)
-
-
 async def test_a_blob_that_was_being_deleted_is_put_once_more(core: Core) -> None:
     """Law: a publish that garbage collection crossed stores its bytes again and succeeds; its pins are named."""
     body = core.dye(DOMAIN, 0.2)
@@ -404,23 +236,3 @@ async def test_a_blob_that_was_being_deleted_is_put_once_more(core: Core) -> Non
     core.backend.stored = cross
     published = await core.publish(DOMAIN, body)
     assert (published.status, (await core.score(DOMAIN, strict=True)).served.revision) == ("created", digest(body))
-
-
-async def test_one_unreadable_record_hides_no_other(core: Core) -> None:
-    """Law: a listing names every domain with what serves it; one that cannot be read says why, here and alone."""
-    for domain in ("theme-1", "theme-2"):
-        await core.publish(domain)
-    held = await core.backend.read_record("domain/theme-1")
-    assert held is not None
-    core.backend.restore("domain/theme-1", Versioned({**held.record, "schema": 99}, "newer"))
-    listed = await core.replica.publisher.listing()
-    assert [(one.domain, one.record is None, one.live) for one in listed] == [
-        ("theme-1", True, None),
-        ("theme-2", False, digest(core.body("theme-2"))),
-    ]
-    assert "schema 99" in (listed[0].fault or "")
-    assert [record.domain for record in await core.replica.publisher.records()] == ["theme-2"]
-    state = await core.replica.publisher.state("theme-1")
-    assert "schema 99" in (state.fault or "")
-    assert state.resident is not None
-    assert (await core.score("theme-1", strict=True)).served.revision == digest(core.body("theme-1"))

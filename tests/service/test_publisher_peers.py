@@ -13,7 +13,7 @@ from benchmarks.forge import Run, digest
 from tests.service.clockwork import ManualClock, turns_until
 from tests.service.core import Core, opened
 from tests.service.live import adapter, espalier
-from tests.service.test_publisher import Waiting
+from tests.service.test_activation import Waiting
 
 DOMAIN, OTHER = "theme-1", "theme-2"
 

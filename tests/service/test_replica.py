@@ -15,7 +15,8 @@ from benchmarks.forge import Run
 from service.clock import LoopClock
 from service.errors import StartError
 from service.observer import SilentObserver
-from service.replica import Replica, ReplicaConfig
+from service.replica import Replica
+from service.replica_config import ReplicaConfig
 from tests.service.core import opened
 
 CONFIG = ReplicaConfig()

@@ -11,7 +11,7 @@ import pytest
 
 from adapters_store.folding import fold_backbone
 from benchmarks.forge import Run, digest
-from benchmarks.oracle import AdapterFile
+from benchmarks.oracle_files import AdapterFile
 from service.engines.onnx import OnnxEngine
 from service.errors import (
     DeadlineExceeded,
@@ -21,7 +21,8 @@ from service.errors import (
     Unavailable,
     UnknownEntities,
 )
-from service.replica import Replica, ReplicaConfig
+from service.replica import Replica
+from service.replica_config import ReplicaConfig
 from service.scorer import Fallback
 from service.serving import Serving
 from service.tables import CurrentTables, FeatureTables

@@ -9,7 +9,7 @@ import pytest
 
 from adapters_store.errors import BadId
 from benchmarks.forge import Run, digest
-from benchmarks.oracle import AdapterFile
+from benchmarks.oracle_files import AdapterFile
 from service.errors import AuxiliaryDomain, Unavailable, UnknownDomain
 from service.scorer import Fallback
 from tests.service.clockwork import ManualClock, quiet

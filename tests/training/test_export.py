@@ -14,7 +14,7 @@ from adapters_store.artifact import decode_adapter, decode_fusion
 from adapters_store.backbone import read_bundle
 from adapters_store.verification import verify_adapter, verify_backbone, verify_fusion
 from benchmarks.forge import Run, digest
-from benchmarks.oracle import AdapterFile
+from benchmarks.oracle_files import AdapterFile
 from features.fields import Division
 from network.fused import FusedTower
 from network.fusion import Fusion, Mode

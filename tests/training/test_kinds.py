@@ -13,7 +13,8 @@ from adapters_store.artifact import decode_adapter, decode_fusion
 from adapters_store.backbone import read_bundle
 from adapters_store.verification import verify_adapter, verify_backbone
 from benchmarks.forge import Run, pins_of
-from benchmarks.oracle import AdapterFile, sigmoid
+from benchmarks.oracle_files import AdapterFile
+from benchmarks.oracle_network import sigmoid
 from features.rows import EncodedRows
 from service.engine import Segment
 from service.engines.onnx import OnnxEngine

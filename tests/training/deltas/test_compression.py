@@ -12,7 +12,8 @@ from torch import Tensor
 
 from adapters_store.artifact import decode_adapter
 from adapters_store.verification import verify_adapter
-from benchmarks.oracle import AdapterFile, Oracle
+from benchmarks.oracle import Oracle
+from benchmarks.oracle_files import AdapterFile
 from network.backbone import Backbone
 from network.inputs import NetworkShape
 from service.engines.onnx import OnnxEngine

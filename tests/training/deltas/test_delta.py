@@ -9,7 +9,8 @@ import torch
 from adapters_store.artifact import decode_adapter
 from adapters_store.errors import BadValue
 from adapters_store.verification import verify_adapter
-from benchmarks.oracle import AdapterFile, Oracle
+from benchmarks.oracle import Oracle
+from benchmarks.oracle_files import AdapterFile
 from service.engines.onnx import OnnxEngine
 from tests.training.deltas.worlds import DOMAIN, DeltaWorld
 from training.artifacts_of import Notes

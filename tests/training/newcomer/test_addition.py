@@ -12,7 +12,9 @@ import pytest
 
 from adapters_store.artifact import decode_adapter
 from adapters_store.canonical import digest
-from benchmarks.oracle import AdapterFile, Oracle, sigmoid
+from benchmarks.oracle import Oracle
+from benchmarks.oracle_files import AdapterFile
+from benchmarks.oracle_network import sigmoid
 from tests.factory import Sizes
 from tests.kinds import KINDS
 from tests.training.newcomer.world import (

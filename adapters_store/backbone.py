@@ -208,7 +208,8 @@ async def read_bundle_from_store(store: BlobReader, revision: str) -> Backbone:
 
     Raises:
         BlobMissing: The manifest or a file is not in the store.
-        ArtifactError: The manifest or the weights are refused, or a file is larger than the manifest says.
+        DigestMismatch: A file is not what the manifest names.
+        ArtifactError: The manifest or the weights are refused.
         StoreUnavailable: The store cannot be read.
     """
     manifest = parse_bundle_manifest(bytes(await store.map(revision, MANIFEST_BOUND)))
@@ -217,8 +218,8 @@ async def read_bundle_from_store(store: BlobReader, revision: str) -> Backbone:
 
 
 def file_bound(entry: FileEntry) -> Bound:
-    """How large a bundle's file may be: as large as its manifest says."""
-    return Bound(entry.bytes, f"the bundle's {MANIFEST} for {entry.name}")
+    """How large a bundle's file is, as its manifest says."""
+    return Bound(entry.bytes, f"{entry.name} in the bundle's {MANIFEST}", exact=True)
 
 
 def parse_bundle_manifest(content: bytes) -> BackboneManifest:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from adapters_store.errors import LimitExceeded
+from adapters_store.errors import DigestMismatch, LimitExceeded
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,10 +12,12 @@ class Bound:
     Args:
         size_bytes: At most.
         source: What allows so much, as a refusal names it: a setting, a manifest, a format.
+        exact: The blob of this digest has so many bytes; one with more was damaged, and may be put right.
     """
 
     size_bytes: int
     source: str
+    exact: bool = False
 
     def check(self, digest: str, size_bytes: int) -> None:
         """Refuse a blob that is larger.
@@ -26,7 +28,12 @@ class Bound:
 
         Raises:
             LimitExceeded: It is larger; digest, limit and who set it are named.
+            DigestMismatch: It is larger than this blob is.
         """
+        if size_bytes > self.size_bytes and self.exact:
+            raise DigestMismatch(
+                f"blob {digest} in the store has more than the {self.size_bytes} bytes of {self.source}"
+            )
         if size_bytes > self.size_bytes:
             raise LimitExceeded(f"blob {digest} is larger than the {self.size_bytes} bytes that {self.source} allows")
 

@@ -36,6 +36,7 @@ SIDES: tuple[Side, ...] = ("users", "items")
 # A chain is read whole at a start, so it may not grow for ever: a publisher writes a full layer instead.
 DELTAS = 16
 FEATURE_LIMITS = TensorLimits(bytes=2 * 2**30, tensors=2**13, header_bytes=4 * 2**20)
+LAYER_BOUND = Bound(FEATURE_LIMITS.bytes, "the format of feature tables")
 
 _OF: Mapping[str, str] = {"users": "user", "items": "item"}
 
@@ -190,14 +191,6 @@ def _bundled_file(backbone: Backbone, side: str) -> FileEntry:
     raise MalformedArtifact(f"the bundle has no file {name!r}")
 
 
-def _layer_bound(own: FileEntry) -> Bound:
-    """How large a blob of a chain may be: a layer, or another bundle's file of this side, whose size nothing here says.
-
-    Both bundles have one fingerprint, so that file is of the kind of this bundle's own; twice its size is let through.
-    """
-    return Bound(max(FEATURE_LIMITS.bytes, 2 * own.bytes), "the format of feature tables")
-
-
 async def load_table(
     store: BlobMapper, backbone: Backbone, side: str, revision: str | None, current: LoadedTable | None = None
 ) -> LoadedTable:
@@ -230,7 +223,14 @@ async def load_table(
         if current is not None and wanted == current.revision:
             base = current
             break
-        content = await store.map(wanted, file_bound(own) if wanted == bundled else _layer_bound(own))
+        try:
+            content = await store.map(wanted, file_bound(own) if wanted == bundled else LAYER_BOUND)
+        except LimitExceeded:
+            if not above:
+                raise
+            foreign.append(wanted)  # no layer is so large: it is the file of another bundle, which need not be read
+            wanted = bundled
+            continue
         if wanted == bundled:
             base = await asyncio.to_thread(bundled_table, backbone, side, content)
             break

@@ -62,7 +62,7 @@ def check_on_cpu() -> None:
     world = make_world(TINY, 3, 5)
     engine = TorchEngine(world.backbone, device="cpu", pool_bytes=1 << 20)
     for name, folds in folds_of(world).items():
-        print(f"{engine.form}, {name}: max |dp| {distance(engine, world, folds):.1e}")
+        print(f"{engine.kernels_in_use}, {name}: max |dp| {distance(engine, world, folds):.1e}")
     print(f"launches {engine.lane.launches}, plain backbone {plain_backbone(world, 'cpu')().shape}")
 
 
@@ -156,7 +156,7 @@ def contenders(world: World, pool_bytes: int | None, precision: Any) -> dict[str
         for _ in range(2):
             lane.start(batches[0])
             lane.finish()
-        remark = f"max |dp| {off:.1e}, {lane.launches} launches, {engine.form}"
+        remark = f"max |dp| {off:.1e}, {lane.launches} launches, {engine.kernels_in_use}"
         found[f"{name}, run"] = (lambda engine=engine, segments=segments: wall_s(lambda: engine.run(segments)), remark)  # type: ignore[misc]
         found[f"{name}, kernels"] = (lambda lane=lane: on_device_s(lane.replay, lane.stream), remark)  # type: ignore[misc]
         ints = sum(part.size for part in (batches[0].tiles, batches[0].codes, batches[0].counts, batches[0].tail))

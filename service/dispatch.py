@@ -14,7 +14,7 @@ from service.engine import Segment, run_each
 from service.threads import WorkerThread
 
 SHORT_S = 0.0002
-_FEWEST_ROWS = 64  # what an engine costs however few the rows are, counted as if it were rows
+_FEWEST_ROWS = 64  # what an engine costs for a combination however few its rows are, counted as if it were rows
 _MEMORY = 0.1  # weight of the newest batch where it was quicker than expected
 
 
@@ -46,16 +46,24 @@ class Dispatch:
         Returns:
             Per segment the logits after calibration, float64 (n,).
         """
-        rows = max(_FEWEST_ROWS, sum(segment.rows.n for segment in segments))
+        rows = _counted(segments)
         if rows * self._row_s <= self._short_s:
             return self._timed(segments, rows)
         return await self._thread.run(partial(self._timed, segments, rows))
 
     def _timed(self, segments: Sequence[Segment], rows: int) -> list[NDArray[np.float64]]:
         began = self._now()
-        try:
-            return run_each(segments)
-        finally:
-            row_s = (self._now() - began) / rows
-            is_quicker = row_s < self._row_s < math.inf
-            self._row_s = self._row_s + _MEMORY * (row_s - self._row_s) if is_quicker else row_s
+        logits = run_each(segments)  # one that fails tells nothing of those that do not
+        row_s = (self._now() - began) / rows
+        is_quicker = row_s < self._row_s < math.inf
+        self._row_s = self._row_s + _MEMORY * (row_s - self._row_s) if is_quicker else row_s
+        return logits
+
+
+def _counted(segments: Sequence[Segment]) -> int:
+    """Rows of a batch, as far as its time goes by them: an engine may make a run of its own for each combination."""
+    rows: dict[tuple[int, int], int] = {}
+    for segment in segments:
+        whose = id(segment.engine), id(segment.prepared)
+        rows[whose] = rows.get(whose, 0) + segment.rows.n
+    return sum(max(_FEWEST_ROWS, n) for n in rows.values())

@@ -133,7 +133,8 @@ class Adopts(Protocol):
 
 def form_of(engine: Engine) -> EngineForm | None:
     """The form of an engine, if it says one."""
-    return engine.form if isinstance(engine, HasForm) else None
+    form = engine.form if isinstance(engine, HasForm) else None
+    return form if isinstance(form, EngineForm) else None  # the protocol takes any attribute of that name
 
 
 def run_each(segments: Sequence[Segment]) -> list[NDArray[np.float64]]:

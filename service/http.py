@@ -104,6 +104,10 @@ class BoundedHttp(HttpToolsProtocol):
         self._end_headers()
         super().connection_lost(exc)
 
+    def eof_received(self) -> None:
+        """The client sends no more; what is held for it is written before the connection is closed."""
+        self.transport.close()
+
     def data_received(self, data: bytes) -> None:
         """Count bytes while headers are incomplete."""
         if self._reading_headers:

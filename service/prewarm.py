@@ -90,7 +90,7 @@ class Prewarmer:
         last = asyncio.get_running_loop().create_task(self._write_last())
         await settled(last, self._clock, _LAST_S)
         last.cancel()
-        await asyncio.gather(writing, last, return_exceptions=True)
+        await asyncio.wait({writing, last}, timeout=_LAST_S)  # a client that connects may swallow a cancellation
 
     async def write(self) -> None:
         """Record this replica's busiest domains, if it had any request; older requests count less each time.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 
@@ -201,8 +202,7 @@ class Replica:
         await self.backbones.stop()
         if self.in_use is not None:
             await self.in_use.stop()
-        await self.prewarmer.stop()
-        await self.staging.stop()
+        await asyncio.gather(self.prewarmer.stop(), self.staging.stop())  # each may wait for the store
         await self.releases.stop()
         await self._given.peers.stop()
         await self.loader.stop()

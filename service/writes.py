@@ -48,5 +48,5 @@ class JoinedWrites:
 
     def _let_go(self) -> None:
         held, self._held = self._held, b""
-        if held:
+        if held and not self._transport.is_closing():  # the client may have gone in this turn
             self._transport.write(held)

@@ -91,7 +91,7 @@ def _engine(name: str, world: Any) -> Engine:
         return OnnxEngine(world.with_graph)
     plain = name == "torch"
     engine = TorchEngine(world.backbone, device="cpu", pool_bytes=POOL_BYTES, plain=plain)
-    if not plain and engine.form != "triton":
+    if not plain and engine.kernels_in_use != "triton":
         raise PeerAbsent("Triton is not installed, or its interpreter is not switched on (TRITON_INTERPRET=1)")
     return engine
 

@@ -1,7 +1,8 @@
 """A server alone on one core, and the client that measures it on the other.
 
 Affinity keeps what we start away from them, but not what the machine itself runs (here an agent that takes 8.5 ms each
-second of whichever core is idle). So both have a real-time priority, where that is permitted.
+second of whichever core is idle). So both have a real-time priority, where that is permitted. Within the server its
+threads then take turns as equals: the loader's lower priority counts only in the ordinary class.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ SERVER_CORE, OTHER_CORE = 0, 1
 def schedule(pid: int, policy: int, priority: int = 0) -> None:
     """Give every thread of a process a class of scheduling; threads that it starts later have it too."""
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setscheduler(int(thread.name), policy, os.sched_param(priority))
+        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+            os.sched_setscheduler(int(thread.name), policy, os.sched_param(priority))
 
 
 def let_the_client_go_first(pid: int) -> None:

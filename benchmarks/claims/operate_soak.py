@@ -129,8 +129,8 @@ def lines(work: Workplace) -> Iterator[Line]:
         feedback = str(work.folder / "soak-feedback")
         with serving(work, valkey.url, core=SERVER_CORE, feedback_dir=feedback) as server:
             asyncio.run(knee(server, bodies, 2.0))
+            per_s = SHARE_OF_KNEE * asyncio.run(knee(server, bodies, 2.0 if work.quick else 10.0))
             with undisturbed(server) as permitted:
-                per_s = SHARE_OF_KNEE * asyncio.run(knee(server, bodies, 2.0 if work.quick else 10.0))
                 seen = asyncio.run(soak(server, bodies, dyes, per_s, seconds))
     said = f"soak of {seconds:.0f} s at {per_s:.0f} requests/s"
     yield measured(f"{said}: how they ran", named(permitted))

@@ -157,10 +157,10 @@ class NativeEngine:
         self._precision = precision
         exact = {"threads": 1, "cpus": [], "isa": None}
         self._exact = self._network if precision == "fp32" else _network(backbone, self._modules, exact)
-        self._dense = dense
         # an extension of before lacks these
         self._adopts = hasattr(self._network, "adopt")
         self._packs_dense = hasattr(self._network, "prepare_dense")
+        self._dense = None if self._packs_dense else dense
         build = _digest_of(type(self._network).__module__)
         self._form = EngineForm(self.name, precision, self._network.isa, build, in_place=self._adopts)
 
@@ -211,7 +211,7 @@ class NativeEngine:
                 packed.intercept,
                 _overlays(packed.overlay),
             )
-        except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        except (ValueError, TypeError, RuntimeError, AttributeError, MemoryError) as error:
             raise EngineFailed(f"the native engine cannot adopt the adapter: {error}") from error
         return NativePrepared(adapter, adapter.nbytes)
 
@@ -259,7 +259,7 @@ class NativeEngine:
                 return self._pack_dense(network, folded, folded.delta)
             modules = [folded.modules[module].arrays() for module in self._modules]
             adapter = network.prepare(modules, folded.slope, folded.intercept, _overlays(folded.overlay))
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        except (KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
             raise EngineFailed(f"the native engine cannot prepare the adapter: {error}") from error
         return NativePrepared(adapter, adapter.nbytes)
 
@@ -336,7 +336,7 @@ def _check_distance(exact: NDArray[np.float64], half: NDArray[np.float64]) -> No
     if off.size and (off.max() > _MOST or (off.size >= _MANY and off.mean() > _MEAN)):
         raise EngineFailed(
             f"in bfloat16 probabilities move by up to {off.max():.1e} and {off.mean():.1e} on average, more than "
-            f"{_MOST} and {_MEAN}; serve this adapter in fp32"
+            f"{_MOST} and {_MEAN}; set precision: fp32 on this replica, or publish an adapter that it moves less"
         )
 
 

@@ -73,7 +73,7 @@ class TorchEngine:
         backbone: the bundle; weights and embeddings are copied to the device.
         portable: scores what this engine cannot; without it that is refused.
         device: as torch names it.
-        pool_bytes: for prepared adapters; None takes a quarter of the device's free memory. A quarter of it is for
+        pool_bytes: for prepared adapters; None takes a quarter of what the tables leave free. A quarter of it is for
             whole networks (kind delta) where the bundle has the graph for those.
         rows_per_run: rows of one batch on the device, rounded to tiles; a longer one is cut.
         precision: of the products.
@@ -100,7 +100,7 @@ class TorchEngine:
         self._torch = find_torch()
         self._device = find_device(self._torch, device)
         kernels = None if plain else find_kernels(self._device)
-        self.form = "plain" if kernels is None else "triton"
+        self.kernels_in_use = "plain" if kernels is None else "triton"
         self._portable = portable
         self._most_tiles = max(1, rows_per_run // TILE)
         self._most_tail = _TAIL_PER_TILE * self._most_tiles
@@ -109,7 +109,7 @@ class TorchEngine:
         self._encoder = Encoder(backbone.manifest.fields)
         try:
             with self._on_device():
-                room = self._pool_bytes(pool_bytes)
+                room = self._pool_bytes(pool_bytes, backbone)
                 dense_room = room // _PART_FOR_DENSE if DENSE_GRAPH in backbone.files else 0
                 weights = Weights(self._torch, self._device, backbone, self._encoder, dense_room)
                 self.stacks = weights.stacks
@@ -120,6 +120,7 @@ class TorchEngine:
                     tower = TritonTower(kernels, weights, self.pool, precision)
                 self._lanes = [self._lane(tower, max(weights.widths)) for _ in range(2)]
                 self._verifying = self._lane(tower, max(weights.widths))
+                self._wait()  # what was written on the default stream is there before other streams read or write it
         except RuntimeError as error:
             raise EngineAbsent(f"the torch engine cannot run: {error}") from error
         self._scoring, self._checking = threading.Lock(), threading.Lock()
@@ -264,12 +265,19 @@ class TorchEngine:
             most_tail=self._most_tail,
         )
 
-    def _pool_bytes(self, given: int | None) -> int:
+    def _pool_bytes(self, given: int | None, backbone: Backbone) -> int:
+        """For prepared adapters: of what the embedding tables, which come first, leave free."""
         if given is not None:
             return given
         if self._device.type != "cuda":
             return _CPU_POOL_BYTES
-        return int(_SHARE_OF_DEVICE * self._torch.cuda.mem_get_info(self._device)[0])
+        tables = [backbone.weights[f"embedding.{one.name}"] for one in self._encoder.fields if one.kind != "dense"]
+        free_bytes = self._torch.cuda.mem_get_info(self._device)[0] - sum(4 * table.size for table in tables)
+        return int(_SHARE_OF_DEVICE * max(0, free_bytes))
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            self._torch.cuda.synchronize(self._device)
 
     def _hand_on(self, segments: Sequence[Segment]) -> list[NDArray[np.float64]]:
         assert self._portable is not None

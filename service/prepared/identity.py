@@ -57,7 +57,7 @@ def sources() -> list[Path]:
     here = Path(__file__).parent
     beside = [Path(inspect.getfile(module)).parent for module in (folding, overlay)]
     folders = (*beside, here.parent / "engines", here)
-    return [path for folder in folders for path in sorted(folder.glob("*.py"))]
+    return [path for folder in folders for path in sorted(folder.rglob("*.py"))]
 
 
 def digest_of_code() -> str:

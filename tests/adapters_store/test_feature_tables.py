@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from adapters_store.backbone import Backbone, read_bundle, write_bundle
+from adapters_store.bounds import ANY_BLOB, Bound
 from adapters_store.errors import (
     ArtifactError,
     BlobMissing,
@@ -209,6 +210,38 @@ async def test_deltas_follow_to_another_bundle_of_the_same_weights(
     grown = await load_table(store, other, "items", third.revision, loaded)
     assert said(grown.table, ["new", "item-9"]) == [(5, 0), (7, 1)]
     assert grown.read == (third.revision, *loaded.read)
+
+
+async def test_another_bundle_s_table_may_be_larger_than_any_layer(
+    store: AdapterStore, backbone: Backbone, run_blobs: Any, tmp_path: Path
+) -> None:
+    """Law: a chain that ends at a blob larger than layers may be lies on this bundle's own table; a table that is
+    named itself, and no chain's end, is refused."""
+    await run_blobs(store)
+    bundled = bundled_revision(backbone, "items")
+    newest = await publish(store, backbone, items(["new"], row=5), bundled)
+    other = redivided(backbone, tmp_path)
+    await store.put_bundle(tmp_path / "bundle")
+    huge = Grown(store, bundled)
+    loaded = await load_table(huge, other, "items", newest.revision)
+    assert said(loaded.table, ["new"]) == [(5, 0)]
+    assert loaded.read == (newest.revision, bundled, bundled_revision(other, "items"))
+    with pytest.raises(LimitExceeded, match="the format of feature tables"):
+        await load_table(huge, other, "items", bundled)
+
+
+class Grown:
+    """A store in which one blob is larger than any bound of a format."""
+
+    def __init__(self, store: AdapterStore, revision: str) -> None:
+        self._store = store
+        self._revision = revision
+
+    async def map(self, revision: str, bound: Bound = ANY_BLOB) -> memoryview:
+        """As the store's."""
+        if revision == self._revision:
+            bound.check(revision, bound.size_bytes + 1)
+        return await self._store.map(revision, bound)
 
 
 def redivided(backbone: Backbone, folder: Path) -> Backbone:

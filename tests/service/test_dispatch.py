@@ -38,10 +38,10 @@ class Timed:
             raise ZeroDivisionError
         return [np.zeros(segment.rows.n) for segment in segments]
 
-    def batch(self, rows: int) -> list[Segment]:
-        """One of two segments."""
+    def batch(self, rows: int, prepared: object = None) -> list[Segment]:
+        """One of two segments of one combination."""
         engine = cast(Engine, self)
-        return [Segment(EncodedRows(n, {}), None, engine) for n in (rows // 2, rows - rows // 2)]
+        return [Segment(EncodedRows(n, {}), prepared, engine) for n in (rows // 2, rows - rows // 2)]
 
 
 @pytest.fixture
@@ -94,15 +94,25 @@ async def test_few_rows_say_little_about_many(engine: Timed, dispatch: Dispatch)
     assert on_the_loop(engine) == [False, True]
 
 
-async def test_errors_of_the_engine_come_back_from_either_thread(engine: Timed, dispatch: Dispatch) -> None:
-    """Law: the caller gets what the engine raised, and the next batch is scored."""
-    engine.breaks = True
-    for _ in range(2):
-        with pytest.raises(ZeroDivisionError):
+async def test_many_combinations_are_no_short_batch(engine: Timed, dispatch: Dispatch) -> None:
+    """Law: each combination counts as what an engine costs for one, however few rows it has."""
+    for batch in (engine.batch(100), engine.batch(4), [part for _ in range(20) for part in engine.batch(4, object())]):
+        await dispatch(batch)
+    assert on_the_loop(engine) == [False, True, False]
+
+
+async def test_errors_of_the_engine_come_back_from_either_thread_and_tell_no_time(
+    engine: Timed, dispatch: Dispatch
+) -> None:
+    """Law: the caller gets what the engine raised, and how soon it did makes no batch look short."""
+    for breaks in (True, False, True, False):
+        engine.breaks = breaks
+        if breaks:
+            with pytest.raises(ZeroDivisionError):
+                await dispatch(engine.batch(100))
+        else:
             await dispatch(engine.batch(100))
-    engine.breaks = False
-    await dispatch(engine.batch(100))
-    assert on_the_loop(engine) == [False, True, True]
+    assert on_the_loop(engine) == [False, False, True, True]
 
 
 async def test_without_a_short_time_the_thread_scores_all(engine: Timed) -> None:

@@ -15,6 +15,7 @@ class Recorded:
 
     def __init__(self) -> None:
         self.calls: list[bytes | str] = []
+        self.closing = False
 
     def write(self, piece: bytes) -> None:
         """Note a piece."""
@@ -29,8 +30,8 @@ class Recorded:
         self.calls.append("abort")
 
     def is_closing(self) -> bool:
-        """Never."""
-        return False
+        """As it is set."""
+        return self.closing
 
 
 @pytest.fixture
@@ -80,6 +81,14 @@ async def test_close_writes_what_is_held_and_abort_drops_it(transport: Recorded,
     joined.abort()
     await asyncio.sleep(0)
     assert transport.calls == [b"last answer", "close", "abort"]
+
+
+async def test_what_is_held_for_a_client_that_went_is_dropped(transport: Recorded, joined: JoinedWrites) -> None:
+    """Law: a connection that closed in the same turn is not written to."""
+    joined.write(b"for nobody")
+    transport.closing = True
+    await asyncio.sleep(0)
+    assert transport.calls == []
 
 
 async def test_everything_else_is_the_transports_own(joined: JoinedWrites) -> None:

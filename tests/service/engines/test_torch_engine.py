@@ -20,7 +20,7 @@ from adapters_store.verification import verify_backbone
 from benchmarks.forge import Run
 from benchmarks.oracle import AdapterFile
 from features.rows import EncodedRows
-from service.engine import Engine, Segment
+from service.engine import Engine, Segment, form_of
 from service.engines.chosen import Engines
 from service.engines.gpu.batching import TILE
 from service.engines.native import EngineAbsent, HandedOn
@@ -45,7 +45,7 @@ def engine_of(backbone: Backbone, *, plain: bool = True, **options: Any) -> Torc
     if not plain:
         pytest.importorskip("triton", reason="triton is not installed")
     engine = TorchEngine(backbone, device="cpu", plain=plain, **{"pool_bytes": POOL_BYTES, **options})
-    assert engine.form == ("plain" if plain else "triton")
+    assert engine.kernels_in_use == ("plain" if plain else "triton")
     return engine
 
 
@@ -93,6 +93,11 @@ def test_the_kernels_reproduce_the_backbone_and_the_oracle(random_run: Run) -> N
     segments, expected = mixed(world, engine, np.random.default_rng(1), MODES, 9)
     scores = probability(np.concatenate(engine.run(segments)))
     np.testing.assert_allclose(scores, expected, rtol=0, atol=TOLERANCE)
+
+
+def test_what_it_accepted_is_kept_by_nobody(random_run: Run) -> None:
+    """Law: it says no form, for none would name its kernels and the device; golden rows are scored at every load."""
+    assert form_of(engine_of(read_bundle(random_run.folder / "bundle"))) is None
 
 
 @pytest.mark.parametrize("plain", [True, False])

@@ -12,6 +12,10 @@ namespace espalier {
 
 namespace {
 
+// Tells the compiler that memory is read next. GCC's header hands the loads below an address and not what stands there,
+// so it may leave out, or move behind them, what was just written to a local array: the product is then of rubbish.
+inline void written() { asm volatile("" ::: "memory"); }
+
 // The instructions take a tile's number as text, so each number stands here once.
 struct Machine {
   static void configure(const int (&rows)[8]) {
@@ -20,6 +24,7 @@ struct Machine {
       config[16 + 2 * t] = rows[t] > 0 ? 64 : 0;
       config[48 + t] = static_cast<unsigned char>(rows[t]);
     }
+    written();
     _tile_loadconfig(config);
   }
   template <int T>
@@ -31,6 +36,7 @@ struct Machine {
   }
   template <int T>
   static void load(const void* from, long stride) {
+    written();
     if constexpr (T == 0) _tile_loadd(0, from, stride);
     if constexpr (T == 1) _tile_loadd(1, from, stride);
     if constexpr (T == 2) _tile_loadd(2, from, stride);

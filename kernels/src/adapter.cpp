@@ -78,7 +78,7 @@ LayerLayout lay_out(const AdapterLayer& layer, bool own, const Layer& wide, std:
   return at;
 }
 
-AdapterLayer layer_of(const LayerSizes& own, Precision precision) {
+AdapterLayer layer_of(const LayerSizes& own, const Network& network) {
   AdapterLayer layer{};
   layer.rank = own.rank;
   layer.rank_p = round_up(layer.rank);
@@ -87,7 +87,7 @@ AdapterLayer layer_of(const LayerSizes& own, Precision precision) {
   layer.query_p = round_up(layer.query);
   layer.entry_columns = layer.rank_p + layer.query_p;
   layer.exit_inputs = layer.rank + layer.divisions - 1;
-  layer.exit_steps = steps_of(layer.exit_inputs, precision);
+  layer.exit_steps = steps_of(whole(layer.exit_inputs, network.group()), network.precision());
   return layer;
 }
 
@@ -96,7 +96,7 @@ Layout lay_out(const Network& network, const Sizes& sizes, std::vector<AdapterLa
   Layout made{};
   for (int level = 0; level < network.depth(); ++level) {
     const LayerSizes& own = sizes.layers[level];
-    layers.push_back(layer_of(own, network.precision()));
+    layers.push_back(layer_of(own, network));
     made.layers.push_back(lay_out(layers.back(), own.own != 0, network.layers()[level], made.output));
     made.output = made.layers.back().end;
   }
@@ -116,17 +116,18 @@ void point(AdapterLayer& layer, const LayerLayout& at, const float* memory, cons
   layer.bias = memory + at.bias;
 }
 
-int widest(const std::vector<AdapterLayer>& layers) {
+int widest(const std::vector<AdapterLayer>& layers, Precision precision) {
   int columns = 0;
   for (const AdapterLayer& layer : layers) {
-    columns = std::max({columns, layer.entry_columns, round_up(layer.exit_inputs + 1)});
+    columns = std::max({columns, layer.entry_columns, round_up(layer.exit_steps * per_step(precision))});
   }
   return columns;
 }
 
 // What packed memory depends on in the network; which inputs are which is the backbone's to say.
 std::vector<int> form_of(const Network& network) {
-  std::vector<int> form{kPackedLayout, per_step(network.precision()), network.shared_inputs(), network.depth()};
+  std::vector<int> form{kPackedLayout, per_step(network.precision()), network.group(), network.shared_inputs(),
+                        network.depth()};
   for (const Layer& layer : network.layers()) {
     form.push_back(layer.steps);
     form.push_back(layer.columns);
@@ -266,7 +267,7 @@ Adapter::Adapter(const Network& network, const std::vector<ModuleSpec>& modules,
   }
   sizes_ = numbers_of(network, sizes);
   const Layout layout = lay_out(network, sizes, layers_);
-  low_columns_ = widest(layers_);
+  low_columns_ = widest(layers_, network.precision());
   floats_ = layout.end;
   memory_ = Buffer(floats_);
   start_ = memory_.data();
@@ -296,7 +297,7 @@ Adapter::Adapter(const Network& network, const std::vector<int>& sizes, const fl
   if (reinterpret_cast<std::uintptr_t>(memory) % kPackedAlignment != 0) {
     throw std::invalid_argument("packed memory does not begin at a cache line");
   }
-  low_columns_ = widest(layers_);
+  low_columns_ = widest(layers_, network.precision());
   for (int level = 0; level < network.depth(); ++level) {
     point(layers_[level], layout.layers[level], memory, network.layers()[level]);
   }

@@ -8,10 +8,10 @@ namespace espalier {
 
 Network::Network(const std::vector<FieldSpec>& fields, const std::vector<LayerSpec>& layers, const OutputSpec& output,
                  Precision precision, int group)
-    : precision_(precision) {
+    : precision_(precision), group_(group) {
   if (fields.empty() || layers.empty()) throw std::invalid_argument("a network needs a field and a layer");
   std::size_t floats = 0;
-  int inputs = place_fields(fields, group);
+  int inputs = place_fields(fields);
   for (const LayerSpec& layer : layers) {
     if (layer.inputs != inputs) throw std::invalid_argument("a layer's inputs are not the outputs of the one before");
     if (layer.columns < 1) throw std::invalid_argument("a layer has no outputs");
@@ -37,7 +37,7 @@ Network::Network(const std::vector<FieldSpec>& fields, const std::vector<LayerSp
   output_ = {next, output.bias};
 }
 
-int Network::place_fields(const std::vector<FieldSpec>& fields, int group) {
+int Network::place_fields(const std::vector<FieldSpec>& fields) {
   std::vector<int> starts;
   int total = 0;
   for (const FieldSpec& field : fields) {
@@ -52,7 +52,7 @@ int Network::place_fields(const std::vector<FieldSpec>& fields, int group) {
       fields_[i].offset = int(order_.size());
       for (int j = 0; j < fields[i].width; ++j) order_.push_back(starts[i] + j);
     }
-    while (order_.size() % group != 0) order_.push_back(kPadding);
+    while (order_.size() % group_ != 0) order_.push_back(kPadding);
     if (shared) shared_inputs_ = int(order_.size());
   }
   return total;

@@ -43,7 +43,7 @@ struct Field {
 
 class Network {
  public:
-  // Inputs that may be shared are padded to whole groups. Throws std::invalid_argument where shapes do not fit each
+  // Inputs of the first layer, and those of an adapter's way out, are padded to whole groups. Throws std::invalid_argument where shapes do not fit each
   // other.
   Network(const std::vector<FieldSpec>& fields, const std::vector<LayerSpec>& layers, const OutputSpec& output,
           Precision precision = Precision::single, int group = 1);
@@ -53,6 +53,7 @@ class Network {
   const std::vector<Layer>& layers() const { return layers_; }
   int depth() const { return int(layers_.size()); }
   Precision precision() const { return precision_; }
+  int group() const { return group_; }
   int inputs() const { return int(order_.size()); }
   int shared_inputs() const { return shared_inputs_; }
   const Output& output() const { return output_; }
@@ -67,9 +68,10 @@ class Network {
   std::size_t bytes() const { return weights_.size() * sizeof(float); }
 
  private:
-  int place_fields(const std::vector<FieldSpec>& fields, int group);
+  int place_fields(const std::vector<FieldSpec>& fields);
 
   Precision precision_;
+  int group_;
   std::vector<Field> fields_;
   std::vector<int> order_;
   int shared_inputs_ = 0;

@@ -16,6 +16,8 @@ constexpr int kMaxDivisions = 64;
 
 static constexpr int round_up(int n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
+static constexpr int whole(int inputs, int group) { return (inputs + group - 1) / group * group; }
+
 // A row of floats whose stride is an odd number of cache lines, so that the rows of a block do not share cache sets.
 static constexpr int padded_stride(int n) {
   const int lines = round_up(n) / kLanes;
@@ -61,7 +63,7 @@ struct AdapterLayer {
 
   int entry_columns;  // rank_p + query_p
   int exit_inputs;    // rank + divisions - 1
-  int exit_steps;
+  int exit_steps;     // with padding to whole groups
 };
 
 struct Output {

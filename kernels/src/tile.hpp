@@ -1,6 +1,8 @@
 // A tile through the tower, layer by layer. Included by each instruction set's file alone.
 #pragma once
 
+#include <cstring>
+
 #include "attention.hpp"
 
 namespace espalier {
@@ -152,8 +154,9 @@ class Tower {
     if (kPerStep == 1) return;
     for (int row = 0; row < part.rows; ++row) {
       float* const inputs = low + long(row) * tile_.low_stride;
-      if (adapter.exit_inputs % kPerStep != 0) inputs[adapter.exit_inputs] = 0.0f;
-      Form::narrow(inputs, 0, adapter.exit_steps * kPerStep);
+      const int end = adapter.exit_steps * kPerStep;
+      std::memset(inputs + adapter.exit_inputs, 0, sizeof(float) * (end - adapter.exit_inputs));
+      Form::narrow(inputs, 0, end);
     }
   }
 

@@ -35,13 +35,8 @@ class TileProduct {
       each_sum([]<int C>() { Machine::template zero<C>(); });
       return;
     }
-    alignas(64) float rows[16][kLanes];
-    for (int v = 0; v < Vecs; ++v) {
-      for (auto& row : rows) std::memcpy(row, start + v * kLanes, sizeof row);
-      each_sum([&]<int C>() {
-        if (C % 2 == v) Machine::template load<C>(rows, 64);
-      });
-    }
+    // without a stride every row of a tile is the same one
+    each_sum([&]<int C>() { Machine::template load<C>(start + C % 2 * kLanes, 0); });
   }
 
   static void add(const float* a, long a_stride, const float* b, long b_stride, int k) {

@@ -27,20 +27,35 @@ template <class Vec>
   return mul(series, power_of_two(whole));
 }
 
-// delta_j of one row; `low` holds its z and q.
-template <class Vec>
-[[gnu::always_inline]] inline float difference(const AdapterLayer& layer, const float* low, int division) {
-  const float* q = low + layer.rank_p;
+// delta_j of some rows; `low` holds their z and q. Rows go together because the chain of one would wait for each sum.
+template <class Vec, int Rows>
+[[gnu::always_inline]] inline void differences(const AdapterLayer& layer, const float* low, long stride, int division,
+                                               float* deltas) {
   const float* key = layer.key + long(division) * layer.rank_p * layer.query;
   const float* shift = layer.key_shift + long(division) * layer.query_p;
-  Vec total = Vec::zero();
+  const float* const q = low + layer.rank_p;
+  Vec totals[Rows];
+  each<Rows>([&]<int R>() __attribute__((always_inline)) { totals[R] = Vec::zero(); });
   for (int column = 0; column < layer.rank_p; column += kLanes) {
-    Vec projected = Vec::zero();
-    for (int f = 0; f < layer.query; ++f, key += kLanes) projected = fma(Vec::all(q[f]), Vec::load(key), projected);
-    total = fma(Vec::load(low + column), projected, total);
+    Vec projected[Rows];
+    each<Rows>([&]<int R>() __attribute__((always_inline)) { projected[R] = Vec::zero(); });
+    for (int f = 0; f < layer.query; ++f, key += kLanes) {
+      const Vec keys = Vec::load(key);
+      each<Rows>([&]<int R>() __attribute__((always_inline)) {
+        projected[R] = fma(Vec::all(q[R * stride + f]), keys, projected[R]);
+      });
+    }
+    each<Rows>([&]<int R>() __attribute__((always_inline)) {
+      totals[R] = fma(Vec::load(low + R * stride + column), projected[R], totals[R]);
+    });
   }
-  for (int f = 0; f < layer.query_p; f += kLanes) total = fma(Vec::load(q + f), Vec::load(shift + f), total);
-  return sum(total);
+  for (int f = 0; f < layer.query_p; f += kLanes) {
+    const Vec shifts = Vec::load(shift + f);
+    each<Rows>([&]<int R>() __attribute__((always_inline)) {
+      totals[R] = fma(Vec::load(q + R * stride + f), shifts, totals[R]);
+    });
+  }
+  each<Rows>([&]<int R>() __attribute__((always_inline)) { deltas[R] = sum(totals[R]); });
 }
 
 // Softmax in place: `deltas` [divisions][16 rows], the last division's are zero.
@@ -63,7 +78,11 @@ inline void attend(const AdapterLayer& layer, float* low, long stride, int rows,
   const int others = layer.divisions - 1;
   for (int j = 0; j < others; ++j) {
     Vec::zero().store(deltas + j * kLanes);
-    for (int r = 0; r < rows; ++r) deltas[j * kLanes + r] = difference<Vec>(layer, low + r * stride, j);
+    int r = 0;
+    for (; r + Vec::together <= rows; r += Vec::together) {
+      differences<Vec, Vec::together>(layer, low + r * stride, stride, j, deltas + j * kLanes + r);
+    }
+    for (; r < rows; ++r) differences<Vec, 1>(layer, low + r * stride, stride, j, deltas + j * kLanes + r);
   }
   Vec::zero().store(deltas + others * kLanes);
   soften<Vec>(deltas, layer.divisions);

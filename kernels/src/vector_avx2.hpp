@@ -8,6 +8,7 @@
 namespace espalier::avx2 {
 
 struct Vec {
+  static constexpr int together = 4;  // chains that the registers hold, and that hide one another's waits
   __m256 lo, hi;
 
   static Vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }

@@ -8,6 +8,7 @@
 namespace espalier::avx512 {
 
 struct Vec {
+  static constexpr int together = 8;  // chains that the registers hold, and that hide one another's waits
   __m512 v;
 
   static Vec zero() { return {_mm512_setzero_ps()}; }

@@ -53,6 +53,13 @@ struct Machine {
     if constexpr (T == 6) _tile_loadd(6, from, stride);
     if constexpr (T == 7) _tile_loadd(7, from, stride);
   }
+  // The same of what comes by once, and must not drive out of the nearest cache what stays.
+  template <int T>
+  static void pass(const void* from, long stride) {
+    written();
+    if constexpr (T == 4) _tile_stream_loadd(4, from, stride);
+    if constexpr (T == 5) _tile_stream_loadd(5, from, stride);
+  }
   template <int T>
   static void store(void* to, long stride) {
     if constexpr (T == 0) _tile_stored(0, to, stride);
@@ -94,7 +101,7 @@ bool available() {
 }
 
 void score_tile(const Tile& tile) {
-  Tower<Half, Shape<32, 2>>(tile).run();
+  Tower<Half, Shape<32, 2, 256>>(tile).run();
   Machine::release();
 }
 

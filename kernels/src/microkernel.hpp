@@ -29,7 +29,8 @@ struct Product {
   const float* b2;
   long b2_stride;
   int k2;            // 0: there is no second pair
-  const float* start;  // [16 vecs] where every row's chain begins, or nullptr for zero
+  const float* start;  // [16 vecs] where the first row's chain begins, or nullptr for zero
+  long start_stride;   // to the next row's; 0: all begin there
   const float* scale;  // [16 vecs]
   const float* bias;   // [16 vecs]
   float* c;
@@ -76,8 +77,9 @@ void product(const Product& p) {
   using Vec = typename Form::Vec;
   Accumulators<Vec, Rows, Vecs> sums;
   each<Vecs>([&]<int V>() __attribute__((always_inline)) {
-    const Vec first = p.start == nullptr ? Vec::zero() : Vec::load(p.start + V * kLanes);
-    each<Rows>([&]<int R>() __attribute__((always_inline)) { sums.at[R][V] = first; });
+    each<Rows>([&]<int R>() __attribute__((always_inline)) {
+      sums.at[R][V] = p.start == nullptr ? Vec::zero() : Vec::load(p.start + R * p.start_stride + V * kLanes);
+    });
   });
   accumulate<Form>(sums, p.a, p.a_stride, p.b, p.b_stride, p.k);
   if (p.k2 > 0) accumulate<Form>(sums, p.a2, p.a2_stride, p.b2, p.b2_stride, p.k2);

@@ -13,6 +13,7 @@ namespace espalier {
 constexpr int kLanes = 16;  // columns of one panel, whatever the width of the registers
 
 constexpr int kMaxDivisions = 64;
+constexpr int kSumColumns = 2 * kLanes;  // of sums that are laid aside
 
 static constexpr int round_up(int n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
@@ -98,6 +99,7 @@ struct Tile {
   int shared_input_stride;
   float* activations[2];  // [rows][activation_stride]
   int activation_stride;
+  float* sums;       // [rows][kSumColumns]: those laid aside
   float* low;        // [rows][low_stride]: z and q, then the weighted z
   int low_stride;
   float* shared_wide;  // [parts][shared_wide_stride]: what shared inputs give to the first layer

@@ -86,12 +86,12 @@ class Workspace {
     const std::size_t sizes[] = {rows * tile_.input_stride,         rows * tile_.activation_stride,
                                  rows * tile_.activation_stride,    rows * tile_.low_stride,
                                  parts * tile_.shared_input_stride, parts * tile_.shared_wide_stride,
-                                 parts * tile_.low_stride};
+                                 parts * tile_.low_stride,          rows * kSumColumns};
     std::size_t total = 0;
     for (const std::size_t size : sizes) total += size;
     memory_ = scratch.take(total);
     float** const starts[] = {&tile_.input,        &tile_.activations[0], &tile_.activations[1], &tile_.low,
-                              &tile_.shared_input, &tile_.shared_wide,    &tile_.shared_low};
+                              &tile_.shared_input, &tile_.shared_wide,    &tile_.shared_low, &tile_.sums};
     float* next = memory_.data();
     for (std::size_t i = 0; i < std::size(sizes); ++i) {
       *starts[i] = next;

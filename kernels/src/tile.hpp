@@ -2,16 +2,19 @@
 #pragma once
 
 #include <cstring>
+#include <limits>
 
 #include "attention.hpp"
 
 namespace espalier {
 
-// The largest block that an instruction set's registers hold: rows, and vectors of 16 columns.
-template <int Rows, int Vecs>
+// The largest block that an instruction set's registers hold: rows, and vectors of 16 columns; and the steps of a
+// chain after which it lays its sums aside for the other blocks, because more weights would not stay in the nearest cache.
+template <int Rows, int Vecs, int Steps = std::numeric_limits<int>::max()>
 struct Shape {
   static constexpr int rows = Rows;
   static constexpr int vecs = Vecs;
+  static constexpr int steps = Steps;
 };
 
 template <class Form, class Shape>
@@ -163,36 +166,52 @@ class Tower {
   // The layer itself: a panel serves all rows of the tile before the next one is touched.
   void wide(int level, const float* input, long stride, float* output) const {
     const Layer& layer = tile_.layers[level];
-    const bool last = level == tile_.depth - 1;
+    const int count = (layer.steps + Shape::steps - 1) / Shape::steps;
     for (int column = 0; column < layer.columns;) {
       const bool full = layer.columns - column >= Shape::vecs * kLanes;
-      const auto& table = full ? kWide.of : kNarrow.of;
-      for (int number = 0; number < tile_.part_count; ++number) {
-        const Part& part = tile_.parts[number];
-        const AdapterLayer& adapter = part.layers[level];
-        const int skip = skipped(level, part);
-        Product p;
-        p.a_stride = stride;
-        p.b = adapter.weights + long(column) * layer.steps + long(skip) * kLanes;
-        p.b_stride = long(layer.steps) * kLanes;
-        p.k = layer.steps - skip;
-        p.a2_stride = tile_.low_stride;
-        p.b2 = adapter.exit + long(column) * adapter.exit_steps;
-        p.b2_stride = long(adapter.exit_steps) * kLanes;
-        p.k2 = adapter.exit_steps;
-        p.start = skip > 0 ? tile_.shared_wide + long(number) * tile_.shared_wide_stride + column : nullptr;
-        p.scale = adapter.scale + column;
-        p.bias = adapter.bias + column;
-        p.c_stride = tile_.activation_stride;
-        p.finish = last ? Finish::activate_last : Finish::activate;
-        blocks(part.rows, [&](int row, int size) {
-          p.a = input + (part.row + row) * stride + skip;
-          p.a2 = tile_.low + long(part.row + row) * tile_.low_stride;
-          p.c = output + long(part.row + row) * tile_.activation_stride + (last ? column : column / kPerStep);
-          table[size - 1](p);
-        });
+      for (int i = 0, first = 0; i < count; ++i) {
+        const int end = i == count - 1 ? layer.steps : first + Shape::steps;
+        columns_of(level, column, full, first, end, input, stride, output);
+        first = end;
       }
       column += (full ? Shape::vecs : 1) * kLanes;
+    }
+  }
+
+  // Some columns' chains from one step to another; the last one ends them.
+  void columns_of(int level, int column, bool full, int first, int end, const float* input, long stride,
+                  float* output) const {
+    const Layer& layer = tile_.layers[level];
+    const bool ends = end == layer.steps, last = level == tile_.depth - 1;
+    const auto& table = full ? kWide.of : kNarrow.of;
+    for (int number = 0; number < tile_.part_count; ++number) {
+      const Part& part = tile_.parts[number];
+      const AdapterLayer& adapter = part.layers[level];
+      const int skip = skipped(level, part), from = first > skip ? first : skip;
+      if (from >= end && !ends) continue;
+      Product p;
+      p.a_stride = stride;
+      p.b = adapter.weights + long(column) * layer.steps + long(from) * kLanes;
+      p.b_stride = long(layer.steps) * kLanes;
+      p.k = end > from ? end - from : 0;
+      p.a2_stride = tile_.low_stride;
+      p.b2 = adapter.exit + long(column) * adapter.exit_steps;
+      p.b2_stride = long(adapter.exit_steps) * kLanes;
+      p.k2 = ends ? adapter.exit_steps : 0;
+      p.scale = adapter.scale + column;
+      p.bias = adapter.bias + column;
+      p.finish = !ends ? Finish::keep : last ? Finish::activate_last : Finish::activate;
+      const bool goes_on = first > skip;
+      blocks(part.rows, [&](int row, int size) {
+        float* const sums = tile_.sums + long(part.row + row) * kSumColumns;
+        p.a = input + (part.row + row) * stride + from;
+        p.a2 = tile_.low + long(part.row + row) * tile_.low_stride;
+        p.start = goes_on ? sums : skip > 0 ? tile_.shared_wide + long(number) * tile_.shared_wide_stride + column : nullptr;
+        p.start_stride = goes_on ? kSumColumns : 0;
+        p.c = ends ? output + long(part.row + row) * tile_.activation_stride + (last ? column : column / kPerStep) : sums;
+        p.c_stride = ends ? tile_.activation_stride : kSumColumns;
+        table[size - 1](p);
+      });
     }
   }
 

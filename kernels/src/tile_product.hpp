@@ -1,8 +1,9 @@
 // A block's product in a processor's tile registers: 32 rows x 32 columns in four of them.
 //
 // A Machine has eight tiles of 16 rows of 64 bytes: configure(rows of each), zero<T>(), load<T>(from, stride in bytes),
-// store<T>(to, stride), and multiply<C, A, B>(), which adds to C the products of A (rows, 16 pairs) and B (16 pairs, 16
-// columns), both bfloat16. A group of 16 pairs is added up before it joins C, so chains are equal where groups are.
+// pass<T>(from, stride), store<T>(to, stride), and multiply<C, A, B>(), which adds to C the products of A (rows, 16
+// pairs) and B (16 pairs, 16 columns), both bfloat16. A group of 16 pairs is added up before it joins C, so chains are
+// equal where groups are.
 #pragma once
 
 #include <cstring>
@@ -16,7 +17,7 @@ class TileProduct {
  public:
   static void run(const Product& p) {
     Machine::configure(kRows);
-    begin(p.start);
+    begin(p);
     add(p.a, p.a_stride, p.b, p.b_stride, p.k);
     if (p.k2 > 0) add(p.a2, p.a2_stride, p.b2, p.b2_stride, p.k2);
     end(p);
@@ -30,13 +31,15 @@ class TileProduct {
   static constexpr bool kTwoRows = kSecond > 0, kTwoColumns = Vecs > 1;
   static_assert(Rows <= 32 && Vecs <= 2);
 
-  static void begin(const float* start) {
-    if (start == nullptr) {
+  static void begin(const Product& p) {
+    if (p.start == nullptr) {
       each_sum([]<int C>() { Machine::template zero<C>(); });
       return;
     }
-    // without a stride every row of a tile is the same one
-    each_sum([&]<int C>() { Machine::template load<C>(start + C % 2 * kLanes, 0); });
+    const long stride = p.start_stride * long(sizeof(float));
+    each_sum([&]<int C>() {
+      Machine::template load<C>(p.start + C / 2 * 16 * p.start_stride + C % 2 * kLanes, stride);
+    });
   }
 
   static void add(const float* a, long a_stride, const float* b, long b_stride, int k) {
@@ -52,14 +55,14 @@ class TileProduct {
   static void group(const float* a, long a_stride, const float* b, long b_stride) {
     const long stride = a_stride * long(sizeof(float));
     Machine::template load<6>(b, 64);
-    Machine::template load<4>(a, stride);
+    Machine::template pass<4>(a, stride);
     Machine::template multiply<0, 4, 6>();
     if constexpr (kTwoColumns) {
       Machine::template load<7>(b + b_stride, 64);
       Machine::template multiply<1, 4, 7>();
     }
     if constexpr (kTwoRows) {
-      Machine::template load<5>(a + 16 * a_stride, stride);
+      Machine::template pass<5>(a + 16 * a_stride, stride);
       Machine::template multiply<2, 5, 6>();
       if constexpr (kTwoColumns) Machine::template multiply<3, 5, 7>();
     }
@@ -69,12 +72,17 @@ class TileProduct {
   static Vec sum_of(Vec a, Vec b) { return fma(a, Vec::all(1.0f), b); }
 
   static void end(const Product& p) {
+    if (p.finish == Finish::keep) {
+      const long stride = p.c_stride * long(sizeof(float));
+      each_sum([&]<int C>() { Machine::template store<C>(p.c + C / 2 * 16 * p.c_stride + C % 2 * kLanes, stride); });
+      return;
+    }
     alignas(64) float sums[Rows][Vecs * kLanes];
     each_sum([&]<int C>() { Machine::template store<C>(&sums[C / 2 * 16][C % 2 * kLanes], sizeof sums[0]); });
     const bool active = p.finish == Finish::activate || p.finish == Finish::activate_last;
     for (int v = 0; v < Vecs; ++v) {
       const Vec scale = active ? Vec::load(p.scale + v * kLanes) : Vec::zero();
-      const Vec bias = p.finish == Finish::keep ? Vec::zero() : Vec::load(p.bias + v * kLanes);
+      const Vec bias = Vec::load(p.bias + v * kLanes);
       for (int r = 0; r < Rows; ++r) {
         Vec sum = Vec::load(sums[r] + v * kLanes);
         if (p.finish == Finish::add_bias) sum = sum_of(sum, bias);

@@ -63,7 +63,7 @@ struct Half : avx512::Half {
 
 bool available() { return kAvx512Bf16.available(); }
 
-void score_tile(const Tile& tile) { Tower<Half, Shape<32, 2>>(tile).run(); }
+void score_tile(const Tile& tile) { Tower<Half, Shape<32, 2, 256>>(tile).run(); }
 
 }  // namespace
 

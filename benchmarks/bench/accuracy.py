@@ -14,7 +14,6 @@ from adapters_store.backbone import Backbone, read_bundle
 from adapters_store.folding import Combination
 from adapters_store.verification import verify_adapter
 from benchmarks.bench.contender import PeerAbsent
-from benchmarks.bench.ours import AMX, instruction_sets
 from benchmarks.forge import Run
 from service.engine import Segment
 from service.engines.native import EngineAbsent, NativeEngine
@@ -72,9 +71,8 @@ def moved(run: Run, rows: Labelled) -> Moved:
         PeerAbsent: the native engine or bfloat16 is missing here.
     """
     backbone = read_bundle(run.folder / "bundle")
-    isa = AMX if AMX in instruction_sets() else None
     try:
-        fp32, bf16 = NativeEngine(backbone), NativeEngine(backbone, precision="bf16", isa=isa)
+        fp32, bf16 = NativeEngine(backbone), NativeEngine(backbone, precision="bf16")
     except EngineAbsent as absent:
         raise PeerAbsent(str(absent)) from absent
     exact, half = (_scores(run, backbone, engine, rows) for engine in (fp32, bf16))

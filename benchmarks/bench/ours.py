@@ -43,13 +43,11 @@ def lacking(precision: str) -> str:
 
 
 def native_engine(world: World, threads: int = 1, precision: str = "fp32", **options: Any) -> NativeEngine:
-    """The native engine; in bf16 on AMX where the processor has it.
+    """The native engine, on the best instruction set that the processor has.
 
     Raises:
         PeerAbsent: it cannot run here.
     """
-    if precision == "bf16" and AMX in instruction_sets():
-        options = {"isa": AMX, **options}
     try:
         return NativeEngine(world.backbone, threads, precision=precision, **options)  # type: ignore[arg-type]
     except EngineAbsent as absent:

@@ -105,6 +105,8 @@ Layout lay_out(const Network& network, const Sizes& sizes, std::vector<AdapterLa
 }
 
 void point(AdapterLayer& layer, const LayerLayout& at, const float* memory, const Layer& wide) {
+  layer.memory = memory + at.weights;
+  layer.floats = long(at.end - at.weights);
   layer.weights = at.entry > at.weights ? memory + at.weights : wide.weights;
   layer.entry = memory + at.entry;
   layer.entry_bias = memory + at.entry_bias;

@@ -301,7 +301,7 @@ NB_MODULE(_native, module) {
 
   module.def("instruction_sets", [] {
     std::vector<std::string> found;
-    for (const char* name : {"avx512", "avx512_bf16", "avx2", "amx_bf16"}) {
+    for (const char* name : {"avx512", "amx_bf16", "avx512_bf16", "avx2"}) {
       if (espalier::find_isa(name) != nullptr) found.emplace_back(name);
     }
     return found;

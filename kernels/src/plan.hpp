@@ -62,6 +62,9 @@ struct AdapterLayer {
   const float* scale;           // [columns]
   const float* bias;            // [columns]
 
+  const float* memory;  // all of these that are the adapter's own, one after the other
+  long floats;
+
   int entry_columns;  // rank_p + query_p
   int exit_inputs;    // rank + divisions - 1
   int exit_steps;     // with padding to whole groups
@@ -88,6 +91,8 @@ struct Tile {
   int depth;
   const Part* parts;
   int part_count;
+  const AdapterLayer* const* coming;  // first layers of the parts of the tile that comes next
+  int coming_count;
   int rows;
   int inputs;         // of the first layer, with padding to whole steps
   int shared_inputs;  // those that come first; whole steps

@@ -125,6 +125,13 @@ class Workspace {
       parts_[i] = {adapter.layers(), &adapter.output(), row, piece.rows, piece.shared, logits_.data() + row};
       row += piece.rows;
     }
+    coming_.clear();
+    const std::size_t next = batch.first + batch.pieces;
+    for (std::size_t i = next; i < plan.pieces.size() && i < next + parts_.size(); ++i) {
+      coming_.push_back(plan.pieces[i].segment->adapter->layers());
+    }
+    tile_.coming = coming_.data();
+    tile_.coming_count = int(coming_.size());
     options.isa->score_tile(tile_);
     for (int i = 0; i < batch.pieces; ++i) write(plan.pieces[batch.first + i], parts_[i], options.calibrated);
   }
@@ -141,6 +148,7 @@ class Workspace {
   Tile tile_{};
   Buffer memory_;
   std::vector<Part> parts_;
+  std::vector<const AdapterLayer*> coming_;
   std::vector<float> logits_;
 };
 
@@ -165,6 +173,7 @@ void score(const Network& network, const std::vector<Segment>& segments, const O
     }
     rows += segment.rows;
     low_columns = std::max(low_columns, segment.adapter->low_columns());
+    for (int level = 0; level < network.depth(); ++level) __builtin_prefetch(segment.adapter->layers() + level);
   }
   const int most = options.tile_rows > 0 ? options.tile_rows : fitting_rows(network, kCacheBytes);
   const std::int64_t share = (rows + threads.count() - 1) / threads.count();

@@ -17,12 +17,53 @@ struct Shape {
   static constexpr int steps = Steps;
 };
 
+// What adapters have at the next layer, asked for a little at a time: the products hide how long it takes to come.
+template <class Form>  // of one instruction set, as all here
+class Ahead {
+ public:
+  // Begin with what is read after a layer, which will take so many blocks.
+  void begin(const Tile& tile, int level, long blocks) {
+    tile_ = &tile;
+    level_ = level;
+    number_ = 0;
+    long lines = 0;
+    for (int i = 0; i < count(); ++i) lines += lines_of(layer(i));
+    each_ = (lines + blocks - 1) / blocks;
+    at_ = 0;
+  }
+
+  void go_on() {
+    for (long left = each_; left > 0 && number_ < count(); ++number_, at_ = 0) {
+      const AdapterLayer& asked = layer(number_);
+      const long end = lines_of(asked) - at_ < left ? lines_of(asked) : at_ + left;
+      left -= end - at_;
+      for (; at_ < end; ++at_) __builtin_prefetch(asked.memory + at_ * kLanes, 0, 2);
+      if (at_ < lines_of(asked)) return;
+    }
+  }
+
+ private:
+  static constexpr long kMost = (32 << 10) / 64;  // of one adapter: the second-level cache has other things to hold
+
+  bool last() const { return level_ == tile_->depth - 1; }
+  int count() const { return last() ? tile_->coming_count : tile_->part_count; }
+  const AdapterLayer& layer(int i) const { return last() ? *tile_->coming[i] : tile_->parts[i].layers[level_ + 1]; }
+  static long lines_of(const AdapterLayer& layer) {
+    const long lines = layer.floats / kLanes;
+    return lines < kMost ? lines : kMost;
+  }
+
+  const Tile* tile_ = nullptr;
+  int level_ = 0, number_ = 0;
+  long each_ = 0, at_ = 0;
+};
+
 template <class Form, class Shape>
 class Tower {
  public:
   explicit Tower(const Tile& tile) : tile_(tile) {}
 
-  void run() const {
+  void run() {
     narrow_inputs();
     if (tile_.shared_inputs > 0) share();
     const float* input = tile_.input;
@@ -57,10 +98,12 @@ class Tower {
     }
   }
 
+  static int block_count(int rows) { return (rows + Shape::rows - 1) / Shape::rows; }
+
   // Rows of a part in blocks of nearly the same size: a small rest would leave the processor waiting for weights.
   template <class F>
   static void blocks(int rows, F&& f) {
-    const int count = (rows + Shape::rows - 1) / Shape::rows;
+    const int count = block_count(rows);
     const int least = rows / count, longer = rows % count;
     for (int i = 0, row = 0; i < count; ++i) {
       const int size = least + (i < longer);
@@ -164,9 +207,12 @@ class Tower {
   }
 
   // The layer itself: a panel serves all rows of the tile before the next one is touched.
-  void wide(int level, const float* input, long stride, float* output) const {
+  void wide(int level, const float* input, long stride, float* output) {
     const Layer& layer = tile_.layers[level];
-    const int count = (layer.steps + Shape::steps - 1) / Shape::steps;
+    const int count = (layer.steps - 1) / Shape::steps + 1;
+    long blocks = 0;
+    for (int i = 0; i < tile_.part_count; ++i) blocks += block_count(tile_.parts[i].rows);
+    ahead_.begin(tile_, level, blocks * count * ((layer.columns + Shape::vecs * kLanes - 1) / (Shape::vecs * kLanes)));
     for (int column = 0; column < layer.columns;) {
       const bool full = layer.columns - column >= Shape::vecs * kLanes;
       for (int i = 0, first = 0; i < count; ++i) {
@@ -180,7 +226,7 @@ class Tower {
 
   // Some columns' chains from one step to another; the last one ends them.
   void columns_of(int level, int column, bool full, int first, int end, const float* input, long stride,
-                  float* output) const {
+                  float* output) {
     const Layer& layer = tile_.layers[level];
     const bool ends = end == layer.steps, last = level == tile_.depth - 1;
     const auto& table = full ? kWide.of : kNarrow.of;
@@ -210,6 +256,7 @@ class Tower {
         p.start_stride = goes_on ? kSumColumns : 0;
         p.c = ends ? output + long(part.row + row) * tile_.activation_stride + (last ? column : column / kPerStep) : sums;
         p.c_stride = ends ? tile_.activation_stride : kSumColumns;
+        ahead_.go_on();
         table[size - 1](p);
       });
     }
@@ -231,6 +278,7 @@ class Tower {
   }
 
   const Tile& tile_;
+  Ahead<Form> ahead_;
 };
 
 }  // namespace espalier

@@ -137,7 +137,8 @@ class World {
     int inputs = 0;
     for (const FieldSpec& field : fields_) inputs += field.width;
     for (int i = 0, n = between(1, 4); i < n; ++i) {
-      const int columns = between(0, 1) == 0 ? 16 * between(1, 5) : between(1, 70);
+      int columns = between(0, 1) == 0 ? 16 * between(1, 5) : between(1, 70);
+      if (between(0, 29) == 0) columns = between(500, 1100);  // a chain that real tiles lay aside
       const float* weight = normal(std::size_t(columns) * inputs, 1.0 / std::sqrt(inputs));
       layers_.push_back({inputs, columns, weight, normal(columns, 0.3)});
       inputs = columns;

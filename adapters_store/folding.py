@@ -65,7 +65,7 @@ class FoldedModule:
 FOLDED_PARTS = tuple(field.name for field in fields(FoldedModule))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Folded:
     """One combination of one adapter, ready for an engine.
 

@@ -167,8 +167,8 @@ Sizes checked(const Network& network, const std::vector<int>& numbers) {
 
 void fill_weights(float* memory, const LayerLayout& at, const float* weight, const Network& network, int level) {
   const Panels panels{memory + at.weights, network.layers()[level].steps, network.precision()};
-  pack_rows(panels, 0, weight, network.outputs(level), network.width(level), network.order(level),
-            network.packed_inputs(level));
+  pack_matrix(panels, 0, weight, network.outputs(level), network.width(level), network.order(level),
+              network.packed_inputs(level));
 }
 
 void fill_entry(float* memory, const LayerLayout& at, const AdapterLayer& layer, const ModuleSpec& module,
@@ -176,11 +176,11 @@ void fill_entry(float* memory, const LayerLayout& at, const AdapterLayer& layer,
   const Panels panels{memory + at.entry, network.layers()[level].steps, network.precision()};
   const int width = network.width(level), inputs = network.packed_inputs(level);
   const int* order = network.order(level);
-  for (int r = 0; r < layer.rank; ++r) {
-    pack_rows(panels, r, module.down + std::size_t(left.kept[r]) * width, 1, width, order, inputs);
-  }
+  std::vector<const float*> rows;
+  for (const int r : left.kept) rows.push_back(module.down + std::size_t(r) * width);
+  pack_rows(panels, 0, rows.data(), layer.rank, width, order, inputs);
   if (layer.query == 0) return;
-  pack_rows(panels, layer.rank_p, module.query_weight, layer.query, width, order, inputs);
+  pack_matrix(panels, layer.rank_p, module.query_weight, layer.query, width, order, inputs);
   std::copy_n(module.query_shift, layer.query, memory + at.entry_bias + layer.rank_p);
 }
 
@@ -213,10 +213,8 @@ void fill_exit(float* memory, const LayerLayout& at, const AdapterLayer& layer, 
   const auto shift = [&](int j, int c) {
     return module.shift != nullptr ? double(module.shift[std::size_t(j) * columns + c]) : 0.0;
   };
+  pack_matrix(panels, 0, module.up, columns, module.rank, left.kept.data(), layer.rank, weight);
   for (int c = 0; c < columns; ++c) {
-    for (int r = 0; r < layer.rank; ++r) {
-      panels.set(r, c, float(module.up[std::size_t(c) * module.rank + left.kept[r]] * weight));
-    }
     double constant = 0.0;
     if (left.attended) {
       constant = shift(layer.divisions - 1, c);

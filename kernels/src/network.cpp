@@ -29,7 +29,7 @@ Network::Network(const std::vector<FieldSpec>& fields, const std::vector<LayerSp
   for (int level = 0; level < depth(); ++level) {
     Layer& layer = layers_[level];
     const Panels panels{next, layer.steps, precision};
-    pack_rows(panels, 0, layers[level].weight, layers[level].columns, widths_[level], order(level), packed_inputs(level));
+    pack_matrix(panels, 0, layers[level].weight, layers[level].columns, widths_[level], order(level), packed_inputs(level));
     layer.weights = next;
     next += panel_floats(layer.steps, layer.columns);
   }

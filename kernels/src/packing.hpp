@@ -20,8 +20,14 @@ struct Panels {
 // Floats that panels of this many steps and columns take.
 std::size_t panel_floats(int steps, int columns);
 
-// The transpose of `matrix` (rows, width): its row r becomes column first + r of the panels. Their input i, of `inputs`,
-// is column order[i] of the matrix, or i itself where `order` is null; past the width and below zero is padding.
-void pack_rows(const Panels& panels, int first, const float* matrix, int rows, int width, const int* order, int inputs);
+// `count` rows of a matrix of `width`, from wherever each begins, times `scale`: the first becomes column `first` of the
+// panels. Their input i, of `inputs`, is column order[i] of the matrix, or i itself where `order` is null; past the width
+// and below zero is padding.
+void pack_rows(const Panels& panels, int first, const float* const* rows, int count, int width, const int* order,
+               int inputs, double scale = 1.0);
+
+// The same of a matrix whose rows lie one after the other.
+void pack_matrix(const Panels& panels, int first, const float* matrix, int count, int width, const int* order,
+                 int inputs, double scale = 1.0);
 
 }  // namespace espalier

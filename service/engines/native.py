@@ -9,6 +9,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,6 +162,7 @@ class NativeEngine:
         self._adopts = hasattr(self._network, "adopt")
         self._packs_dense = hasattr(self._network, "prepare_dense")
         self._dense = None if self._packs_dense else dense
+        self._verified: WeakKeyDictionary[Folded, NativePrepared] = WeakKeyDictionary()
         build = _digest_of(type(self._network).__module__)
         self._form = EngineForm(self.name, precision, self._network.isa, build, in_place=self._adopts)
 
@@ -184,7 +186,7 @@ class NativeEngine:
         if other is not None:
             prepared = other.prepare(folded)
             return HandedOn(prepared, prepared.nbytes)
-        return self._pack(self._network, folded)
+        return self._verified.pop(folded, None) or self._pack(self._network, folded)
 
     def packed(self, prepared: Prepared, folded: Folded) -> Packed | None:
         """The tower's own memory of a fold that this engine prepared; None by an extension of before.
@@ -237,10 +239,13 @@ class NativeEngine:
         other = self._other(folded)
         if other is not None:
             return other.logits(rows, folded)
-        exact = _scored(self._exact, [(rows, self._pack(self._exact, folded))], False)[0]
+        own = self._pack(self._network, folded)
+        found = _scored(self._network, [(rows, own)], False)[0]
         if self._precision == "bf16":
-            _check_distance(exact, _scored(self._network, [(rows, self._pack(self._network, folded))], False)[0])
-        return exact
+            half, found = found, _scored(self._exact, [(rows, self._pack(self._exact, folded))], False)[0]
+            _check_distance(found, half)
+        self._verified[folded] = own  # whoever accepts the fold prepares it next
+        return found
 
     def _other(self, folded: Folded) -> Engine | None:
         """The engine that a fold is handed to; None for what the extension takes."""

@@ -14,7 +14,8 @@ SUITES: Mapping[str, Sequence[str]] = {
     "onnx": ("tests/service/test_engine_onnx.py",),
     "native fp32, AVX-512": (f"{NATIVE}::TestNativeEngineAvx512",),
     "native fp32, AVX2": (f"{NATIVE}::TestNativeEngineAvx2",),
-    "native bf16": (f"{NATIVE}::TestNativeEngineBf16",),
+    "native bf16, AVX512_BF16": (f"{NATIVE}::TestNativeEngineBf16",),
+    "native bf16, AMX": (f"{NATIVE}::TestNativeEngineAmx",),
     "torch, operators on the CPU": (f"{TORCH}::TestPlainTorchEngine",),
     "torch, kernels in Triton's interpreter": (f"{TORCH}::TestInterpretedTorchEngine",),
 }

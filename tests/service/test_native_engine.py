@@ -26,6 +26,7 @@ HERE = kernels.instruction_sets()
 avx512 = pytest.mark.skipif("avx512" not in HERE, reason="this processor has no AVX-512")
 avx2 = pytest.mark.skipif("avx2" not in HERE, reason="this processor has no AVX2")
 bf16 = pytest.mark.skipif("avx512_bf16" not in HERE, reason="this processor has no bfloat16 products")
+amx = pytest.mark.skipif("amx_bf16" not in HERE, reason="this processor has no AMX")
 EVERY = [
     pytest.param({"isa": "avx512"}, marks=avx512, id="avx512"),
     pytest.param({"isa": "avx2"}, marks=avx2, id="avx2"),
@@ -53,14 +54,28 @@ class TestNativeEngineAvx2(EngineContract):
 
 @bf16
 class TestNativeEngineBf16(EngineContract):
-    """bfloat16."""
+    """bfloat16 in vectors."""
 
     tolerance = 2e-2
     raw_tolerance = 5e-2
 
     def make(self, backbone: Backbone, rows_per_run: int) -> Engine:
         """One thread."""
-        return NativeEngine(backbone, precision="bf16")
+        return NativeEngine(backbone, isa="avx512_bf16", precision="bf16")
+
+
+@amx
+class TestNativeEngineAmx(EngineContract):
+    """bfloat16 in tiles, which are taken where the processor has them."""
+
+    tolerance = 2e-2
+    raw_tolerance = 5e-2
+
+    def make(self, backbone: Backbone, rows_per_run: int) -> Engine:
+        """One thread."""
+        engine = NativeEngine(backbone, precision="bf16")
+        assert engine.isa == "amx_bf16"
+        return engine
 
 
 def mixed(world: World, rng: np.random.Generator, requests: int) -> list[Segment]:

@@ -102,15 +102,16 @@ async def launch(number: int, settings: Settings, ports: Ports, config: Path | N
     """
     own = settings.model_copy(update={"replica_id": f"{settings.replica_id[:120]}-{number}"})
     ours, theirs = socket.socketpair()
-    listening = tuple(each.fileno() for each in ports.sockets)
+    assert ports.crowd is not None  # there are several
+    handed = (theirs.fileno(), ports.crowd.descriptor, *(each.fileno() for each in ports.sockets))
     with theirs:
         try:
             child = await asyncio.create_subprocess_exec(
                 # -P: a folder named `service` where the command was called is not ours
                 *(sys.executable, "-P", "-m", "service.worker"),
-                *map(str, (number, theirs.fileno(), *listening)),
+                *map(str, (number, *handed)),
                 stdin=asyncio.subprocess.PIPE,
-                pass_fds=(theirs.fileno(), *listening),
+                pass_fds=handed,
                 process_group=0,
                 env=_environment(),
             )

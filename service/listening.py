@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 
+from service.crowd import Crowd
 from service.refusals import SettingsInvalid
 from service.settings import Settings
 
@@ -18,10 +19,12 @@ class Ports:
     Args:
         main: scores are asked for here.
         admin: metrics, publishing and reading; None where they share the main port.
+        crowd: how many connections each process has; None where there is one alone.
     """
 
     main: socket.socket
     admin: socket.socket | None = None
+    crowd: Crowd | None = None
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
@@ -32,6 +35,8 @@ class Ports:
         """Take no more connections in this process."""
         for each in self.sockets:
             each.close()
+        if self.crowd is not None:
+            self.crowd.close()
 
 
 @contextmanager
@@ -42,12 +47,13 @@ def bound_ports(settings: Settings) -> Iterator[Ports]:
         SettingsInvalid: an address is taken, or not of this machine.
     """
     with ExitStack() as opened:
-        main = opened.enter_context(bound_socket(settings.host, settings.port))
-        if settings.admin_port is None:
-            yield Ports(main)
-            return
-        host, chosen = settings.admin_host or settings.host, "admin_host or admin_port"
-        yield Ports(main, opened.enter_context(bound_socket(host, settings.admin_port, chosen)))
+        main, admin, crowd = opened.enter_context(bound_socket(settings.host, settings.port)), None, None
+        if settings.admin_port is not None:
+            host, chosen = settings.admin_host or settings.host, "admin_host or admin_port"
+            admin = opened.enter_context(bound_socket(host, settings.admin_port, chosen))
+        if settings.workers > 1:
+            crowd = opened.enter_context(closing(Crowd.opened(settings.workers)))
+        yield Ports(main, admin, crowd)
 
 
 def bound_socket(host: str, port: int, chosen: str = "--host or --port") -> socket.socket:

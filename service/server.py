@@ -21,9 +21,11 @@ from uvicorn.loops.auto import auto_loop_factory
 
 from adapters_store.errors import StoreError, StoreUnavailable
 from adapters_store.store import AdapterStore
+from service.accepting import SharedListener
 from service.app import Apps, create_apps
 from service.clock import LoopClock
 from service.cores import listed, shares
+from service.crowd import Crowd
 from service.draining import SIGNALS, Draining
 from service.errors import StartError
 from service.feedback.room import open_feedback
@@ -72,11 +74,17 @@ class QuietServer(ClosingServer):
     Args:
         config: of uvicorn.
         on_started: called once it listens.
+        crowd: of the processes that take connections from the same socket, if there are several.
+        port: that it answers on, among those of the crowd.
     """
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, on_started: Callable[[], None], crowd: Crowd | None = None, port: int = 0
+    ) -> None:
         super().__init__(config)
         self._on_started = on_started
+        self._crowd = crowd
+        self._port = port
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -85,9 +93,33 @@ class QuietServer(ClosingServer):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say so."""
-        await super().startup(sockets=sockets)
-        if self.started:
-            self._on_started()
+        await super().startup(sockets=sockets if self._crowd is None else [])
+        if not self.started:
+            return
+        if self._crowd is not None:
+            self.servers = [self._sharing(listener, self._crowd) for listener in sockets or []]  # type: ignore[misc]
+        self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, and wait for answers."""
+        if self._crowd is not None:
+            self._crowd.leave(self._port)
+        await super().shutdown(sockets)
+
+    def _sharing(self, listener: socket.socket, crowd: Crowd) -> SharedListener:
+        config, connections = self.config, self.server_state.connections
+
+        def is_ahead(beginning: int) -> bool:
+            return crowd.is_ahead(self._port, len(connections) + beginning)
+
+        def make() -> asyncio.Protocol:
+            protocol: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg]
+                config=config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            return protocol
+
+        is_ahead(0)  # the others learn that there is one more
+        return SharedListener(listener, make, is_ahead=is_ahead, context=config.ssl, backlog=config.backlog)
 
 
 def run(settings: Settings, *, config: Path | None, announce: Callable[[Started], None]) -> None:
@@ -201,7 +233,10 @@ async def _listen(
             draining.listening()
             on_listening()
 
-    servers = [QuietServer(uvicorn_config(app, settings, tls), one_listens) for app in served]
+    servers = [
+        QuietServer(uvicorn_config(app, settings, tls), one_listens, ports.crowd, port)
+        for port, app in enumerate(served)
+    ]
     closing = asyncio.create_task(draining.close(servers))
     try:
         await asyncio.gather(

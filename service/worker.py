@@ -1,4 +1,4 @@
-"""One worker of several, as `service.workers` starts it: `service.worker NUMBER CHANNEL_FD MAIN_FD [ADMIN_FD]`.
+"""One worker of several, as `service.workers` starts it, by `service.worker NUMBER CHANNEL_FD CROWD_FD PORT_FD...`.
 
 Its settings come over stdin, because they may hold a password, which neither the command line nor the environment may.
 """
@@ -16,6 +16,7 @@ from uvicorn.loops.auto import auto_loop_factory
 from adapters_store.errors import StoreError
 from service.channel import Channel, Failed, Ready
 from service.clock import LoopClock
+from service.crowd import Crowd
 from service.errors import ServiceError
 from service.handover import Handover
 from service.listening import Ports
@@ -80,13 +81,16 @@ async def work(handed: Handover, number: int, ports: Ports, connected: socket.so
 
 def main() -> None:
     """Take over what the supervisor hands down, and serve."""
-    number, channel_fd, *listening = (int(each) for each in sys.argv[1:])
+    number, channel_fd, crowd_fd, *listening = (int(each) for each in sys.argv[1:])
     handed = Handover.model_validate_json(sys.stdin.buffer.read())
     connected, *listeners = (socket.socket(fileno=each) for each in (channel_fd, *listening))
     for inherited in (connected, *listeners):
         inherited.set_inheritable(False)
+    os.set_inheritable(crowd_fd, False)
+    main_port, admin_port = listeners[0], listeners[1] if len(listeners) > 1 else None
+    ports = Ports(main_port, admin_port, Crowd(crowd_fd, handed.settings.workers, number - 1))
     with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
-        sys.exit(runner.run(work(handed, number, Ports(*listeners), connected)))
+        sys.exit(runner.run(work(handed, number, ports, connected)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """`make claims-mamdr`: every promise of MAMDR, measured; non-zero when one falls short; FULL=1 runs the long tables.
 
-FULL=1 takes hours. With `--work DIR` every training that is finished is kept there; the same command with `--reuse`
-goes on after a stop.
+FULL=1 takes hours, in as many sittings as it takes: the results of a table that is not finished stay in
+benchmarks/claims/records/unfinished/, and the same command goes on with them, on another machine too where they are
+committed. Without that folder it begins anew.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def cost() -> str:
     cores = len(os.sched_getaffinity(0))
     whole = sum(hours for hours, _ in found.values())
     told = f"# FULL=1: about {whole:.1f} core hours, {whole / cores:.1f} h on the {cores} cores here: {each}. "
-    return told + "Give --work DIR, and --reuse to go on after a stop"
+    return told + "After a stop the same command goes on with the trainings that are finished"
 
 
 if __name__ == "__main__":

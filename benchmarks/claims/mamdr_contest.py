@@ -1,8 +1,8 @@
 """A table of methods on one data set: each tuned on seed 0, then five seeds; recorded, and checked again by seed 0.
 
-FULL=1 tunes, runs every seed and writes the record. Otherwise seed 0 is run again with the recorded configurations, as
-far as a budget of time allows, and must lie in the interval of the recorded seeds; the table and the aims are those of
-the record, and say so. Without a record every aim falls short.
+FULL=1 tunes, runs every seed and writes the record, in as many sittings as it takes. Otherwise seed 0 is run again with
+the recorded configurations, as far as a budget of time allows, and must lie in the interval of the recorded seeds; the
+table and the aims are those of the record, and say so. Without a record every aim falls short.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any, Protocol
 from adapters_store.durable import write_durably
 from benchmarks.claims.line import Line, between, measured
 from benchmarks.claims.mamdr_trial import Found, Trial, run_all
+from benchmarks.claims.trainings import RECORDS, sittings
 from benchmarks.claims.workplace import ROOT, Workplace
 from training.stages import folder_digest
 from training.trials.student import CONFIDENCE, paired, quantile
 
 SEEDS = (0, 1, 2, 3, 4)
-RECORDS = ROOT / "benchmarks" / "claims" / "records"
 MOST_CONFIGURATIONS = 4
 NOT_RECORDED = "not recorded yet: FULL=1"
 _PASSES = {
@@ -149,10 +149,11 @@ class Contest:
         if not work.reuse:
             shutil.rmtree(self._kept(work), ignore_errors=True)
         if work.quick:
-            yield from self.table(self._run(work, data, SEEDS[:2], {"epochs": 1}, 1))
+            yield from self.table(self._run(self._kept(work), data, SEEDS[:2], {"epochs": 1}, 1))
             return
         if full():
-            self._write(self._run(work, data, SEEDS, {}, MOST_CONFIGURATIONS))
+            with sittings(self.name, self._record.parent) as kept:
+                self._write(self._run(kept, data, SEEDS, {}, MOST_CONFIGURATIONS))
         rows = self.rows()
         if rows is None:
             yield from self._missing()
@@ -232,10 +233,10 @@ class Contest:
         return content
 
     def _run(
-        self, work: Workplace, data: Path, seeds: Sequence[int], changes: Mapping[str, Any], most: int
+        self, kept: Path, data: Path, seeds: Sequence[int], changes: Mapping[str, Any], most: int
     ) -> dict[str, Row]:
         """Tune every method on the first seed, then run the others with what it preferred."""
-        kept, content = self._kept(work), folder_digest(data)
+        content = folder_digest(data)
         grids = {m.name: [{**self._base, **config, **changes} for config in m.grid[:most]] for m in self._methods}
         tuning = {n: [Trial.of(data, config, seeds[0], content) for config in grid] for n, grid in grids.items()}
         found = run_all(longest_first([trial for trials in tuning.values() for trial in trials]), kept)

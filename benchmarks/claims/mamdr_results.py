@@ -12,7 +12,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from adapters_store.durable import write_durably
-from benchmarks.claims.mamdr_contest import RECORDS, Contest, Row, Rows, rank
+from benchmarks.claims.mamdr_contest import Contest, Row, Rows, rank
+from benchmarks.claims.trainings import RECORDS
 from benchmarks.claims.workplace import ROOT
 from training.trials.student import CONFIDENCE, quantile
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.claims.line import Line, between, measured, not_measurable
-from benchmarks.claims.mamdr_contest import NOT_RECORDED, RECORDS, full, origin, write_record
+from benchmarks.claims.mamdr_contest import NOT_RECORDED, full, origin, write_record
 from benchmarks.claims.mamdr_epinions import BASE, prepare
 from benchmarks.claims.mamdr_results import SWEEPS, Curves, write_results
 from benchmarks.claims.mamdr_trial import Found, Trial, run_all
-from benchmarks.claims.trainings import fresh
+from benchmarks.claims.trainings import RECORDS, fresh, sittings
 from benchmarks.claims.workplace import Workplace
 from training.stages import folder_digest
 from training.trials.student import CONFIDENCE, quantile
@@ -68,10 +68,10 @@ def bill() -> tuple[float, str]:
     return float(json.loads(RECORD.read_text())["seconds"]) / 3600, "by the last record"
 
 
-def sweep(work: Workplace, data: Path) -> dict[str, Any]:
-    """Train every point, and return the record."""
+def sweep(kept: Path, data: Path) -> dict[str, Any]:
+    """Train every point whose result is not kept, and return the record."""
     wanted = trials(data)
-    found = run_all(list(dict.fromkeys(wanted.values())), fresh(work, "sweeps"))
+    found = run_all(list(dict.fromkeys(wanted.values())), kept)
     curves = {
         name: {f"{value:g}": [found[wanted[name, value, seed]]["test"] for seed in SEEDS] for value in values}
         for name, values in VALUES.items()
@@ -111,7 +111,8 @@ def lines(work: Workplace) -> Iterator[Line]:
     if work.quick:
         return
     if full():
-        write_record(RECORD, sweep(work, prepare(work)))
+        with sittings(SWEEPS, RECORD.parent) as kept:
+            write_record(RECORD, sweep(kept, prepare(work)))
     if not RECORD.exists():
         yield Line(f"{WHAT} by k, alpha and beta", NOT_RECORDED, "recorded", "falls short")
         return

@@ -37,7 +37,7 @@ def cost() -> str:
     each = ", ".join(f"{group} {value:.1f}" for group, value in hours.items())
     whole = f"about {sum(hours.values()):.1f} core hours ({each}), guesses"
     rest = "multilora_fleet states its own after two rehearsals; each table tells what its last record took"
-    return f"# FULL=1: {whole}; {rest}. --work DIR keeps what is finished, and --reuse goes on with it"
+    return f"# FULL=1: {whole}; {rest}. after a stop the same command goes on"
 
 
 def in_all(seconds: float) -> Line:

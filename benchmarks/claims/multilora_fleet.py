@@ -29,8 +29,8 @@ from adapters_store.durable import write_durably
 from adapters_store.file import FileBackend
 from adapters_store.store import AdapterStore
 from benchmarks.claims.line import Line, between, exactly, measured
-from benchmarks.claims.mamdr_contest import RECORDS
 from benchmarks.claims.multilora_table import NOT_RECORDED, full
+from benchmarks.claims.trainings import RECORDS
 from benchmarks.claims.workplace import ROOT, ClaimError, Workplace
 from features.fields import Division
 from training.prepared import DatasetSpec, FieldSpec, PreparedDataset, dataset_facts

@@ -20,13 +20,13 @@ import torch
 
 from adapters_store.canonical import canonical_json, digest
 from benchmarks.claims.line import Line, at_least, at_most, between, measured
-from benchmarks.claims.mamdr_contest import RECORDS, Row
+from benchmarks.claims.mamdr_contest import Row
 from benchmarks.claims.movielens import prepare
 from benchmarks.claims.multilora_leaving import Grounds, left_out
 from benchmarks.claims.multilora_movielens import BASE, QUICK, small_world
 from benchmarks.claims.multilora_scoring import overlay_speed
 from benchmarks.claims.multilora_table import NOT_RECORDED, full, merged
-from benchmarks.claims.trainings import fresh
+from benchmarks.claims.trainings import RECORDS, fresh, sittings
 from benchmarks.claims.workplace import ROOT, Workplace
 from training.prepared import PreparedDataset
 from training.trials.kept import ANY_COMMIT, Found, KeptResults, TrialKey
@@ -59,7 +59,8 @@ def lines(work: Workplace) -> Iterator[Line]:
     if full():
         count = len(WAYS) * len(SEEDS)
         print(f"# leftout: {count} pre-trainings with five methods each; about {CORE_HOURS:.1f} core hours, a guess")
-        write(everything(work))
+        with sittings("leftout") as kept:
+            write(everything(work, kept))
     if not RECORD.exists():
         yield from missing()
         return
@@ -83,10 +84,10 @@ def missing() -> Iterator[Line]:
             yield Line(f"{name} left out: {claim}", NOT_RECORDED, bound, "falls short")
 
 
-def everything(work: Workplace) -> Results:
-    """All ways and seeds; results that are kept are taken where the work folder is reused."""
+def everything(work: Workplace, folder: Path) -> Results:
+    """All ways and seeds; results that are kept in the folder are taken."""
     data = PreparedDataset.load(prepare(work))
-    kept = KeptResults(fresh(work, "leftout-kept"))
+    kept = KeptResults(folder)
     settings = digest(canonical_json(BASE))
     found: dict[str, list[Found]] = {name: [] for name in WAYS}
     for i, (name, rows) in enumerate(WAYS.items()):

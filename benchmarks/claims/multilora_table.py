@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.claims.line import Line, Verdict, between, measured
-from benchmarks.claims.mamdr_contest import MOST_CONFIGURATIONS, RECORDS, SEEDS, Row
+from benchmarks.claims.mamdr_contest import MOST_CONFIGURATIONS, SEEDS, Row
 from benchmarks.claims.multilora_trial import STAGES, Kind, Training, run_all
-from benchmarks.claims.trainings import fresh
+from benchmarks.claims.trainings import RECORDS, fresh, sittings
 from benchmarks.claims.workplace import ROOT, ClaimError, Workplace
 from training.trials import student
 from training.trials.kept import Found
@@ -107,7 +107,7 @@ class Table:
 
     def tried(self, work: Workplace, data: Path, changes: Mapping[str, Any]) -> Rows:
         """Run two seeds of the first configurations with some keys replaced, and keep no record: shows that it runs."""
-        return self._run(work, data, SEEDS[:2], changes, 1)
+        return self._run(self._kept(work), data, SEEDS[:2], changes, 1)
 
     def brought(self, work: Workplace, data: Path) -> Rows | None:
         """The record, written first where everything is to be run; None where there is none.
@@ -117,7 +117,8 @@ class Table:
         """
         if full():
             self._tell_cost()
-            self._write(self._run(work, data, SEEDS, {}, MOST_CONFIGURATIONS))
+            with sittings(self.name) as kept:
+                self._write(self._run(kept, data, SEEDS, {}, MOST_CONFIGURATIONS))
         rows = self.rows()
         if rows is not None:
             self.check(rows)
@@ -194,10 +195,9 @@ class Table:
         return Training.of(data, kind, rows[name].config, SEEDS[0])
 
     def _run(
-        self, work: Workplace, data: Path, seeds: Sequence[int], changes: Mapping[str, Any], most: int
+        self, kept: Path, data: Path, seeds: Sequence[int], changes: Mapping[str, Any], most: int
     ) -> dict[str, Row]:
         """Tune every family on the first seed, then run the other seeds with what each method preferred."""
-        kept = self._kept(work)
         rows: dict[str, Row] = {}
         for family in self._families:
             grid = [merged(config, changes) for config in self._grid(family, rows)[:most]]

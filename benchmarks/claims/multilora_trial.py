@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ from training.metrics import auc, log_loss, probabilities
 from training.packed.whole import WholeTrainer
 from training.pipeline import train_all
 from training.progress import SilentMeter
-from training.stages import Run
+from training.stages import Run, folder_digest
 from training.trials.kept import ANY_COMMIT, Found, TrialKey
 from training.whole import whole_trainer
 
@@ -69,7 +70,7 @@ class Training:
     @property
     def key(self) -> TrialKey:
         """What its result is kept by; work on the claims themselves takes it whatever code it came from."""
-        content = hashlib.sha256(json.dumps([self.data, self.config]).encode()).hexdigest()
+        content = hashlib.sha256(json.dumps([_content(self.data), self.config]).encode()).hexdigest()
         return TrialKey(self.kind, self.seed, content, ANY_COMMIT)
 
     def checked(self) -> tuple[TrainingConfig, Schedule | None]:
@@ -78,6 +79,12 @@ class Training:
         whole = keys.pop(WHOLE, None)
         fixed = {"data": self.data, "seed": self.seed, "threads": 1, "bootstrap_draws": _DRAWS}
         return TrainingConfig.model_validate({**keys, **fixed}), None if whole is None else Schedule(**whole)
+
+
+@lru_cache
+def _content(data: str) -> str:
+    """Digest of a prepared folder, which is another path on another machine; the path of one that is not there yet."""
+    return folder_digest(Path(data)) if Path(data).exists() else data
 
 
 def run(training: Training) -> dict[str, Found]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from benchmarks.claims.workplace import Workplace
+from benchmarks.claims.workplace import ROOT, Workplace
 from training.trials.kept import Found, KeptResults, TrialKey
+
+RECORDS = ROOT / "benchmarks" / "claims" / "records"
 
 
 class Training(Protocol):
@@ -66,6 +69,20 @@ def fresh(work: Workplace, name: str) -> Path:
     if not work.reuse:
         shutil.rmtree(folder, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def sittings(name: str, records: Path = RECORDS) -> Iterator[Path]:
+    """The folder of a long table's results while it is unfinished, gone once the block has ended without an error.
+
+    It lies beside the records, so that a table that takes longer than one sitting, or one machine, goes on from what is
+    committed of it.
+    """
+    folder = records / "unfinished" / name
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # another table is unfinished
+        folder.parent.rmdir()
 
 
 def _cores(left: int) -> int:

@@ -67,15 +67,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def kept(tiny: Path, tmp_path: Path) -> Workplace:
-    """A work folder in which every training of the table is finished: the larger step size is the better one."""
+    """Every training of the table is finished, in a work folder and in sittings: the larger step size is the better."""
     work = Workplace(tmp_path / "work", reuse=True)
-    results = KeptResults(work.folder / "contest-tried")
+    folders = (work.folder / "contest-tried", tmp_path / "records" / "unfinished" / "tried")
     for place, method in enumerate(METHODS):
         for config in method.grid:
             for seed in SEEDS:
                 value = 0.5 + place / 10 + config["inner"]["lr"] + seed / 1000
                 trial = Trial.of(tiny, {**BASE, **config}, seed, folder_digest(tiny))
-                results.put(trial.key, figures(value, seconds=60.0 * (place + 1)))
+                for folder in folders:
+                    KeptResults(folder).put(trial.key, figures(value, seconds=60.0 * (place + 1)))
     return work
 
 
@@ -93,12 +94,14 @@ def claims(lines: Iterator[Line]) -> Mapping[str, Line]:
 def test_everything_is_recorded_and_seed_0_is_checked_against_it(
     kept: Workplace, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Law: FULL=1 records what validation preferred and every seed of it; later calls print that, and run seed 0 again
-    and hold it to the recorded interval; a row that left it falls short."""
+    """Law: FULL=1 records what validation preferred and every seed of it, and goes on from what earlier sittings left,
+    which is gone then; later calls print that, and run seed 0 again and hold it to the recorded interval; a row that
+    left it falls short."""
     table = contest(tmp_path / "records", again=("dn", "other"))
     monkeypatch.setenv("FULL", "1")
     found = claims(table.lines(kept, tiny))
     assert not any("again" in claim for claim in found)
+    assert not (tmp_path / "records" / "unfinished").exists()
     rows = table.rows()
     assert rows is not None
     assert [rows[name].config["inner"]["lr"] for name in ("mix", "dn")] == [3e-3, 3e-3]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.claims.trainings import fresh, run_all
+from benchmarks.claims.trainings import fresh, run_all, sittings
 from benchmarks.claims.workplace import Workplace
 from training.trials.kept import ANY_COMMIT, Found, KeptResults, TrialKey
 
@@ -66,3 +66,21 @@ def test_a_folder_is_new_unless_it_is_to_be_reused(tmp_path: Path) -> None:
     assert fresh(Workplace(tmp_path), "own") == tmp_path / "own"
     assert not (tmp_path / "own").exists()
     assert (tmp_path / "other" / "result").exists()
+
+
+def test_what_sittings_left_is_gone_once_the_table_is_finished(tmp_path: Path) -> None:
+    """Law: a block that ends with an error keeps its folder; one that ends well leaves nothing, other tables' aside."""
+    for name in ("own", "other"):
+        with pytest.raises(FileExistsError), sittings(name, tmp_path) as kept:
+            _made_twice(kept)
+    with sittings("own", tmp_path) as kept:
+        assert kept.exists()
+    assert [path.name for path in (tmp_path / "unfinished").iterdir()] == ["other"]
+    with sittings("other", tmp_path):
+        pass
+    assert not (tmp_path / "unfinished").exists()
+
+
+def _made_twice(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    folder.mkdir()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import platform
 import re
 import subprocess
@@ -15,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.bench import machine
 from benchmarks.claims.line import Line
 from benchmarks.claims.workplace import ROOT, Workplace
 
@@ -97,8 +97,7 @@ def part(group: str, lines: Sequence[Line], reused: bool) -> str:
         f"### {group}",
         "",
         f"Measured {time.strftime('%Y-%m-%d')} at commit {commit.strip()}, Python {platform.python_version()}, "
-        f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"
-        + (", with training runs of an earlier call." if reused else "."),
+        f"{machine.described()}" + (", with training runs of an earlier call." if reused else "."),
         "",
         "| claim | figure | bound | verdict |",
         "|---|---|---|---|",

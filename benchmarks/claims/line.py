@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Verdict = Literal["holds", "falls short", "measured", "not measurable here"]
+_ESCAPED = "\\|"  # a bar within a cell would begin the next one
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Line:
     def row(self) -> str:
         """This line as a row of a Markdown table."""
         why = f": {self.why}" if self.why else ""
-        return f"| {self.claim} | {self.figure} | {self.bound or '-'} | {self.verdict}{why} |"
+        cells = (self.claim, self.figure, self.bound or "-", f"{self.verdict}{why}")
+        return f"| {' | '.join(cell.replace('|', _ESCAPED) for cell in cells)} |"
 
 
 def at_most(claim: str, value: float, bound: float, unit: str = "", digits: int = 3) -> Line:

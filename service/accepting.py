@@ -8,15 +8,13 @@ taken at a time, and whoever has more than another gives that one a moment to be
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
 
-_FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _MOMENT_S = 0.001
-_AGAIN_S = 1.0  # until a process that had no room left for a connection looks again
+_AGAIN_S = 1.0  # until a process that had no descriptor left for a connection, for one, looks again
 
 
 class SharedListener:
@@ -56,7 +54,9 @@ class SharedListener:
         self._loop.remove_reader(self._listener.fileno())
 
     async def wait_closed(self) -> None:
-        """Return once whoever was taken is served, or turned away."""
+        """Turn away whoever has not finished the handshake of TLS yet: it may never."""
+        for beginning in self._beginning:
+            beginning.cancel()
         await asyncio.gather(*self._beginning, return_exceptions=True)
 
     def _watch(self) -> None:
@@ -80,9 +80,11 @@ class SharedListener:
     def _take(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError as error:  # mostly another worker was faster, or the client is gone already
-            if error.errno in _FULL:
-                self._wait(_AGAIN_S, self._watch)
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # another process was faster, or the client is gone already
+        except OSError as error:
+            self._loop.call_exception_handler({"message": "a connection could not be taken", "exception": error})
+            self._wait(_AGAIN_S, self._watch)
             return
         connection.setblocking(False)
         beginning = self._loop.create_task(self._begin(connection))

@@ -34,9 +34,9 @@ class Crowd:
         Raises:
             OSError: the system has none left.
         """
-        if hasattr(os, "memfd_create"):
+        try:
             descriptor = os.memfd_create("espalier-connections")
-        else:
+        except (AttributeError, OSError):  # another system, or it is not allowed here
             with tempfile.TemporaryFile() as file:
                 descriptor = os.dup(file.fileno())
         os.write(descriptor, b"\xff" * (_WIDTH * workers * PORTS))
@@ -51,6 +51,11 @@ class Crowd:
     def leave(self, port: int) -> None:
         """This worker takes no more there."""
         self._counts[port * self._workers + self._place] = _ABSENT
+
+    def forget(self, place: int) -> None:
+        """The worker of this place is gone, and can no longer say so itself."""
+        for port in range(PORTS):
+            self._counts[port * self._workers + place] = _ABSENT
 
     def close(self) -> None:
         """Close the descriptor, once; what is shared lives as long as anyone has it."""

@@ -216,6 +216,8 @@ class Supervisor:
             self._hub.gone(number)
         await worker.ended(self._settings.drain_s + _MARGIN_S)
         del self._workers[number]
+        if self._ports.crowd is not None:
+            self._ports.crowd.forget(number - 1)
         steady = worker.ready is not None and asyncio.get_running_loop().time() - worker.ready_at > _STEADY_S
         told = worker.failed
         return _End(worker.ending if told is None else told.reason, told is not None, steady, worker.pid)

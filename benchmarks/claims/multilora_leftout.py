@@ -29,6 +29,7 @@ from benchmarks.claims.multilora_table import NOT_RECORDED, full, merged
 from benchmarks.claims.trainings import RECORDS, fresh, sittings
 from benchmarks.claims.workplace import ROOT, Workplace
 from training.prepared import PreparedDataset
+from training.stages import folder_digest
 from training.trials.kept import ANY_COMMIT, Found, KeptResults, TrialKey
 
 RECORD = RECORDS / "multilora-leftout.json"
@@ -86,9 +87,10 @@ def missing() -> Iterator[Line]:
 
 def everything(work: Workplace, folder: Path) -> Results:
     """All ways and seeds; results that are kept in the folder are taken."""
-    data = PreparedDataset.load(prepare(work))
+    prepared = prepare(work)
+    data = PreparedDataset.load(prepared)
     kept = KeptResults(folder)
-    settings = digest(canonical_json(BASE))
+    settings = digest(canonical_json({"settings": BASE, "data": folder_digest(prepared)}))
     found: dict[str, list[Found]] = {name: [] for name in WAYS}
     for i, (name, rows) in enumerate(WAYS.items()):
         for seed in SEEDS:

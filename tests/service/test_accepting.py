@@ -109,6 +109,9 @@ def test_workers_see_each_others_counts() -> None:
     assert not second.is_ahead(1, 6)
     first.leave(0)
     assert not second.is_ahead(0, 6)
+    assert first.is_ahead(0, 7)
+    supervisor.forget(1)
+    assert not first.is_ahead(0, 7)
     for each in (supervisor, first, second):
         each.close()
 
@@ -139,6 +142,18 @@ async def test_a_client_that_speaks_no_tls_stops_nobody() -> None:
                 writer.write(b"GET / HTTP/1.1\r\n\r\n")
                 assert await asyncio.wait_for(reader.read(), 5) is not None
                 writer.close()
+
+
+async def test_a_handshake_that_never_ends_holds_up_no_stop() -> None:
+    """Law: a client that says nothing where TLS is spoken is turned away when the listener is closed."""
+    with bound() as one:
+        async with listening(one, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)) as (shared, _):
+            reader, writer = await asyncio.open_connection(*one.getsockname())
+            await asyncio.sleep(0.05)
+            shared.close()
+            await asyncio.wait_for(shared.wait_closed(), 1)
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+            writer.close()
 
 
 async def test_a_process_without_room_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:

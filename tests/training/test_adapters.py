@@ -75,12 +75,17 @@ def test_useless_training_leaves_the_backbone(small_world: Path, tmp_path: Path,
     run = Run(config, tmp_path / "run", SilentMeter())
     backbone = run.pretrained().backbone
     trainer = run.adapter_trainer(run.pretrained())
-    place = next(places(run.rows))
-    adapter_kept = trainer.one(place, run.memory("adapters", "adapters/theme-01")).adapter
-    rows = run.rows.of_domain(run.positions.test, place.division, place.domain)
-    expected = logits_of(rows, lambda part: backbone(run.rows.batch(part)))
-    found = logits_of(rows, lambda part: backbone(run.rows.batch(part), adapter_kept))
-    assert found == pytest.approx(expected, abs=1e-3)
+    looked_at = 0
+    for i, place in enumerate(places(run.rows)):
+        trained = trainer.one(place, run.memory("adapters", f"adapters/useless-{i}"))
+        if trained.fitted.epoch != 0:  # the moments that its rows moved validated better, by luck
+            continue
+        looked_at += 1
+        rows = run.rows.of_domain(run.positions.test, place.division, place.domain)
+        expected = logits_of(rows, lambda part: backbone(run.rows.batch(part)))
+        found = logits_of(rows, lambda part, adapter=trained.adapter: backbone(run.rows.batch(part), adapter))
+        assert found == pytest.approx(expected, abs=1e-3)
+    assert looked_at
 
 
 def test_compensation_alone_changes_no_logit(small_world: Path, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def fit_on_cluster(task: Task, cluster: ClusterConfig, engine: Engine, out: Path
     theta = setting.structure.theta()
     placement = Placement(cluster.shards, {name: value.numel() for name, value in theta.items() if name != TABLE})
     places = _places(task, owned, _partitions(task, out), parts, placement)
-    names, trained = setting.domains.names, frozenset(setting.domains.trained())
+    names, trained = setting.domains.names, frozenset(setting.domains.trained)
     crew = Crew(
         engine=engine,
         shard_of=partial(_shard, placement, config, Combination(cluster.combine, config.outer.rule), parts),
@@ -135,7 +135,7 @@ def _places(
             index=index,
             owned=own,
             names=setting.domains.names,
-            trained=setting.domains.trained(),
+            trained=setting.domains.trained,
             config=setting.config,
             shape=setting.structure.embeddings.shape,
             structure_of=task.structure_of,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -61,8 +62,9 @@ class SomeDomains(DomainRows):
 
     with_rows: tuple[int, ...] = ()
 
+    @cached_property
     def trained(self) -> tuple[int, ...]:
-        """Positions of the domains that have training rows."""
+        """Positions of the domains that have training rows, ascending."""
         return self.with_rows
 
 

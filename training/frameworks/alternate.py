@@ -79,7 +79,7 @@ def visit_all(setting: Setting, state: State, number: int) -> tuple[Weights, flo
     setting.structure.load_moments(state.moments)
     optimizer = setting.inner_optimizer(state)
     loss, rows = 0.0, 0
-    for domain in setting.shuffled(setting.domains.trained(), stream.of("domains")):
+    for domain in setting.shuffled(setting.domains.trained, stream.of("domains")):
         named = stream.of(setting.domains.names[domain])
         visits = setting.visit(domain, named)
         loss += setting.steps(weights, setting.shared_names, visits, optimizer, named)

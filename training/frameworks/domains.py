@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -55,8 +56,9 @@ class DomainRows:
         stop = tuple(part[:0] if name in names else part for name, part in zip(self.names, self.stop, strict=True))
         return DomainRows(self.names, train, stop, self.gate, self.test)
 
+    @cached_property
     def trained(self) -> tuple[int, ...]:
-        """Positions of the domains that have training rows."""
+        """Positions of the domains that have training rows, ascending."""
         return tuple(i for i, rows in enumerate(self.train) if len(rows) > 0)
 
 

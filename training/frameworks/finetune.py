@@ -46,7 +46,7 @@ def finetune(setting: Setting, state: State, memory_of: Callable[[str], Memory],
     records = []
     with meter.watch("finetune", setting.config.finetune.epochs * sum(map(len, setting.domains.train))) as advance:
         watched = replace(setting, advance=advance)
-        for domain in setting.domains.trained():
+        for domain in setting.domains.trained:
             own, record = _remembered(watched, state, domain, memory_of(setting.domains.names[domain]))
             if domain in own.specifics:
                 tuned.specifics[domain] = own.specifics[domain]

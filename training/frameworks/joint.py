@@ -32,7 +32,7 @@ def joint_steps(setting: Setting, stream: Stream) -> Iterator[dict[int, Tensor]]
     passed = max(sizes) if setting.config.joint_steps == "largest" else sum(sizes)
     steps = math.ceil(passed / setting.config.batch_rows)
     parts: dict[int, tuple[Tensor, ...]] = {}
-    for domain in setting.domains.trained():
+    for domain in setting.domains.trained:
         rows = train[domain]
         order = torch.randperm(len(rows), generator=stream.of(setting.domains.names[domain]).generator())
         parts[domain] = torch.tensor_split(rows[order], [len(rows) * step // steps for step in range(1, steps)])

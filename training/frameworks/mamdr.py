@@ -28,14 +28,14 @@ class WithSpecifics:
     def start(self) -> State:
         """Return the state before the first epoch, every theta_i in place."""
         state = self._shared.start()
-        for domain in self._setting.domains.trained():
+        for domain in self._setting.domains.trained:
             self._regularizer.begin(state, domain)
         return state
 
     def epoch(self, state: State, number: int) -> float:
         """Train theta_S, then every theta_i."""
         loss = self._shared.epoch(state, number)
-        self._regularizer.targets(state, number, self._setting.domains.trained())
+        self._regularizer.targets(state, number, self._setting.domains.trained)
         return loss
 
 

@@ -52,7 +52,7 @@ class Reptile:
         stream = setting.stream.of("visits", number)
         setting.structure.load_moments(state.moments)
         loss, rows = 0.0, 0
-        for domain in setting.shuffled(setting.domains.trained(), stream.of("domains")):
+        for domain in setting.shuffled(setting.domains.trained, stream.of("domains")):
             named = stream.of(setting.domains.names[domain])
             visits = setting.visit(domain, named)
             end = Weights.starting(state.shared)

@@ -78,7 +78,7 @@ def fit_newcomer(setting: Setting, domain: int, learned: State, memory: Memory, 
 
 def _rows_of_epoch(setting: Setting, domain: int) -> int:
     """About how many rows an epoch passes: of each round the domain's own, and as many as another has on average."""
-    sizes = [len(setting.domains.train[one]) for one in setting.domains.trained()]
+    sizes = [len(setting.domains.train[one]) for one in setting.domains.trained]
     config = setting.config.regularization
     rounds = min(config.others, len(sizes) - 1) + int(config.include_target)
     return rounds * (len(setting.domains.train[domain]) + sum(sizes) // len(sizes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -70,9 +71,12 @@ class Regularizer:
 
     def others(self, domain: int, number: int) -> list[int]:
         """Return the domains that a target meets in an epoch, in order."""
-        config = self._setting.config.regularization
-        candidates = [other for other in self._setting.domains.trained() if other != domain]
-        chosen = self._setting.shuffled(candidates, self._stream(number, domain).of("others"))[: config.others]
+        config, trained = self._setting.config.regularization, self._setting.domains.trained
+        own = bisect_left(trained, domain)
+        known = int(own < len(trained) and trained[own] == domain)  # one without training rows is no candidate anyway
+        generator = self._stream(number, domain).of("others").generator()
+        drawn = torch.randperm(len(trained) - known, generator=generator)[: config.others].tolist()
+        chosen = [trained[place + (known and place >= own)] for place in drawn]
         return [*chosen, domain] if config.include_target else chosen
 
     def visits(self, number: int, domain: int, place: int, other: int) -> list[Tensor]:

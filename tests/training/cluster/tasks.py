@@ -99,7 +99,7 @@ def expected_entries(task: Task, epochs: int) -> list[tuple[int, str, str]]:
     names = task.setting.domains.names
     phases = ("dn", "dr") if task.setting.config.framework == "mamdr" else ("dn",)
     return sorted(
-        (e, phase, names[i]) for e in range(1, epochs + 1) for phase in phases for i in task.setting.domains.trained()
+        (e, phase, names[i]) for e in range(1, epochs + 1) for phase in phases for i in task.setting.domains.trained
     )
 
 

@@ -19,7 +19,7 @@ SGD = {"optimizer": "sgd", "lr": 0.5}
 def visits_of(setting: Setting, number: int) -> list[tuple[int, list[torch.Tensor]]]:
     """The batches of an epoch, domain by domain, in the order that the framework draws."""
     stream = setting.stream.of("visits", number)
-    order = setting.shuffled(setting.domains.trained(), stream.of("domains"))
+    order = setting.shuffled(setting.domains.trained, stream.of("domains"))
     return [(domain, setting.visit(domain, stream.of(setting.domains.names[domain]))) for domain in order]
 
 

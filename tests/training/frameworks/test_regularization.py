@@ -34,7 +34,7 @@ def regularized(setting: Setting, epochs: int = 2) -> State:
     """Two epochs of Domain Regularization on a theta_S that stays."""
     state, regularizer = setting.start(), Regularizer(setting)
     for number in range(1, epochs + 1):
-        regularizer.targets(state, number, setting.domains.trained())
+        regularizer.targets(state, number, setting.domains.trained)
     return state
 
 
@@ -72,7 +72,7 @@ def test_one_after_another_is_the_papers_algorithm(small_data: SmallData, embedd
     theta = setting.structure.theta()
     own = {
         domain: {n: torch.zeros_like(v) for n, v in theta.items() if n != TABLE or embeddings != "shared"}
-        for domain in setting.domains.trained()
+        for domain in setting.domains.trained
     }
     for number in (1, 2):
         plain_regularization(setting, number, theta, own)

@@ -44,7 +44,7 @@ def test_domains_have_the_rows_of_the_split(small_data: SmallData) -> None:
             assert (small_data.rows.domains[part, 0] == domain).all()
             assert (part[1:] > part[:-1]).all()
     left = domains.without(domains.names[:1])
-    assert left.trained() == (1, 2)
+    assert left.trained == (1, 2)
     assert len(left.test[0]) == len(domains.test[0])
     with pytest.raises(ConfigError, match="theme-77"):
         domains.without(["theme-77"])

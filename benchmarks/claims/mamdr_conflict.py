@@ -18,8 +18,8 @@ from training.sources.conflict import ConflictWorld, conflicting
 BASE: dict[str, Any] = {
     "network": {"width": 16, "tower": [64, 32], "dropout": 0.2, "norm": False, "embedding_std": 0.05},
     "batch_rows": 128,
-    "epochs": 25,
-    "patience": 4,
+    "epochs": 50,
+    "patience": 8,
 }
 AIMS = (("dn", "alternate"), ("dr", "finetune"), ("mamdr", "dr"), ("mamdr", "dn"), ("dr", "alternate"))
 """The paper's order: DN > Alternate, DR > finetune, and its ablation: MAMDR > without DN, without DR > neither."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from features.fields import Field
 from network.inputs import Batch, FieldShape, NetworkShape
+from training.arrays import Arrays, InMemory
 from training.config import BackboneConfig, TrainingConfig
 from training.dataset import EncodedDataset
 from training.metrics import auc
@@ -25,9 +26,10 @@ class RowTensors:
 
     Args:
         dataset: encoded with the run's own training rows.
+        arrays: where each row's domains are laid out; in memory by default.
     """
 
-    def __init__(self, dataset: EncodedDataset) -> None:
+    def __init__(self, dataset: EncodedDataset, arrays: Arrays | None = None) -> None:
         self._sparse = torch.from_numpy(dataset.sparse)
         self._dense = torch.from_numpy(dataset.dense)
         self._lists = {
@@ -39,8 +41,10 @@ class RowTensors:
         """Frozen field to its vectors (V, width)."""
         ordered = sorted(dataset.divisions, key=lambda division: not division.natural)  # stable: natural first
         self.divisions = tuple(ordered)
-        columns = [torch.from_numpy(dataset.division[division.name]) for division in ordered]
-        self.domains = torch.stack(columns, dim=1).to(torch.int64)
+        domains = (arrays or InMemory()).new((len(dataset.label), len(ordered)), np.int64)
+        for place, division in enumerate(ordered):
+            domains[:, place] = dataset.division[division.name]
+        self.domains = torch.from_numpy(domains)
         """(n, divisions) each row's domain positions, the natural division first; -1 is none."""
 
     def batch(self, rows: Tensor) -> Batch:
@@ -52,7 +56,7 @@ class RowTensors:
 
     @property
     def memory_bytes(self) -> int:
-        """What all rows take."""
+        """What all rows take, wherever they lie."""
         lists = [tensor for pair in self._lists.values() for tensor in pair]
         columns = (self._sparse, self._dense, *lists, self.label, *self.given.values(), self.domains)
         return sum(tensor.nbytes for tensor in columns)

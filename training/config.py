@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from adapters_store.validation import explain
+from training.arrays import RowsIn
 from training.errors import ConfigError
 from training.packed.config import PackedConfig
 from training.reporting.config import SinksConfig
@@ -212,6 +213,8 @@ class TrainingConfig(Section):
 
     Args:
         data: folder that `espalier data prepare` wrote; a relative path is taken from the current folder.
+        rows: `memory` reads all rows into memory; `disk` leaves them in their file and lays the encoded ones out in
+            files that memory maps (docs/packed.md). No part of what a run learns.
         seed: of the split and of all training.
         threads: cores that torch uses; part of the result, for sums are taken in another order with another number.
         backbone, adapter, fusion: the three networks.
@@ -231,6 +234,7 @@ class TrainingConfig(Section):
     """
 
     data: Path | None = None
+    rows: RowsIn = "memory"
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Positive = 2
     backbone: BackboneConfig = BackboneConfig()

@@ -18,6 +18,11 @@ from training.errors import PreparedError
 NONE = -1
 
 
+def column_of(division: Division) -> str:
+    """The column of the rows that a division of domain or context reads; empty where its rule names none."""
+    return "domain_id" if division.of == "domain" and division.rule is None else division.field or ""
+
+
 def row_domains(division: Division, interactions: pl.DataFrame) -> NDArray[np.int32]:
     """Domains of a division of domain or context.
 
@@ -32,7 +37,7 @@ def row_domains(division: Division, interactions: pl.DataFrame) -> NDArray[np.in
         PreparedError: the rule is none of the above, or its field is missing.
     """
     if division.of == "domain" and division.rule is None:
-        return _matched(interactions["domain_id"].cast(pl.String), division)
+        return _matched(interactions[column_of(division)].cast(pl.String), division)
     return _by_value(division, interactions)
 
 

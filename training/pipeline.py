@@ -94,7 +94,7 @@ def _train(stage: str, run: Run, share: tuple[int, int]) -> Path:
         run.require("pretrain")
     if stage == "fuse":
         run.require("adapters")
-    run.meter.say(f"data: {len(run.rows.label):,} rows, {run.rows.memory_bytes / 2**20:,.0f} MiB in memory once read")
+    run.meter.say(rows_line(run))
     pretrained = run.pretrained()
     for line in count_lines(pretrained.backbone.shape, run.config):
         run.meter.say(line)
@@ -104,6 +104,12 @@ def _train(stage: str, run: Run, share: tuple[int, int]) -> Path:
     if stage == "adapters":
         return run.out
     return _finish(run, pretrained, adapters)
+
+
+def rows_line(run: Run) -> str:
+    """State how many rows there are, and what they take where."""
+    where = "in memory once read" if run.config.rows == "memory" else "in files that memory maps"
+    return f"data: {len(run.rows.label):,} rows, {run.rows.memory_bytes / 2**20:,.0f} MiB {where}"
 
 
 def _finish(run: Run, pretrained: Pretrained, adapters: Sequence[TrainedAdapter]) -> Path:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 import polars as pl
 from pydantic import (
@@ -20,7 +21,9 @@ from pydantic import Field as Key
 
 from adapters_store.validation import explain
 from features.fields import Division, FieldName
+from training.arrays import RowsIn
 from training.errors import PreparedError
+from training.interactions import FrameRows, Interactions, ParquetRows
 
 SPEC = "spec.json"
 TABLES = ("interactions", "users", "items")
@@ -104,9 +107,33 @@ class DatasetSpec(BaseModel):
         return next(division for division in self.divisions if division.natural)
 
 
+class Prepared(Protocol):
+    """Rated or shown rows, wherever they are, and what is known of users and items."""
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """Fields, divisions, facts."""
+        ...
+
+    @property
+    def rows(self) -> Interactions:
+        """The rows; see `PreparedDataset`."""
+        ...
+
+    @property
+    def users(self) -> pl.DataFrame:
+        """`user_id` and one column per user field or division."""
+        ...
+
+    @property
+    def items(self) -> pl.DataFrame:
+        """`item_id` and one column per item field or division."""
+        ...
+
+
 @dataclass(frozen=True)
 class PreparedDataset:
-    """Rated or shown rows, and what is known of users and items.
+    """Rated or shown rows in memory, and what is known of users and items.
 
     Args:
         spec: fields, divisions, facts.
@@ -120,6 +147,11 @@ class PreparedDataset:
     interactions: pl.DataFrame
     users: pl.DataFrame
     items: pl.DataFrame
+
+    @property
+    def rows(self) -> Interactions:
+        """The rows, part by part."""
+        return FrameRows(self.interactions)
 
     @classmethod
     def load(cls, folder: Path) -> PreparedDataset:
@@ -150,39 +182,102 @@ class PreparedDataset:
 
     def check(self) -> None:
         """Raise PreparedError unless the tables hold what the spec says."""
-        for column in (*_KEYS, "label"):
-            _require(self.interactions, "interactions", column)
-        for side, table in (("user", self.users), ("item", self.items)):
-            _check_entities(side, table, self.interactions)
-        tables = {"user": self.users, "item": self.items}
-        for field in self.spec.fields:
-            table = tables.get(field.of, self.interactions)
-            _require(table, f"{field.of} table", field.column, nulls=field.column not in _KEYS)
-            if field.vectors is not None:
-                _require(table, f"{field.of} table", field.vectors)
-        odd = self.interactions.filter(~pl.col("label").is_in([0, 1]))
-        if len(odd):
-            raise PreparedError(f"interactions hold label {odd['label'][0]}; a label is 0 or 1")
-        self._check_domains()
-        if SPLIT in self.interactions.columns:
-            self._check_split()
+        check(self)
 
-    def _check_domains(self) -> None:
-        unknown = self.interactions.filter(~pl.col("domain_id").is_in(list(self.spec.natural.domains)))
-        if len(unknown):
-            raise PreparedError(
-                f"interactions hold domain {unknown['domain_id'][0]!r}; the natural division "
-                f"{self.spec.natural.name!r} of {SPEC} does not list it"
-            )
 
-    def _check_split(self) -> None:
-        _require(self.interactions, "interactions", SPLIT)
-        parts = self.interactions[SPLIT].cast(pl.String)
-        odd = parts.filter(~parts.is_in(PARTS))
-        if len(odd):
-            raise PreparedError(f"interactions hold {SPLIT} {odd[0]!r}; it is one of {', '.join(PARTS)}")
-        if not (parts == PARTS[0]).any():
-            raise PreparedError(f"column {SPLIT} of the interactions leaves no row to train on")
+@dataclass(frozen=True)
+class PreparedFolder:
+    """The same, its rows left in their file.
+
+    Args:
+        spec: fields, divisions, facts.
+        rows: columns as of `PreparedDataset.interactions`.
+        users: user_id and one column per user field or division.
+        items: item_id and one column per item field or division.
+    """
+
+    spec: DatasetSpec
+    rows: Interactions
+    users: pl.DataFrame
+    items: pl.DataFrame
+
+    @classmethod
+    def open(cls, folder: Path) -> PreparedFolder:
+        """Look at a prepared folder and check it, a part of its rows at a time.
+
+        Raises:
+            PreparedError: a file is missing or unreadable, or does not hold what the spec says.
+        """
+        spec, (rows, *tables) = _read_spec(folder / SPEC), TABLES
+        prepared = cls(
+            spec,
+            ParquetRows.open(folder / f"{rows}.parquet"),
+            *(_read_table(folder / f"{name}.parquet") for name in tables),
+        )
+        check(prepared)
+        return prepared
+
+
+def prepared_in(where: RowsIn, folder: Path) -> Prepared:
+    """Open a prepared folder.
+
+    Args:
+        where: whether its rows are read into memory or left on the disk.
+        folder: the folder.
+
+    Raises:
+        PreparedError: a file is missing or unreadable, or does not hold what the spec says.
+    """
+    return PreparedFolder.open(folder) if where == "disk" else PreparedDataset.load(folder)
+
+
+def check(prepared: Prepared) -> None:
+    """Hold the tables to what the spec says.
+
+    Raises:
+        PreparedError: they do not; it names table, column and row.
+    """
+    spec, rows = prepared.spec, prepared.rows
+    tables = {"user": prepared.users, "item": prepared.items}
+    for side, table in tables.items():
+        _check_entities(side, table)
+    needed = (*_KEYS, "label", *([SPLIT] if SPLIT in rows.columns else []))
+    for column in needed:
+        _require_column(rows.columns, "interactions", column)
+    for field in spec.fields:
+        name, own = f"{field.of} table", tables.get(field.of)
+        _require_column(rows.columns if own is None else own.columns, name, field.column)
+        if own is not None and field.vectors is not None:
+            _require_column(own.columns, name, field.vectors)
+            _refuse_empty(own, name, field.vectors)
+    trained_on = SPLIT not in rows.columns
+    for start, part in rows.parts(*needed):
+        for column in needed:
+            _refuse_empty(part, "interactions", column, start)
+        for side, table in tables.items():
+            _check_known(side, table, part)
+        _check_values(spec, part)
+        trained_on = trained_on or bool((part[SPLIT].cast(pl.String) == PARTS[0]).any())
+    if not trained_on:
+        raise PreparedError(f"column {SPLIT} of the interactions leaves no row to train on")
+
+
+def _check_values(spec: DatasetSpec, part: pl.DataFrame) -> None:
+    """Hold labels, domains and split of some rows to what they may be."""
+    odd = part.filter(~pl.col("label").is_in([0, 1]))
+    if len(odd):
+        raise PreparedError(f"interactions hold label {odd['label'][0]}; a label is 0 or 1")
+    unknown = part.filter(~pl.col("domain_id").is_in(list(spec.natural.domains)))
+    if len(unknown):
+        raise PreparedError(
+            f"interactions hold domain {unknown['domain_id'][0]!r}; the natural division "
+            f"{spec.natural.name!r} of {SPEC} does not list it"
+        )
+    if SPLIT in part.columns:
+        parts = part[SPLIT].cast(pl.String)
+        odd_parts = parts.filter(~parts.is_in(PARTS))
+        if len(odd_parts):
+            raise PreparedError(f"interactions hold {SPLIT} {odd_parts[0]!r}; it is one of {', '.join(PARTS)}")
 
 
 def install(tables: Path, spec: DatasetSpec, folder: Path) -> None:
@@ -233,21 +328,31 @@ def _read_table(path: Path) -> pl.DataFrame:
         raise PreparedError(f"{path} cannot be read: {error}; run `espalier data prepare` again") from None
 
 
-def _require(table: pl.DataFrame, name: str, column: str, *, nulls: bool = False) -> None:
-    if column not in table.columns:
-        raise PreparedError(f"{name} has no column {column!r}; it has {table.columns}")
-    if not nulls and table[column].null_count():
-        raise PreparedError(f"{name} row {table[column].is_null().arg_max()}: {column} is empty")
+def _require_column(columns: Sequence[str], name: str, column: str) -> None:
+    if column not in columns:
+        raise PreparedError(f"{name} has no column {column!r}; it has {list(columns)}")
 
 
-def _check_entities(side: str, table: pl.DataFrame, interactions: pl.DataFrame) -> None:
-    key = f"{side}_id"
-    _require(table, f"{side} table", key)
+def _refuse_empty(table: pl.DataFrame, name: str, column: str, start: int = 0) -> None:
+    """Refuse a column with an empty value; `start` is the place of the first row."""
+    if table[column].null_count():
+        raise PreparedError(f"{name} row {start + (table[column].is_null().arg_max() or 0)}: {column} is empty")
+
+
+def _check_entities(side: str, table: pl.DataFrame) -> None:
+    key, name = f"{side}_id", f"{side} table"
+    _require_column(table.columns, name, key)
+    _refuse_empty(table, name, key)
     if table[key].n_unique() != len(table):
-        raise PreparedError(f"{side} table holds {key} {table[key].filter(table[key].is_duplicated())[0]!r} twice")
-    if table[key].dtype != interactions[key].dtype:
-        raise PreparedError(f"{key} is {table[key].dtype} in the {side} table and {interactions[key].dtype} elsewhere")
-    unknown = interactions.join(table, on=key, how="anti", maintain_order="left")
+        raise PreparedError(f"{name} holds {key} {table[key].filter(table[key].is_duplicated())[0]!r} twice")
+
+
+def _check_known(side: str, table: pl.DataFrame, part: pl.DataFrame) -> None:
+    """Hold some rows to name users or items that their table has."""
+    key = f"{side}_id"
+    if table[key].dtype != part[key].dtype:
+        raise PreparedError(f"{key} is {table[key].dtype} in the {side} table and {part[key].dtype} elsewhere")
+    unknown = part.join(table, on=key, how="anti", maintain_order="left")
     if len(unknown):
         raise PreparedError(f"interactions name {key} {unknown[key][0]!r}, which the {side} table does not hold")
 

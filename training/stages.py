@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from adapters_store.canonical import canonical_json, digest
 from network.fusion import Mode
 from network.lora import DomainAdapter
 from training.adapters import AdapterTrainer, Place, TrainedAdapter
+from training.arrays import arrays_in
 from training.batches import RowTensors, network_shape
 from training.checkpoint import Memory, StateFolder
 from training.config import TrainingConfig
@@ -22,7 +24,7 @@ from training.errors import ConfigError, RunExists, StageMissing
 from training.fusion import TRAINED_MODES, FusionTrainer, TrainedFusion
 from training.packed.adapters import PackedAdapters
 from training.packed.fusion import PackedFusionTrainer
-from training.prepared import PreparedDataset
+from training.prepared import prepared_in
 from training.pretrain import Pretrained, pretrain
 from training.progress import Meter
 from training.ranks import adapter_ranks, fusion_ranks
@@ -72,12 +74,13 @@ class Run:
         self.out = out
         self.meter = meter
         self.state = StateFolder(out / "state")
-        prepared = PreparedDataset.load(config.data)
+        prepared = prepared_in(config.rows, config.data)
         self.split = split_of(prepared, config.seed)
-        self.dataset: EncodedDataset = encode(prepared, self.split.train, config.backbone.width)
+        arrays = arrays_in(config.rows, self.state.folder)
+        self.dataset: EncodedDataset = encode(prepared, self.split.train, config.backbone.width, arrays)
         self.shape = network_shape(self.dataset, config)
         adapter_ranks(self.shape, config.adapter)  # a target that names no module is refused before anything is trained
-        self.rows = RowTensors(self.dataset)
+        self.rows = RowTensors(self.dataset, arrays)
         self.positions = Rows.of(self.split)
         self._data_digest = folder_digest(config.data)
 
@@ -248,4 +251,9 @@ def _unused(out: Path) -> bool:
 def folder_digest(folder: Path) -> str:
     """Name a prepared data set by its content."""
     files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".parquet"))
-    return digest(canonical_json({path.name: digest(path.read_bytes()) for path in files}))
+    return digest(canonical_json({path.name: _digest_of(path) for path in files}))
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -89,7 +89,8 @@ class NoState(StateFolder):
 # epinions-mdr takes a third as long as a plain epoch
 @lru_cache(maxsize=1)
 def _loaded(data: str, seed: int, width: int) -> Loaded:
-    return Loaded.of(MamdrConfig.model_validate({"data": data, "seed": seed, "network": {"width": width}}))
+    config = MamdrConfig.model_validate({"data": data, "seed": seed, "network": {"width": width}})
+    return Loaded.of(config, Path(data))  # in memory: nothing is laid out there
 
 
 def run(trial: Trial) -> Found:

@@ -1,7 +1,8 @@
-"""A loader on a generated file of ten million rows: what it keeps in memory at most."""
+"""Ten million generated rows: what a loader keeps in memory at most, and a run over what it wrote."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -20,6 +21,8 @@ USERS, VIDEOS, TABS = 1_000, 200_000, (0, 1, 2, 4, 6)
 BLOCK = 1_000_000
 LOGS = ("log_standard_4_08_to_4_21_1k.csv", "log_standard_4_22_to_5_08_1k.csv")
 BOUND_GB = 2
+DISK = 0.4
+"""Of what rows in memory take: the positions of rows stay there, sorted by domain, in either case."""
 _RANGES = (
     "user_active_degree",
     "is_lowactive_period",
@@ -43,6 +46,30 @@ def lines(work: Workplace) -> Iterator[Line]:
     kept = pl.scan_parquet(out / "interactions.parquet").select(pl.len()).collect().item()
     yield exactly("rows that it kept", kept, rows)
     yield measured(f"its time, for {written / 1e6:,.0f} MB of CSV", f"{seconds:.0f} s")
+    yield from rows_lines(work, out)
+
+
+def rows_lines(work: Workplace, data: Path) -> Iterator[Line]:
+    """What a run over these rows needs in memory of its own, with `rows: disk` and without."""
+    found = {where: opened(work, data, where) for where in ("memory", "disk")}
+    told = ", ".join(
+        f"{where} {each['bytes'] / 1e6:,.0f} MB in {each['seconds']:.0f} s" for where, each in found.items()
+    )
+    encoded = found["disk"]["encoded_bytes"] / 1e6
+    claim = f"memory of a run that has {found['disk']['rows']:,} rows ({encoded:,.0f} MB encoded) at hand, rows: disk"
+    yield at_most(
+        f"{claim} over rows: memory ({told})", found["disk"]["bytes"] / found["memory"]["bytes"], DISK, "x", 2
+    )
+
+
+def opened(work: Workplace, data: Path, where: str) -> dict[str, float]:
+    """The figures of `benchmarks.rows_memory`, from a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.rows_memory", str(data), str(work.folder / f"rows-{where}"), where]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise ClaimError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
 
 
 def write_source(folder: Path, rows: int) -> int:

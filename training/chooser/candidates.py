@@ -49,11 +49,10 @@ def sides_of(prepared: PreparedDataset, train: NDArray[np.int64]) -> dict[Of, Si
         prepared: the data.
         train: (t,) positions of the training rows.
     """
-    rows = prepared.interactions
     return {
-        "user": Side.of_entities("user_id", prepared.users, rows, train),
-        "item": Side.of_entities("item_id", prepared.items, rows, train),
-        "context": Side.of_rows(rows, train),
+        "user": Side.of_entities("user_id", prepared.users, prepared.rows, train),
+        "item": Side.of_entities("item_id", prepared.items, prepared.rows, train),
+        "context": Side.of_rows(prepared.interactions, train),
     }
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from training.arrays import RowsIn
 from training.config import BackboneConfig, NonNegative, Positive, Rate, Section, Share
 from training.frameworks.optimizers import Name, Rule
 from training.reporting.config import SinksConfig
@@ -146,6 +147,8 @@ class MamdrConfig(Section):
 
     Args:
         data: folder that `espalier data prepare` or `data build` wrote.
+        rows: `memory` reads all rows into memory; `disk` leaves them in their file and lays the encoded ones out in
+            files that memory maps (docs/packed.md). No part of what a run learns.
         seed: of the split (where the data has none) and of all training.
         threads: cores that torch uses; part of the result.
         framework: how it learns.
@@ -177,6 +180,7 @@ class MamdrConfig(Section):
     """
 
     data: Path | None = None
+    rows: RowsIn = "memory"
     seed: Annotated[int, Field(ge=0)] = 0
     threads: Positive = 1
     framework: FrameworkName = "mamdr"

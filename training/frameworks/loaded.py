@@ -10,12 +10,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from training.arrays import arrays_in
 from training.batches import RowTensors
 from training.dataset import EncodedDataset, Split, encode, split_of
 from training.errors import ConfigError
 from training.frameworks.config import MamdrConfig
 from training.frameworks.domains import DomainRows
-from training.prepared import PreparedDataset
+from training.prepared import Prepared, prepared_in
 from training.stages import folder_digest
 
 
@@ -40,18 +41,23 @@ class Loaded:
     domains: DomainRows
 
     @classmethod
-    def of(cls, config: MamdrConfig) -> Loaded:
+    def of(cls, config: MamdrConfig, folder: Path) -> Loaded:
         """Read, split and encode the data that a configuration names.
+
+        Args:
+            config: names the data.
+            folder: on whose disk encoded rows lie where the configuration has them there.
 
         Raises:
             ConfigError: it names none, or leaves every domain out.
             PreparedError: the folder is no prepared data, or a column does not fit its field.
         """
         asked = decisive(config)
-        prepared = PreparedDataset.load(asked[0])
+        prepared = prepared_in(config.rows, asked[0])
         split = split_of(prepared, config.seed)
-        dataset = encode(prepared, learned_from(prepared, split, config.left_out), config.network.width)
-        rows = RowTensors(dataset)
+        learned, arrays = learned_from(prepared, split, config.left_out), arrays_in(config.rows, folder)
+        dataset = encode(prepared, learned, config.network.width, arrays)
+        rows = RowTensors(dataset, arrays)
         return cls(asked, folder_digest(asked[0]), split, dataset, rows, DomainRows.of(rows, split))
 
 
@@ -68,7 +74,7 @@ def decisive(config: MamdrConfig) -> tuple[Path, int, int, tuple[str, ...]]:
     return config.data, config.seed, config.network.width, config.left_out
 
 
-def learned_from(prepared: PreparedDataset, split: Split, left_out: Collection[str]) -> NDArray[np.int64]:
+def learned_from(prepared: Prepared, split: Split, left_out: Collection[str]) -> NDArray[np.int64]:
     """Return the training rows (n,) that anything is fitted on, the constants of the encoding too.
 
     Args:
@@ -81,8 +87,10 @@ def learned_from(prepared: PreparedDataset, split: Split, left_out: Collection[s
     """
     if not left_out:
         return split.train
-    domain = prepared.interactions["domain_id"].cast(pl.String).gather(split.train)
-    rows: NDArray[np.int64] = split.train[~domain.is_in(list(left_out)).to_numpy()]
+    left = np.zeros(len(prepared.rows), np.bool_)
+    for start, part in prepared.rows.parts("domain_id"):
+        left[start : start + len(part)] = part["domain_id"].cast(pl.String).is_in(list(left_out)).to_numpy()
+    rows: NDArray[np.int64] = split.train[~left[split.train]]
     if len(rows) == 0:
         raise ConfigError("left_out names every domain that has training rows: leave one to learn theta_S from")
     return rows

@@ -44,7 +44,7 @@ from training.seeds import Stream
 from training.stages import refuse_existing
 from training.threads import threads
 
-_UNDECISIVE = {"data", "artifact", "artifact_dtype", "bootstrap_draws", "finetune", "sinks"}
+_UNDECISIVE = {"data", "rows", "artifact", "artifact_dtype", "bootstrap_draws", "finetune", "sinks"}
 """Keys that theta_S and the theta_i do not depend on."""
 
 
@@ -75,7 +75,7 @@ class MamdrRun:
         asked = decisive(config)
         open_sinks(config.sinks, out)  # one whose library is missing is refused before anything is trained
         if loaded is None:
-            loaded = Loaded.of(config)
+            loaded = Loaded.of(config, out / "state")
         elif loaded.asked != asked:
             raise ConfigError(f"the data was loaded for {loaded.asked} and is asked for {asked}")
         self.config = config

@@ -267,6 +267,8 @@ def train_packs_on(
     """Do the same on any engine."""
     if config.packed is None:
         raise ConfigError("tasks of a cluster are packs: set `packed` in the configuration, or leave --ray out")
+    if config.rows == "disk":
+        raise ConfigError("a worker of a cluster holds all rows in memory: set rows: memory, or leave --ray out")
     if stage == "all":
         train("pretrain", config, out, resume=resume, meter=meter)
     else:

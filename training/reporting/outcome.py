@@ -14,7 +14,7 @@ from training.reporting.page import PAGE
 from training.tables import MOST_DOMAINS
 
 _FILES = (PAGE, "report.md", "auc.png", "learning.png")
-_NOT_TOLD = ("data", "sinks")
+_NOT_TOLD = ("data", "rows", "sinks")
 """Settings that say where something lies, and nothing about the run."""
 
 

@@ -56,7 +56,7 @@ class Method:
                 raise ConfigError(f"the space of {self.name} holds {key}: {here}")
 
 
-_NO_METHODS_OWN = ("data", "seed", "threads", "sinks", "bootstrap_draws", "framework", "preset", "structure")
+_NO_METHODS_OWN = ("data", "rows", "seed", "threads", "sinks", "bootstrap_draws", "framework", "preset", "structure")
 
 
 def _of_schedule(section: str) -> Callable[[TrainingConfig, int], int]:

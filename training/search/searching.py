@@ -16,7 +16,7 @@ from network.errors import NetworkError
 from training.checkpoint import StateFolder
 from training.dataset import split_of
 from training.errors import ConfigError
-from training.prepared import PreparedDataset
+from training.prepared import prepared_in
 from training.progress import Advance, Meter, SilentMeter
 from training.search.errors import NothingJudged, OptunaMissing
 from training.search.found import Budget, Searched, Told, best_of
@@ -31,7 +31,7 @@ from training.trials.trial import Config
 if TYPE_CHECKING:
     from training.search.journal import Journal
 
-_UNDECISIVE = {"data", "sinks", "bootstrap_draws"}
+_UNDECISIVE = {"data", "rows", "sinks", "bootstrap_draws"}
 """Keys that no trial depends on; the data counts by its content."""
 _GROUND = "ground"
 _DIGEST_DIGITS = 8
@@ -61,7 +61,7 @@ class Data:
         """
         if config.data is None:
             raise ConfigError("no data: set `data` in the configuration, or give --data DIR")
-        prepared = PreparedDataset.load(config.data)
+        prepared = prepared_in(config.rows, config.data)
         rows = len(split_of(prepared, config.seed).train)
         return cls(folder_digest(config.data), rows, len(prepared.spec.divisions))
 

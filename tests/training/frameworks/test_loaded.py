@@ -22,7 +22,7 @@ def config_of(data: Path | None, **changes: Any) -> MamdrConfig:
 
 def test_runs_share_rows_that_are_the_same(small_world: Path, tmp_path: Path) -> None:
     """Law: what is loaded for one run is what another of the same data, seed, width and domains reads itself."""
-    loaded = Loaded.of(config_of(small_world))
+    loaded = Loaded.of(config_of(small_world), tmp_path)
     config = config_of(small_world, framework="dn", epochs=3)
     given = MamdrRun(config, tmp_path, SilentMeter(), loaded)
     own = MamdrRun(config, tmp_path, SilentMeter())
@@ -36,10 +36,12 @@ def test_runs_share_rows_that_are_the_same(small_world: Path, tmp_path: Path) ->
 def test_rows_of_another_configuration_are_refused(small_world: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     """Law: another seed, width or list of left out domains asks for other rows, and is not given these."""
     with pytest.raises(ConfigError, match="the data was loaded for"):
-        MamdrRun(config_of(small_world, **changes), tmp_path, SilentMeter(), Loaded.of(config_of(small_world)))
+        MamdrRun(
+            config_of(small_world, **changes), tmp_path, SilentMeter(), Loaded.of(config_of(small_world), tmp_path)
+        )
 
 
-def test_without_data_nothing_is_loaded() -> None:
+def test_without_data_nothing_is_loaded(tmp_path: Path) -> None:
     """Law: a configuration that names no data is refused, with the option that names it."""
     with pytest.raises(ConfigError, match="--data"):
-        Loaded.of(config_of(None))
+        Loaded.of(config_of(None), tmp_path)

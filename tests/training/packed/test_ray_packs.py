@@ -162,6 +162,12 @@ def test_tasks_without_packs_are_refused(small_world: Path, finished: Path, tmp_
         on(DirectEngine(), small_config(small_world), run_folder(finished, tmp_path / "run"))
 
 
+def test_rows_on_the_disk_are_not_sent_to_workers(config: TrainingConfig, finished: Path, tmp_path: Path) -> None:
+    """Law: a worker holds what it is sent in memory, so `rows: disk` is refused rather than not kept."""
+    with pytest.raises(ConfigError, match="rows: memory"):
+        on(DirectEngine(), config.model_copy(update={"rows": "disk"}), run_folder(finished, tmp_path / "run"))
+
+
 @pytest.mark.timeout(300)
 def test_killed_worker_on_ray_changes_nothing(
     config: TrainingConfig, finished: Path, in_one_process: Path, tmp_path: Path

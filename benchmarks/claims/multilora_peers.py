@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -130,9 +130,11 @@ class PeftTrained:
 def by_peft(trainer: AdapterTrainer, domains: Sequence[Place]) -> PeftTrained:
     """Train domains one after the other as PEFT's documentation shows it.
 
-    A fresh wrapping of the backbone for each, LoRA on every hidden layer, the norms among the modules to save. It is
-    spared dropout and the early stop; its LoRA has neither scale nor shift of its own.
+    A fresh wrapping of the backbone for each, LoRA on every hidden layer, the norms among the modules to save, dropout as
+    ours. It is spared the early stop; its LoRA has neither scale nor shift of its own.
     """
+    backbone = Backbone(replace(trainer.backbone.shape, dropout=trainer.schedule.dropout))
+    backbone.load_state_dict(trainer.backbone.state_dict())
     levels = range(len(trainer.backbone.shape.tower))
     config = LoraConfig(
         r=trainer.config.ranks[0],
@@ -146,7 +148,7 @@ def by_peft(trainer: AdapterTrainer, domains: Sequence[Place]) -> PeftTrained:
             trainer.rows.of_domain(part, place.division, place.domain) for part in (trainer.train, trainer.stop)
         )
         began = time.process_time()
-        network = get_peft_model(copy.deepcopy(trainer.backbone), config)
+        network = get_peft_model(copy.deepcopy(backbone), config)
         train(network, Rows.of(trainer.rows, own).by_numpy(), trainer.schedule)
         aucs.append(trainer.rows.auc(judged, scored(network, trainer.rows, judged)))
         seconds += time.process_time() - began

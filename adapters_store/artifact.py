@@ -5,6 +5,7 @@ Decoding checks the form only; whether an artifact fits a backbone is `verificat
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from adapters_store.canonical import digest
 from adapters_store.manifest import AdapterManifest, FusionManifest, manifest_content, parse_manifest
@@ -24,12 +25,15 @@ class Adapter:
         manifest: What it says about itself.
         tensors: Name to array, as stored (BF16 decoded to float32).
         size_bytes: Of the file.
+        folded: Filled by `folding`: per module, factor and fusion what this adapter gives to every combination that it
+            is part of, of the one backbone of its fingerprint.
     """
 
     revision: str
     manifest: AdapterManifest
     tensors: dict[str, Array]
     size_bytes: int
+    folded: dict[tuple[str, int, str], Any] = field(default_factory=dict, repr=False, init=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +53,7 @@ class Fusion:
     manifest: FusionManifest
     tensors: dict[str, Array]
     size_bytes: int
-    queries: dict[str, tuple[Array, Array]] = field(default_factory=dict, repr=False)
+    queries: dict[str, tuple[Array, Array]] = field(default_factory=dict, repr=False, init=False)
 
 
 def encode_adapter(manifest: AdapterManifest, tensors: Mapping[str, Array | Bfloat16]) -> bytes:

@@ -227,6 +227,25 @@ def _norm(backbone: Backbone, tensors: Mapping[str, Array], module: str, prefix:
     return scale, bias - mean * scale
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class FoldedLora:
+    """What one LoRA gives to every combination that it is part of; r is its rank.
+
+    Args:
+        down: (r, k) float32.
+        up: (d, r) float32, with its scale inside.
+        shift: (d,) float32.
+        key: (rf, r) float32; None where nothing attends.
+        key_shift: (rf,) float32; likewise.
+    """
+
+    down: Array
+    up: Array
+    shift: Array
+    key: Array | None
+    key_shift: Array | None
+
+
 def _module(
     backbone: Backbone,
     module: str,
@@ -236,31 +255,47 @@ def _module(
     norm: tuple[Array, Array],
 ) -> FoldedModule:
     """Fold m LoRAs of one module; `factor` multiplies their outputs."""
-    downs = [lora.tensors[f"{module}.down"] for lora in loras]
-    scales = [lora.tensors[f"{module}.scale"].astype(np.float64) * factor for lora in loras]
-    up = np.hstack([lora.tensors[f"{module}.up"] * scale[:, None] for lora, scale in zip(loras, scales, strict=True)])
-    shift = np.stack([lora.tensors[f"{module}.shift"].astype(np.float64) * factor for lora in loras])
-    ranks = [len(down) for down in downs]
-    group = np.repeat(np.eye(len(loras)), ranks, axis=1)
+    parts = [_lora(lora, module, fusion, factor) for lora in loras]
+    ranks = [len(part.down) for part in parts]
+    keys = [part.key for part in parts if part.key is not None]
+    key_shifts = [part.key_shift for part in parts if part.key_shift is not None]
     if fusion is None:
         query, query_shift = _zeros(1, backbone.modules[module][1]), _zeros(1)
-        key, key_shift = np.zeros((1, sum(ranks))), np.zeros((len(loras), 1))
+        key, key_shift = _zeros(1, sum(ranks)), _zeros(len(loras), 1)
     else:
         query, query_shift = _query(backbone, fusion, module)
-        key, key_shift = _key(fusion, module, up, shift)
-    parts = {
-        "down": np.vstack(downs),
-        "up": up,
-        "shift": shift,
-        "query": query,
-        "query_shift": query_shift,
-        "key": key,
-        "key_shift": key_shift,
-        "group": group,
-        "norm_scale": norm[0],
-        "norm_shift": norm[1],
-    }
-    return FoldedModule(**{part: as_float32(f"{module}.{part}", array) for part, array in parts.items()})
+        key, key_shift = np.hstack(keys), np.stack(key_shifts)
+    return FoldedModule(
+        down=np.vstack([part.down for part in parts]),
+        up=np.hstack([part.up for part in parts]),
+        shift=np.stack([part.shift for part in parts]),
+        query=query,
+        query_shift=query_shift,
+        key=key,
+        key_shift=key_shift,
+        group=np.repeat(np.eye(len(loras), dtype=np.float32), ranks, axis=1),
+        norm_scale=as_float32(f"{module}.norm_scale", norm[0]),
+        norm_shift=as_float32(f"{module}.norm_shift", norm[1]),
+    )
+
+
+def _lora(lora: Adapter, module: str, fusion: Fusion | None, factor: int) -> FoldedLora:
+    """One LoRA of one module, folded once for all combinations: a pinned one is part of many adapters' folds."""
+    which = module, factor, "" if fusion is None else fusion.revision
+    found: FoldedLora | None = lora.folded.get(which)
+    if found is None:
+        scale = lora.tensors[f"{module}.scale"].astype(np.float64) * factor
+        up = lora.tensors[f"{module}.up"] * scale[:, None]
+        shift = lora.tensors[f"{module}.shift"].astype(np.float64) * factor
+        key, key_shift = (None, None) if fusion is None else _key(fusion, module, up, shift)
+        found = lora.folded[which] = FoldedLora(
+            as_float32(f"{module}.down", lora.tensors[f"{module}.down"]),
+            as_float32(f"{module}.up", up),
+            as_float32(f"{module}.shift", shift),
+            None if key is None else as_float32(f"{module}.key", key),
+            None if key_shift is None else as_float32(f"{module}.key_shift", key_shift),
+        )
+    return found
 
 
 def _query(backbone: Backbone, fusion: Fusion, module: str) -> tuple[Array, Array]:
@@ -282,11 +317,11 @@ def _query(backbone: Backbone, fusion: Fusion, module: str) -> tuple[Array, Arra
 
 
 def _key(fusion: Fusion, module: str, up: Array, shift: Array) -> tuple[Array, Array]:
-    """WK up / divisor (rf, R) and WK shift / divisor (m, rf) (Eq. 10)."""
+    """WK up / divisor (rf, r) and WK shift / divisor (rf,) of one LoRA (Eq. 10)."""
     key = fusion.tensors[f"fusion.{module}.key"].astype(np.float64)
     rank = len(key)
     divided = key / (rank if fusion.manifest.divisor == "r" else math.sqrt(rank))
-    return divided @ up, shift @ divided.T
+    return divided @ up, divided @ shift
 
 
 def _unadapted(backbone: Backbone, module: str, m: int) -> FoldedModule:

@@ -23,7 +23,8 @@ class SharedListener:
     Args:
         listener: bound, not blocking, and closed by whoever opened it.
         make: a protocol for each connection.
-        is_ahead: told how many connections are only beginning; whether this process has more than another one.
+        tell: lets the other processes know how many connections this one has; how many are only beginning is given.
+        is_ahead: whether this process has more than another one.
         context: of TLS, if it is spoken.
         backlog: connections that may wait.
     """
@@ -33,13 +34,15 @@ class SharedListener:
         listener: socket.socket,
         make: Callable[[], asyncio.Protocol],
         *,
-        is_ahead: Callable[[int], bool],
+        tell: Callable[[int], None],
+        is_ahead: Callable[[], bool],
         context: ssl.SSLContext | None,
         backlog: int,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._make = make
+        self._tell = tell
         self._is_ahead = is_ahead
         self._context = context
         self._beginning: set[asyncio.Task[None]] = set()
@@ -64,7 +67,8 @@ class SharedListener:
         self._loop.add_reader(self._listener.fileno(), self._come)
 
     def _come(self) -> None:
-        if self._is_ahead(len(self._beginning)):
+        self._tell(len(self._beginning))
+        if self._is_ahead():
             self._wait(_MOMENT_S, self._take_and_watch)  # nobody may have taken it by then: others may be busy, or hang
         else:
             self._take()
@@ -90,7 +94,7 @@ class SharedListener:
         beginning = self._loop.create_task(self._begin(connection))
         self._beginning.add(beginning)
         beginning.add_done_callback(self._beginning.discard)
-        self._is_ahead(len(self._beginning))  # others know of it at once
+        self._tell(len(self._beginning))
 
     async def _begin(self, connection: socket.socket) -> None:
         with suppress(OSError):  # TLS errors among them: its client spoke something else, or left

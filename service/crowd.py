@@ -42,11 +42,14 @@ class Crowd:
         os.write(descriptor, b"\xff" * (_WIDTH * workers * PORTS))
         return cls(descriptor, workers)
 
-    def is_ahead(self, port: int, own: int) -> bool:
-        """Tell how many connections this worker has on a port, and learn whether another one has fewer."""
+    def tell(self, port: int, own: int) -> None:
+        """Let the others know how many connections this worker has on a port."""
+        self._counts[port * self._workers + self._place] = own
+
+    def is_ahead(self, port: int) -> bool:
+        """Whether another one has fewer there than this worker told."""
         first = port * self._workers
-        self._counts[first + self._place] = own
-        return min(self._counts[first : first + self._workers]) < own
+        return min(self._counts[first : first + self._workers]) < self._counts[first + self._place]
 
     def leave(self, port: int) -> None:
         """This worker takes no more there."""

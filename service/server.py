@@ -109,8 +109,11 @@ class QuietServer(ClosingServer):
     def _sharing(self, listener: socket.socket, crowd: Crowd) -> SharedListener:
         config, connections = self.config, self.server_state.connections
 
-        def is_ahead(beginning: int) -> bool:
-            return crowd.is_ahead(self._port, len(connections) + beginning)
+        def tell(beginning: int) -> None:
+            crowd.tell(self._port, len(connections) + beginning)
+
+        def is_ahead() -> bool:
+            return crowd.is_ahead(self._port)
 
         def make() -> asyncio.Protocol:
             protocol: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg]
@@ -118,8 +121,8 @@ class QuietServer(ClosingServer):
             )
             return protocol
 
-        is_ahead(0)  # the others learn that there is one more
-        return SharedListener(listener, make, is_ahead=is_ahead, context=config.ssl, backlog=config.backlog)
+        tell(0)  # the others learn that there is one more
+        return SharedListener(listener, make, tell=tell, is_ahead=is_ahead, context=config.ssl, backlog=config.backlog)
 
 
 def run(settings: Settings, *, config: Path | None, announce: Callable[[Started], None]) -> None:

@@ -130,8 +130,8 @@ class PeftTrained:
 def by_peft(trainer: AdapterTrainer, domains: Sequence[Place]) -> PeftTrained:
     """Train domains one after the other as PEFT's documentation shows it.
 
-    A fresh wrapping of the backbone for each, LoRA on every hidden layer, the norms among the modules to save, dropout as
-    ours. It is spared the early stop; its LoRA has neither scale nor shift of its own.
+    A fresh wrapping of the backbone for each, LoRA on every hidden layer, the norms among the modules to save, dropout
+    as ours. It is spared the early stop; its LoRA has neither scale nor shift of its own.
     """
     backbone = Backbone(replace(trainer.backbone.shape, dropout=trainer.schedule.dropout))
     backbone.load_state_dict(trainer.backbone.state_dict())

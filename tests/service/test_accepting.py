@@ -47,11 +47,13 @@ def bound() -> Iterator[socket.socket]:
 
 @asynccontextmanager
 async def listening(
-    listener: socket.socket, context: ssl.SSLContext | None = None, is_ahead: Callable[[int], bool] = lambda _: False
+    listener: socket.socket, context: ssl.SSLContext | None = None, is_ahead: Callable[[], bool] = lambda: False
 ) -> AsyncIterator[tuple[SharedListener, list[Counted]]]:
     """One that listens, and the protocols it made."""
     made: list[Counted] = []
-    shared = SharedListener(listener, lambda: Counted(made), is_ahead=is_ahead, context=context, backlog=BURST)
+    shared = SharedListener(
+        listener, lambda: Counted(made), tell=lambda _: None, is_ahead=is_ahead, context=context, backlog=BURST
+    )
     yield shared, made
     shared.close()
 
@@ -90,7 +92,7 @@ async def test_a_burst_is_shared() -> None:
 async def test_whoever_has_more_lets_others_go_first() -> None:
     """Law: one that is ahead takes a connection only if nobody else has after a moment, and then it does."""
     with bound() as one, one.dup() as other:
-        async with listening(one, is_ahead=lambda _: True) as (_, ahead):
+        async with listening(one, is_ahead=lambda: True) as (_, ahead):
             assert await echoed(one.getsockname()) == b"here"
             assert len(ahead) == 1
             async with listening(other) as (_, behind):
@@ -103,15 +105,20 @@ def test_workers_see_each_others_counts() -> None:
     """Law: one is ahead of who has fewer on the same port; of those that told nothing, or left, nobody is."""
     supervisor = Crowd.opened(3)
     first, second = (Crowd(os.dup(supervisor.descriptor), 3, place) for place in (0, 1))
-    assert not first.is_ahead(0, 5)
-    assert not second.is_ahead(0, 5)
-    assert second.is_ahead(0, 6)
-    assert not second.is_ahead(1, 6)
+    first.tell(0, 5)
+    assert not first.is_ahead(0)
+    second.tell(0, 5)
+    assert not second.is_ahead(0)
+    second.tell(0, 6)
+    assert second.is_ahead(0)
+    second.tell(1, 6)
+    assert not second.is_ahead(1)
     first.leave(0)
-    assert not second.is_ahead(0, 6)
-    assert first.is_ahead(0, 7)
+    assert not second.is_ahead(0)
+    first.tell(0, 7)
+    assert first.is_ahead(0)
     supervisor.forget(1)
-    assert not first.is_ahead(0, 7)
+    assert not first.is_ahead(0)
     for each in (supervisor, first, second):
         each.close()
 

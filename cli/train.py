@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from typer import Context
-from typer.core import TyperCommand
 
 from cli.publish import publish
-from cli.stores import SCHEMES, refused, with_store
+from cli.stores import SCHEMES, with_store
+from cli.train_mamdr import mamdr
+from cli.train_options import Config, Data, MayLackAddress, Out, Resume, Seed, address_of, run_training
 
 if TYPE_CHECKING:
     from adapters_store.store import AdapterStore
-    from training.cluster.config import ClusterConfig
 
 app = typer.Typer(help="Train a backbone, its domains' adapters and their fusion.", no_args_is_help=True)
 
-Config = Annotated[Path, typer.Option("--config", help="YAML training configuration.", dir_okay=False)]
-Out = Annotated[Path, typer.Option("--out", help="The run folder.", file_okay=False)]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where a run in this folder stopped.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Replaces the configuration's seed.", min=0)]
-Data = Annotated[
-    Path | None, typer.Option("--data", help="Prepared data; replaces the configuration's.", file_okay=False)
-]
 PacksOnRay = Annotated[
     str | None,
     typer.Option(
@@ -43,24 +33,13 @@ PublishTo = Annotated[  # not from ESPALIER_STORE: training alone makes nothing 
 ]
 
 
-class _MayLackAddress(TyperCommand):
-    """Lets `--ray` stand without its value, which is then `local`."""
-
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:  # type: ignore[override]  # typer's base is private
-        """Fill in the address where the next word is an option, or nothing."""
-        filled = []
-        for word, following in zip(args, [*args[1:], "--"], strict=True):
-            filled += [word, "local"] if word == "--ray" and following.startswith("--") else [word]
-        return super().parse_args(ctx, filled)
-
-
 @app.command()
 def pretrain(config: Config, out: Out, resume: Resume = False, seed: Seed = None, data: Data = None) -> None:
     """Train the backbone on all rows (stage 1)."""
     _train("pretrain", config, out, resume, seed, data)
 
 
-@app.command(cls=_MayLackAddress)
+@app.command(cls=MayLackAddress)
 def adapters(
     config: Config,
     out: Out,
@@ -88,7 +67,7 @@ def fuse(config: Config, out: Out, resume: Resume = False, seed: Seed = None, da
     _train("fuse", config, out, resume, seed, data)
 
 
-@app.command(name="all", cls=_MayLackAddress)
+@app.command(name="all", cls=MayLackAddress)
 def every(
     config: Config,
     out: Out,
@@ -143,7 +122,7 @@ def whole(
         kinds = [kind for kind in WHOLE_KINDS if not names or Whole(kind) in names]
         train_whole(kinds, settings, out, resume=resume, meter=RichMeter(console))
 
-    _run(out, work)
+    run_training(out, work)
 
 
 @app.command()
@@ -176,7 +155,7 @@ def overlays(
         replaced = sum(one.replaced for one in done.values())
         meter.say(f"{replaced} of {len(done)} domains have overlays now; publish them: espalier publish {out}")
 
-    _run(out, work)
+    run_training(out, work)
 
 
 @app.command()
@@ -195,7 +174,7 @@ def divisions(config: Config, out: Out, resume: Resume = False, seed: Seed = Non
             console.print("  ".join(row), highlight=False, markup=False, soft_wrap=True)
         console.print(f"configuration: {out / 'divisions' / 'config.yaml'}", soft_wrap=True, markup=False)
 
-    _run(out, work)
+    run_training(out, work)
 
 
 @app.command()
@@ -253,84 +232,10 @@ def search(
             meter.say(f"configuration: {out / one.name / 'config.yaml'}")
         meter.say(f"tables: {out / 'search.md'}")
 
-    _run(out, work)
+    run_training(out, work)
 
 
-class Mode(StrEnum):
-    """When the workers of a cluster wait for each other."""
-
-    SYNC = "sync"
-    ASYNC = "async"
-
-
-class Combine(StrEnum):
-    """What becomes of the changes of several workers of a cluster."""
-
-    BOUNDED = "bounded"
-    SUM = "sum"
-    MEAN = "mean"
-
-
-@app.command(cls=_MayLackAddress)
-def mamdr(
-    config: Config,
-    out: Out,
-    resume: Resume = False,
-    seed: Seed = None,
-    data: Data = None,
-    framework: Annotated[
-        str | None, typer.Option("--framework", help="How it learns; replaces the configuration's.")
-    ] = None,
-    specific: Annotated[
-        str | None, typer.Option("--specific", help="What a domain has of its own: delta or lora.")
-    ] = None,
-    domain: Annotated[
-        str | None, typer.Option("--domain", help="Add this domain alone to the finished run in --out.")
-    ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option("--ray", help="Train on this Ray cluster; without an address, on one that is started here."),
-    ] = None,
-    workers: Annotated[int, typer.Option("--workers", help="Processes that own domains (--ray).", min=1)] = 2,
-    shards: Annotated[int, typer.Option("--shards", help="Processes that hold parameters (--ray).", min=1)] = 1,
-    mode: Annotated[Mode, typer.Option("--mode", help="When workers wait for each other (--ray).")] = Mode.SYNC,
-    staleness: Annotated[
-        int, typer.Option("--staleness", help="Epochs a worker may be ahead of the slowest (--mode async).", min=0)
-    ] = 1,
-    combine: Annotated[
-        Combine, typer.Option("--combine", help="How changes of several workers become one (--mode sync).")
-    ] = Combine.BOUNDED,
-) -> None:
-    """Train MAMDR, or a framework that it is compared with; then evaluate, export and report."""
-    if ray is not None and domain is not None:
-        raise typer.BadParameter("a domain is added by one process: leave --ray out", param_hint="--domain")
-
-    def work(console: Console) -> None:
-        from training.config import read_config
-        from training.frameworks.config import MamdrConfig
-        from training.frameworks.run import train_mamdr
-        from training.progress import RichMeter
-
-        settings = read_config(config, MamdrConfig, seed=seed, data=data, framework=framework, specific=specific)
-        meter = RichMeter(console)
-        if ray is None:
-            train_mamdr(settings, out, resume=resume, meter=meter, domain=domain)
-            return
-        from training.cluster.train import train_on_ray
-
-        cluster = cluster_of(workers, shards, staleness, mode, combine)
-        address = None if ray == "local" else ray
-        train_on_ray(settings, out, address=address, resume=resume, meter=meter, cluster=cluster)
-
-    _run(out, work)
-
-
-def cluster_of(workers: int, shards: int, staleness: int, mode: Mode, combine: Combine) -> ClusterConfig:
-    """Return what the options of `--ray` ask for."""
-    from training.cluster.config import ClusterConfig
-
-    keys = {"workers": workers, "shards": shards, "mode": mode.value, "staleness": staleness, "combine": combine.value}
-    return ClusterConfig.model_validate(keys)
+app.command(cls=MayLackAddress)(mamdr)
 
 
 def share_of(packs: str) -> tuple[int, int]:
@@ -367,7 +272,7 @@ def _train(
         settings = load_config(config, seed=seed, data=data)
         train(stage, settings, out, resume=resume, meter=RichMeter(console), share=share)
 
-    _run(out, work)
+    run_training(out, work)
 
 
 def _train_on_ray(
@@ -386,27 +291,8 @@ def _train_on_ray(
         from training.progress import RichMeter
 
         settings = load_config(config, seed=seed, data=data)
-        address, cluster = None if ray == "local" else ray, PackCluster(workers=workers)
+        address, cluster = address_of(ray), PackCluster(workers=workers)
         meter = RichMeter(console)
         train_packs_on_ray(stage, settings, out, address=address, resume=resume, meter=meter, cluster=cluster)
 
-    _run(out, work)
-
-
-def _run(out: Path, work: Callable[[Console], None]) -> None:
-    # Torch's threads spin while they wait for each other. Where another program holds a core, the default spin made a
-    # step 30 times as long; a short one costs nothing on an idle machine. Read once, when torch is loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    from adapters_store.errors import StoreError
-    from network.errors import NetworkError
-    from service.errors import ServiceError
-    from training.errors import TrainingError
-
-    console = Console()
-    try:
-        work(console)
-    except (TrainingError, StoreError, NetworkError, ServiceError) as error:
-        raise refused(error) from error
-    except KeyboardInterrupt:
-        console.print(f"stopped; --resume goes on with {out}", highlight=False, markup=False)
-        raise typer.Exit(130) from None
+    run_training(out, work)

@@ -22,7 +22,8 @@ from adapters_store.artifact import decode_adapter
 from adapters_store.backbone import read_bundle
 from adapters_store.folding import fold_backbone
 from adapters_store.verification import verify_adapter, verify_backbone
-from cli.train import Combine, Mode, app, cluster_of
+from cli.train import app
+from cli.train_mamdr import Combine, Mode, cluster_of
 from service.engines.onnx import OnnxEngine
 from tests.training.small import contents
 from training.baselines.table import BASELINES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +63,8 @@ class Hamur(Baseline):
     Raises:
         ConfigError: a cell after a hidden layer that the tower does not have, or two after one.
     """
+
+    one_domain_batches: ClassVar[bool] = True
 
     def __init__(self, shape: NetworkShape, domains: int, settings: HamurSettings) -> None:
         super().__init__(shape, domains)

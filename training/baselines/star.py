@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,8 @@ class PartitionedNorm(nn.Module):
 
     In training the moments are those of the domain's rows in the batch, at evaluation the domain's running ones.
     Source: Sheng et al., STAR (CIKM 2021), Eq. 3, 4.
-    departs from the paper: a batch may hold several domains, and fewer than 32 rows of one are normalised by its
-    running moments and do not move them (methods.md 2).
+    departs from the paper: fewer than 32 rows of a domain in a batch are normalised by its running moments and do not
+    move them (methods.md 2). Mixed training gives batches of one domain, as the paper does; not every framework.
 
     Args:
         width: channels d.
@@ -80,6 +81,8 @@ class Star(Baseline):
         domains: how many natural domains there are.
         settings: where the norms stand, and the auxiliary network's widths.
     """
+
+    one_domain_batches: ClassVar[bool] = True
 
     def __init__(self, shape: NetworkShape, domains: int, settings: StarSettings) -> None:
         super().__init__(shape, domains)

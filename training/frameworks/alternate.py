@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-
-from training.batches import split_batches
 from training.frameworks.inner import Weights
 from training.frameworks.setting import Setting
 from training.frameworks.state import State
 
 
 class Mix:
-    """Every batch is drawn from the rows of all domains.
+    """Every batch is drawn from the rows of all domains, or of any one, as the network has it.
 
     Args:
         setting: what it works on.
@@ -28,15 +25,14 @@ class Mix:
         """Pass over all rows once."""
         setting = self._setting
         stream = setting.stream.of("mix", number)
-        rows = torch.cat(setting.domains.train)
-        visits = split_batches(rows, setting.config.batch_rows, 1, stream.of("order").generator())
+        visits = setting.mixed(stream.of("order"))
         weights = Weights.starting(state.shared)
         setting.structure.load_moments(state.moments)
         optimizer = setting.inner_optimizer(state)
         loss = setting.steps(weights, setting.shared_names, visits, optimizer, stream)
         state.shared = weights.values
         setting.measure(state)
-        return loss / len(rows)
+        return loss / sum(map(len, visits))
 
 
 class Alternate:

@@ -18,11 +18,16 @@ from training.seeds import Stream
 LOG_VARIANCE = "log_variance"
 
 
-def joint_steps(setting: Setting, stream: Stream) -> Iterator[dict[int, Tensor]]:
+def joint_steps(setting: Setting, stream: Stream, least: int = 1) -> Iterator[dict[int, Tensor]]:
     """Cut one pass over all rows into steps, each with a part of every domain.
 
     There are as many steps as the largest domain has batches, or as all rows have (`joint_steps`); a smaller domain's
     rows are spread over them, and a step may have none of it. A step that no domain has rows for is left out.
+
+    Args:
+        setting: the rows, and what a batch is.
+        stream: of their order.
+        least: rows of a domain in a step that has any of it; a domain that has fewer in all has them in one step.
 
     Yields:
         domain -> positions of its rows, in order of the domains; at least one.
@@ -35,7 +40,9 @@ def joint_steps(setting: Setting, stream: Stream) -> Iterator[dict[int, Tensor]]
     for domain in setting.domains.trained:
         rows = train[domain]
         order = torch.randperm(len(rows), generator=stream.of(setting.domains.names[domain]).generator())
-        parts[domain] = torch.tensor_split(rows[order], [len(rows) * step // steps for step in range(1, steps)])
+        dealt = len(rows) // least
+        cuts = [dealt * step // steps * least for step in range(1, steps)]
+        parts[domain] = torch.tensor_split(rows[order], cuts)
     for step in range(steps):
         if found := {domain: part[step] for domain, part in parts.items() if len(part[step])}:
             yield found
@@ -51,6 +58,11 @@ class Joint:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
 
+    @property
+    def least_rows(self) -> int:
+        """Rows that a step needs of a domain to learn from it."""
+        return 1
+
     def start(self) -> State:
         """Return the state before the first epoch."""
         return self.setting.start()
@@ -65,7 +77,7 @@ class Joint:
         setting.structure.train()
         loss, rows = 0.0, 0
         with stream.of("dropout").ambient():
-            for step, parts in enumerate(joint_steps(setting, stream.of("order"))):
+            for step, parts in enumerate(joint_steps(setting, stream.of("order"), self.least_rows)):
                 batches = {domain: setting.labelled(positions) for domain, positions in parts.items()}
                 found, gradients = self.gradients(weights.values, batches, stream.of("step", step))
                 optimizer.begin()

@@ -15,18 +15,24 @@ from training.frameworks.structure import TABLE
 from training.seeds import Stream
 
 Tensors = dict[str, Tensor]
+_HALVES = 2
 
 
 class Maml(Joint):
     """Each domain's rows of a step are halved: SGD steps on the first half, the loss counts on the second.
 
     theta <- theta - step of sum over domains of grad L_query(theta - lr grad L_support(theta)). Source: Finn et al.
-    (ICML 2017), algorithm 2; `order: 1` leaves the second derivative out. A domain with one row in a step sits it out.
+    (ICML 2017), algorithm 2; `order: 1` leaves the second derivative out. A domain with a single row sits it out.
     """
+
+    @property
+    def least_rows(self) -> int:
+        """One to learn from, and one to judge by."""
+        return _HALVES
 
     def gradients(self, values: Tensors, batches: dict[int, LabelledBatch], stream: Stream) -> tuple[float, Tensors]:
         """Return the summed meta-gradients of the domains."""
-        halves = [halved(batch) for batch in batches.values() if len(batch) > 1]
+        halves = [halved(batch) for batch in batches.values() if len(batch) >= _HALVES]
         found = [on_own_rows(self.setting, values, [*half], self._task) for half in halves]
         return mean_loss(found), summed([gradients for _, gradients in found], values)
 
@@ -56,10 +62,15 @@ class Mldg(Joint):
     domains, as in MAMDR's released code.
     """
 
+    @property
+    def least_rows(self) -> int:
+        """Where a domain's own rows are parted, one for each part."""
+        return _HALVES if self.setting.config.legacy_rules else 1
+
     def gradients(self, values: Tensors, batches: dict[int, LabelledBatch], stream: Stream) -> tuple[float, Tensors]:
         """Return the gradients of F + weight G."""
         if self.setting.config.legacy_rules:
-            halves = [halved(batch) for batch in batches.values() if len(batch) > 1]
+            halves = [halved(batch) for batch in batches.values() if len(batch) >= _HALVES]
             found = [self._own(values, [train], [test]) for train, test in halves]
             return mean_loss(found), summed([gradients for _, gradients in found], values)
         train, test = self._parted(list(batches.values()), stream)

@@ -97,20 +97,32 @@ class Setting:
         order = torch.randperm(len(domains), generator=stream.generator()).tolist()
         return [domains[place] for place in order]
 
+    def mixed(self, stream: Stream) -> Sequence[Tensor]:
+        """Return the positions of each batch of one pass over all rows, in a random order.
+
+        A batch is drawn from the rows of all domains, or from those of one where the network says so
+        (`Structure.one_domain_batches`).
+        """
+        if not self.structure.one_domain_batches:
+            return split_batches(torch.cat(self.domains.train), self.config.batch_rows, 1, stream.generator())
+        batches = [
+            batch for domain in self.domains.trained for batch in self.one_pass(domain, stream.of(self._name(domain)))
+        ]
+        order = torch.randperm(len(batches), generator=stream.of("batches").generator())
+        return [batches[place] for place in order.tolist()]
+
     def measure(self, state: State) -> None:
         """Measure the norms' moments of theta_S anew, over all training rows (methods.md 3)."""
         if not state.moments:
             return
-        stream = self.stream.of("moments")
-        everything = torch.cat(self.domains.train)
-        batches = split_batches(everything, self.config.batch_rows, 1, stream.generator())
+        batches = self.mixed(self.stream.of("moments"))
         state.moments = remeasure(self.structure, state.shared, state.moments, map(self.labelled, batches))
 
     def measure_specific(self, state: State, domain: int) -> None:
         """Measure the norms' moments of theta_S + theta_i anew, over the domain's training rows."""
         if not state.moments:
             return
-        stream = self.stream.of("moments", self.domains.names[domain])
+        stream = self.stream.of("moments", self._name(domain))
         batches = split_batches(self.domains.train[domain], self.config.batch_rows, 1, stream.generator())
         own: Specific = state.specifics[domain]
         own.moments = remeasure(self.structure, state.weights_of(domain), state.moments, map(self.labelled, batches))
@@ -119,6 +131,9 @@ class Setting:
         """Return the positions of each batch of one pass over a domain's rows."""
         config, rows = self.config, self.domains.train[domain]
         return split_batches(rows, config.batch_rows, config.min_batches, stream.generator())
+
+    def _name(self, domain: int) -> str:
+        return self.domains.names[domain]
 
     def _learning(self, dense: Sequence[str], table: bool) -> tuple[str, ...]:
         trainable = {name for name, parameter in self.structure.named_parameters() if parameter.requires_grad}

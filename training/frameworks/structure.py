@@ -33,6 +33,8 @@ class Structure(nn.Module):
     embeddings: FieldEmbeddings
     batched: ClassVar[bool] = False
     """Whether `torch.func.vmap` can run it: what it does must not depend on the values of its inputs."""
+    one_domain_batches: ClassVar[bool] = False
+    """Whether mixed training gives it batches of one domain each: norms of a domain's own need its rows together."""
 
     def forward(self, batch: Batch, domain: Tensor) -> Tensor:
         """Return the logits (n,) float32.

@@ -25,15 +25,16 @@ class Adapter:
         manifest: What it says about itself.
         tensors: Name to array, as stored (BF16 decoded to float32).
         size_bytes: Of the file.
-        folded: Filled by `folding`: per module, factor and fusion what this adapter gives to every combination that it
-            is part of, of the one backbone of its fingerprint.
+        folded: Filled by `folding`: per module and factor what this adapter gives to every combination it is part of.
+        keys: Likewise: per module what it is found by in the latest fusion.
     """
 
     revision: str
     manifest: AdapterManifest
     tensors: dict[str, Array]
     size_bytes: int
-    folded: dict[tuple[str, int, str], Any] = field(default_factory=dict, repr=False, init=False)
+    folded: dict[tuple[str, int], Any] = field(default_factory=dict, repr=False, init=False)
+    keys: dict[str, Any] = field(default_factory=dict, repr=False, init=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

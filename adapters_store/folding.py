@@ -235,15 +235,26 @@ class FoldedLora:
         down: (r, k) float32.
         up: (d, r) float32, with its scale inside.
         shift: (d,) float32.
-        key: (rf, r) float32; None where nothing attends.
-        key_shift: (rf,) float32; likewise.
     """
 
     down: Array
     up: Array
     shift: Array
-    key: Array | None
-    key_shift: Array | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoldedKey:
+    """What a LoRA is found by in one fusion's attention.
+
+    Args:
+        fusion: the fusion's revision.
+        key: (rf, r) float32.
+        shift: (rf,) float32.
+    """
+
+    fusion: str
+    key: Array
+    shift: Array
 
 
 def _module(
@@ -255,16 +266,15 @@ def _module(
     norm: tuple[Array, Array],
 ) -> FoldedModule:
     """Fold m LoRAs of one module; `factor` multiplies their outputs."""
-    parts = [_lora(lora, module, fusion, factor) for lora in loras]
+    parts = [_lora(lora, module, factor) for lora in loras]
     ranks = [len(part.down) for part in parts]
-    keys = [part.key for part in parts if part.key is not None]
-    key_shifts = [part.key_shift for part in parts if part.key_shift is not None]
     if fusion is None:
         query, query_shift = _zeros(1, backbone.modules[module][1]), _zeros(1)
         key, key_shift = _zeros(1, sum(ranks)), _zeros(len(loras), 1)
     else:
         query, query_shift = _query(backbone, fusion, module)
-        key, key_shift = np.hstack(keys), np.stack(key_shifts)
+        keys = [_lora_key(lora, module, fusion) for lora in loras]
+        key, key_shift = np.hstack([each.key for each in keys]), np.stack([each.shift for each in keys])
     return FoldedModule(
         down=np.vstack([part.down for part in parts]),
         up=np.hstack([part.up for part in parts]),
@@ -279,23 +289,40 @@ def _module(
     )
 
 
-def _lora(lora: Adapter, module: str, fusion: Fusion | None, factor: int) -> FoldedLora:
+def _lora(lora: Adapter, module: str, factor: int) -> FoldedLora:
     """One LoRA of one module, folded once for all combinations: a pinned one is part of many adapters' folds."""
-    which = module, factor, "" if fusion is None else fusion.revision
-    found: FoldedLora | None = lora.folded.get(which)
+    found: FoldedLora | None = lora.folded.get((module, factor))
     if found is None:
-        scale = lora.tensors[f"{module}.scale"].astype(np.float64) * factor
-        up = lora.tensors[f"{module}.up"] * scale[:, None]
-        shift = lora.tensors[f"{module}.shift"].astype(np.float64) * factor
-        key, key_shift = (None, None) if fusion is None else _key(fusion, module, up, shift)
-        found = lora.folded[which] = FoldedLora(
+        up, shift = _scaled(lora, module, factor)
+        found = lora.folded[module, factor] = FoldedLora(
             as_float32(f"{module}.down", lora.tensors[f"{module}.down"]),
             as_float32(f"{module}.up", up),
             as_float32(f"{module}.shift", shift),
-            None if key is None else as_float32(f"{module}.key", key),
-            None if key_shift is None else as_float32(f"{module}.key_shift", key_shift),
         )
     return found
+
+
+def _lora_key(lora: Adapter, module: str, fusion: Fusion) -> FoldedKey:
+    """WK up / divisor (rf, r) and WK shift / divisor (rf,) of one LoRA (Eq. 10); that of the latest fusion is kept."""
+    found: FoldedKey | None = lora.keys.get(module)
+    if found is None or found.fusion != fusion.revision:
+        up, shift = _scaled(lora, module, 1)
+        key = fusion.tensors[f"fusion.{module}.key"].astype(np.float64)
+        rank = len(key)
+        divided = key / (rank if fusion.manifest.divisor == "r" else math.sqrt(rank))
+        found = lora.keys[module] = FoldedKey(
+            fusion.revision,
+            as_float32(f"{module}.key", divided @ up),
+            as_float32(f"{module}.key_shift", divided @ shift),
+        )
+    return found
+
+
+def _scaled(lora: Adapter, module: str, factor: int) -> tuple[Array, Array]:
+    """A LoRA's `up` with its scale inside (d, r), and its shift (d,), both times the factor, in float64."""
+    scale = lora.tensors[f"{module}.scale"].astype(np.float64) * factor
+    up: Array = lora.tensors[f"{module}.up"] * scale[:, None]
+    return up, lora.tensors[f"{module}.shift"].astype(np.float64) * factor
 
 
 def _query(backbone: Backbone, fusion: Fusion, module: str) -> tuple[Array, Array]:
@@ -314,14 +341,6 @@ def _query(backbone: Backbone, fusion: Fusion, module: str) -> tuple[Array, Arra
         )
         fusion.queries[module] = found
     return found
-
-
-def _key(fusion: Fusion, module: str, up: Array, shift: Array) -> tuple[Array, Array]:
-    """WK up / divisor (rf, r) and WK shift / divisor (rf,) of one LoRA (Eq. 10)."""
-    key = fusion.tensors[f"fusion.{module}.key"].astype(np.float64)
-    rank = len(key)
-    divided = key / (rank if fusion.manifest.divisor == "r" else math.sqrt(rank))
-    return divided @ up, divided @ shift
 
 
 def _unadapted(backbone: Backbone, module: str, m: int) -> FoldedModule:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as default
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -227,8 +228,11 @@ class _Encoder:
 
     def _entity(self, of: str) -> NDArray[np.int32]:
         """The entity of each row, int32 (n,)."""
-        if of in self._sides:
-            return self._sides[of].entity
+        return self._sides[of].entity if of in self._sides else self._own_entity
+
+    @cached_property
+    def _own_entity(self) -> NDArray[np.int32]:
+        """Each row's own place, int32 (n,)."""
         found = self._arrays.new((len(self._interactions),), np.int32)
         for part in self._slices():
             found[part] = np.arange(part.start, part.stop, dtype=np.int32)

@@ -28,10 +28,10 @@ class Interactions(Protocol):
         ...
 
     def parts(self, *columns: str) -> Iterator[tuple[int, pl.DataFrame]]:
-        """The position of its first row, and some columns, of each part, in order.
+        """The position of its first row, and some columns, of each part, in order; one that is empty where no row is.
 
         Raises:
-            PreparedError: the rows cannot be read.
+            PreparedError: the rows cannot be read, or are not those any more that were there before.
         """
         ...
 
@@ -54,7 +54,7 @@ class FrameRows:
     def parts(self, *columns: str) -> Iterator[tuple[int, pl.DataFrame]]:
         """Slices; see `Interactions.parts`."""
         chosen = self.frame.select(columns)
-        for start in range(0, len(chosen), PART_ROWS):
+        for start in _starts(len(chosen)):
             yield start, chosen.slice(start, PART_ROWS)
 
 
@@ -66,11 +66,13 @@ class ParquetRows:
         path: the file.
         columns: names of its columns.
         rows: how many there are.
+        version: of the file, which is opened again for each part.
     """
 
     path: Path
     columns: Sequence[str]
     rows: int
+    version: tuple[int, ...]
 
     @classmethod
     def open(cls, path: Path) -> ParquetRows:
@@ -82,7 +84,8 @@ class ParquetRows:
         try:
             scanned = pl.scan_parquet(path)
             columns = scanned.collect_schema().names()
-            return cls(path, tuple(columns), scanned.select(pl.len()).collect().item())
+            version = _version(path)
+            return cls(path, tuple(columns), scanned.select(pl.len()).collect().item(), version)
         except FileNotFoundError:
             raise PreparedError(f"{path} is missing; run `espalier data prepare` again") from None
         except (OSError, pl.exceptions.PolarsError) as error:
@@ -95,12 +98,25 @@ class ParquetRows:
     def parts(self, *columns: str) -> Iterator[tuple[int, pl.DataFrame]]:
         """Reads of the file; see `Interactions.parts`."""
         chosen = pl.scan_parquet(self.path).select(columns)
-        for start in range(0, self.rows, PART_ROWS):
+        for start in _starts(self.rows):
             try:
                 part = chosen.slice(start, PART_ROWS).collect()
+                same = _version(self.path) == self.version
             except (OSError, pl.exceptions.PolarsError) as error:
                 raise _unreadable(self.path, error) from None
+            if not same:
+                raise PreparedError(f"{self.path} was replaced while it was read: start again")
             yield start, part
+
+
+def _starts(rows: int) -> range:
+    return range(0, max(rows, 1), PART_ROWS)
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """What a file that was replaced or written to has another of."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _unreadable(path: Path, error: Exception) -> PreparedError:

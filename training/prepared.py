@@ -247,6 +247,8 @@ def check(prepared: Prepared) -> None:
     for field in spec.fields:
         name, own = f"{field.of} table", tables.get(field.of)
         _require_column(rows.columns if own is None else own.columns, name, field.column)
+        if own is not None and field.column in _KEYS:
+            _refuse_empty(own, name, field.column)
         if own is not None and field.vectors is not None:
             _require_column(own.columns, name, field.vectors)
             _refuse_empty(own, name, field.vectors)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -58,6 +60,27 @@ def test_every_combination_equals_the_literal_equations(
         assert {len(module.shift) for module in folded.modules.values()} == {
             1 + sum(d is not None for d in combination)
         }
+
+
+def test_what_a_lora_keeps_is_of_its_factor_and_fusion(world: World) -> None:
+    """Law: pins that other adapters folded before, by another fusion or mode, give what freshly read ones do."""
+    auxiliaries = world.auxiliaries("gender", "shelf")
+    fusions = [decode_fusion(world.fusion(divisor, rank)) for divisor, rank in (("r", 2), ("sqrt_r", 3))]
+    modes = [("attention", fusions[0]), ("attention", fusions[1]), ("add", None), ("avg", None)]
+    adapters = [
+        (decode_adapter(encoded(*world.fused_parts("theme-1", mode, auxiliaries, fusion))), fusion)
+        for mode, fusion in modes
+    ]
+    for adapter, fusion in [*adapters, adapters[0]]:
+        for combination in combinations(adapter, auxiliaries):
+            found = fold_adapter(world.backbone, adapter, auxiliaries, fusion, combination)
+            fresh = {name: replace(pin) for name, pin in auxiliaries.items()}
+            expected = fold_adapter(world.backbone, replace(adapter), fresh, fusion, combination)
+            for module, parts in expected.modules.items():
+                for name, array in parts.arrays().items():
+                    assert np.array_equal(found.modules[module].arrays()[name], array), (combination, module, name)
+    kept = {len(pin.keys) for pin in auxiliaries.values()}
+    assert kept == {len(world.backbone.modules)}  # of one fusion, however many there were
 
 
 def test_fold_has_the_contracts_shapes_and_layout(world: World) -> None:

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from features.fields import Division
 from features.rows import EncodedRows
 from tests.training.small import contents, small_config
-from training.arrays import InMemory, OnDisk
+from training.arrays import InMemory, OnDisk, RowsIn
 from training.dataset import EncodedDataset, encode, split_of
 from training.errors import PreparedError
 from training.frameworks.config import MamdrConfig
+from training.frameworks.loaded import learned_from
 from training.frameworks.run import train_mamdr
 from training.pipeline import train, train_all
-from training.prepared import DatasetSpec, FieldSpec, PreparedDataset, PreparedFolder
+from training.prepared import DatasetSpec, FieldSpec, PreparedDataset, PreparedFolder, prepared_in
 
 ROWS, USERS, ITEMS = 500, 40, 25
 FIELDS = (
@@ -201,6 +202,46 @@ def test_mamdr_learns_the_same_from_the_disk(small_world: Path, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("small_parts")
+def test_domains_are_left_out_of_every_part(tmp_path: Path) -> None:
+    """Law: rows of a domain that is left out teach nothing, in whichever part of the file they stand."""
+    given = world()
+    given.write(tmp_path)
+    split = split_of(given, 1)
+    domain = given.interactions["domain_id"].to_numpy()
+    for one in (given, PreparedFolder.open(tmp_path)):
+        learned = learned_from(one, split, ["theme-2"])
+        assert set(learned) == {row for row in split.train if domain[row] != "theme-2"}
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_without_rows_what_is_wrong_is_told_all_the_same(tmp_path: Path, where: RowsIn) -> None:
+    """Law: an empty set is encoded, or refused by what a column is, and by no error of a library."""
+    given = world(split=False)
+    empty = PreparedDataset(given.spec, given.interactions.clear(), given.users, given.items)
+    empty.write(tmp_path)
+    found = encode(prepared_in(where, tmp_path), np.empty(0, np.int64), 4)
+    assert found.sparse.shape == (0, 5)
+    assert {field.name: field.vocabulary_size for field in found.fields if field.kind == "sparse"}["hour"] == 1
+    wrong = empty.interactions.with_columns(pl.lit("x").alias("waited"))
+    PreparedDataset(given.spec, wrong, given.users, given.items).write(tmp_path)
+    with pytest.raises(PreparedError, match="'waited', which holds String, not numbers"):
+        encode(prepared_in(where, tmp_path), np.empty(0, np.int64), 4)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_file_that_is_replaced_meanwhile_is_refused(tmp_path: Path) -> None:
+    """Law: parts of one file are never taken for parts of another."""
+    given = world()
+    given.write(tmp_path)
+    parts = PreparedFolder.open(tmp_path).rows.parts("label")
+    next(parts)
+    given.write(tmp_path)
+    with pytest.raises(PreparedError, match=r"interactions.parquet was replaced"):
+        next(parts)
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize(
     ("column", "place", "value", "fault"),
     [
@@ -213,7 +254,7 @@ def test_mamdr_learns_the_same_from_the_disk(small_world: Path, tmp_path: Path) 
     ],
 )
 def test_what_is_wrong_in_a_later_part_is_named(
-    tmp_path: Path, column: str, place: int, value: Any, fault: str
+    tmp_path: Path, where: RowsIn, column: str, place: int, value: Any, fault: str
 ) -> None:
     """Law: a fault anywhere in the file is refused as it is in memory, by table, row and column."""
     given = world()
@@ -222,7 +263,7 @@ def test_what_is_wrong_in_a_later_part_is_named(
     rows = given.interactions.with_columns(pl.Series(column, values))
     PreparedDataset(given.spec, rows, given.users, given.items).write(tmp_path)
     with pytest.raises(PreparedError, match=fault):
-        encode(PreparedFolder.open(tmp_path), np.arange(100), 4)
+        encode(prepared_in(where, tmp_path), np.arange(100), 4)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from training.reporting.config import SinksConfig
 from training.trials.kept import Found, TrialKey
 
 Config = TrainingConfig | MamdrConfig
-_ELSEWHERE = {"seed", "data", "sinks"}
+_ELSEWHERE = {"seed", "data", "rows", "sinks"}
 """Keys that stand beside the digest of a configuration, or decide nothing."""
 
 

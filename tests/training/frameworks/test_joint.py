@@ -49,6 +49,39 @@ def test_joint_steps_pass_every_row_once(small_data: SmallData, keys: dict[str, 
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+@pytest.mark.parametrize("least", [2, 7])
+def test_a_step_has_enough_rows_of_a_domain_or_none(small_data: SmallData, least: int) -> None:
+    """Law: a domain with few rows has them in fewer steps, so that each of its parts is large enough to be halved."""
+    setting = small_data.setting(joint_steps="all", batch_rows=4)
+    steps = list(joint_steps(setting, Stream(0), least))
+    for domain, rows in enumerate(setting.domains.train):
+        parts = [step[domain] for step in steps if domain in step]
+        assert sorted(torch.cat(parts).tolist()) == rows.tolist()
+        assert min(map(len, parts)) >= least
+
+
+@pytest.mark.parametrize(("framework", "keys"), [(Maml, {}), (Mldg, {"preset": "legacy"})])
+def test_what_halves_rows_learns_from_all_of_them(
+    small_data: SmallData, framework: type[Maml | Mldg], keys: dict[str, str]
+) -> None:
+    """Law: where a step would have one row of a sparse domain, MAML still passes each of its rows in an epoch."""
+    setting = small_data.setting(joint_steps="all", batch_rows=4, **keys)
+    sizes = [len(rows) for rows in setting.domains.train]
+    assert min(sizes) < sum(sizes) / 4  # fewer than there are steps
+    learned: list[int] = []
+
+    class Counting(framework):  # type: ignore[misc,valid-type]  # either of the two
+        def gradients(
+            self, values: Tensors, batches: dict[int, LabelledBatch], stream: Stream
+        ) -> tuple[float, Tensors]:
+            learned.extend(len(batch) for batch in batches.values() if len(batch) > 1)
+            return 0.0, {}
+
+    counting = Counting(setting)
+    counting.epoch(counting.start(), 1)
+    assert sum(learned) == sum(sizes)
+
+
 def test_a_step_without_rows_is_no_step(small_data: SmallData) -> None:
     """Law: where all domains' rows fall into the same few of many steps, the others are left out, and none is lost."""
     setting = small_data.setting(rows=40, batch_rows=2, joint_steps="all")

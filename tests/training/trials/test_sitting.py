@@ -77,7 +77,7 @@ def test_run_folders_stay_only_when_asked(tmp_path: Path) -> None:
 def test_what_decides_a_result_decides_the_key() -> None:
     """Law: settings, data, seed and code are in the key; where data lies and who is told are not."""
     key = trial().key
-    assert trial(data="elsewhere", sinks={"tensorboard": True}).key == key
+    assert trial(data="elsewhere", rows="disk", sinks={"tensorboard": True}).key == key
     assert trial(pretrain={"lr": 0.5}).key.config != key.config
     assert Trial("base", trial().config, "other data", "c1").key.config != key.config
     assert trial(seed=1).key.config == key.config

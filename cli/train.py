@@ -147,7 +147,7 @@ def overlays(
         from training.newcomer.of_run import overlay_run
         from training.progress import RichMeter
 
-        usual = NewcomerConfig(overlay=OverlayConfig(ids="all"), gate=GateConfig(policy="withhold"))
+        usual = NewcomerConfig(overlay=OverlayConfig(ids="all"), gate=GateConfig())
         settings, meter = usual if config is None else read_config(config, NewcomerConfig), RichMeter(console)
         done = overlay_run(
             run, out, settings, lambda bundle: OnnxEngine(bundle).logits, data=data, resume=resume, meter=meter

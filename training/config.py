@@ -154,7 +154,7 @@ class GateConfig(Section):
         min_positives: positives of the domain in the `gate` half.
     """
 
-    policy: Literal["withhold", "record", "none"] = "record"
+    policy: Literal["withhold", "record", "none"] = "withhold"
     q: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     auc_margin: NonNegative = 0.001
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95

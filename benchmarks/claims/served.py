@@ -41,7 +41,7 @@ class Draw:
 @functools.cache
 def last_epoch_run(work: Workplace) -> Run:
     """Adapters of the last epoch: no gate and no early stop has emptied them. Trained once for all groups."""
-    changes = {"select": "last_epoch", "export_ablations": True}
+    changes = {"select": "last_epoch", "gate": {"policy": "none"}, "export_ablations": True}
     folder, _ = train(work, "movielens-1m", 0, prepare(work), "movielens-last-epoch", **changes)
     return Run(folder)
 

@@ -15,6 +15,7 @@ SETTINGS: dict[str, Any] = {
     "adapters": {"lr": 5e-3, "batch_rows": 512, "epochs": 2, "dropout": 0.1},
     "fuse": {"lr": 5e-3, "batch_rows": 1024, "epochs": 2, "dropout": 0.1},
     "fusion": {"min_tuple_rows": 50},
+    "gate": {"policy": "record"},
     "export_ablations": True,
     "bootstrap_draws": 100,
 }

@@ -19,9 +19,10 @@ from service.engines.onnx import OnnxEngine
 from tests.training.small import small_config
 from training.artifacts_of import Notes
 from training.calibration import Calibration
-from training.config import GateConfig
+from training.config import GateConfig, TrainingConfig
 from training.gate import Verdict
 from training.judged import Judged, NaturalRows, gate
+from training.newcomer.config import NewcomerConfig
 from training.pipeline import train_all
 from training.predictions import read_predictions
 
@@ -46,7 +47,7 @@ def strict(small_world: Path, finished: Path, tmp_path_factory: pytest.TempPathF
 def eager(small_world: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that tests and calibrates the smallest domain."""
     changes: dict[str, Any] = {
-        "gate": {"min_positives": 1, "q": 0.5, "auc_margin": 1.0},
+        "gate": {"policy": "record", "min_positives": 1, "q": 0.5, "auc_margin": 1.0},
         "calibration": {"min_rows": 20, "min_of_class": 5, "negatives_kept": 0.5},
     }
     return again(small_world, finished, tmp_path_factory.mktemp("eager") / "run", **changes)
@@ -75,7 +76,7 @@ def test_a_domain_that_does_not_pass_publishes_nothing(finished: Path, strict: P
 
 
 def test_a_manifest_holds_its_verdict_and_the_rules(eager: Path) -> None:
-    """Law: by default every domain is exported, its verdict in the manifest as in the report; auxiliaries have none."""
+    """Law: with `record` every domain is exported, its verdict in manifest and report; auxiliaries have none."""
     gate = report(eager)["gate"]
     assert gate["rules"]["policy"] == "record"
     assert (gate["rules"]["domains"], gate["rules"]["q"]) == (3, 0.5)
@@ -106,6 +107,12 @@ def test_without_a_gate_nothing_is_judged() -> None:
     judged = Judged({"avg": {"a": lines[0]}}, {}, GateConfig(policy="none"))
     assert judged.gated_notes("a", "avg", Notes()).gate is None
     assert judged.line() == "publish gate: none"
+
+
+def test_a_run_withholds_unless_it_is_told_otherwise() -> None:
+    """Law: a configuration that says nothing publishes only what passes; a domain added by hand is published."""
+    assert TrainingConfig().gate.policy == "withhold"
+    assert NewcomerConfig().gate.policy == "record"
 
 
 def test_only_withholding_withholds() -> None:

@@ -66,7 +66,7 @@ class NewcomerConfig(Section):
     min_of_class: Positive = 5
     blind_epochs: Positive = 10
     calibration: CalibrationConfig = CalibrationConfig()
-    gate: GateConfig = GateConfig()
+    gate: GateConfig = GateConfig(policy="record")
     artifact_dtype: Literal["float16", "float32"] = "float16"
 
     def lora(self, shape: NetworkShape) -> AdapterConfig:

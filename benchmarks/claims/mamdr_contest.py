@@ -12,18 +12,15 @@ import math
 import os
 import shutil
 import statistics
-import subprocess
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from adapters_store.durable import write_durably
 from benchmarks.claims.line import Line, between, measured
 from benchmarks.claims.mamdr_trial import Found, Trial, run_all
-from benchmarks.claims.trainings import RECORDS, sittings
-from benchmarks.claims.workplace import ROOT, Workplace
+from benchmarks.claims.trainings import RECORDS, dated, origin, sittings, write_record
+from benchmarks.claims.workplace import Workplace
 from training.stages import folder_digest
 from training.trials.student import CONFIDENCE, paired, quantile
 
@@ -173,8 +170,7 @@ class Contest:
 
     def origin(self) -> str:
         """When the record was made, and of which code its trainings are."""
-        content = self._content()
-        return f"{content['date']} at commit {content['commit']}, trained by code {', '.join(content['code'])}"
+        return dated(self._content())
 
     def table(self, rows: Rows) -> Iterator[Line]:
         """A line a method: mean and standard deviation over seeds, and RANK (methods.md 5)."""
@@ -285,19 +281,6 @@ def passes(config: Mapping[str, Any]) -> float:
     if config.get("framework") in ("dr", "mamdr"):
         return 1.0 + 2.0 * float(config.get("regularization", {}).get("others", 3))
     return _PASSES.get(config.get("structure", config.get("framework", "")), 1.0)
-
-
-def origin(code: Iterable[str]) -> dict[str, Any]:
-    """When and at which commit a record is made, and of which code (`code_commit`) its trainings are."""
-    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    short = {name.partition("+")[0][:9] + ("+" if "+" in name else "") for name in code}
-    return {"commit": head.strip(), "date": time.strftime("%Y-%m-%d"), "code": sorted(short)}
-
-
-def write_record(path: Path, content: Mapping[str, Any]) -> None:
-    """Put a record in place of the one before, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
 def validation(found: Found) -> float:

@@ -83,7 +83,7 @@ def grid() -> list[dict[str, Any]]:
 
 def told(found: Mapping[str, Any]) -> Found:
     """What a training of the stages says of one method, as the table has it: its mean over domains is the figure."""
-    return {"test": found["macro"], **{key: found[key] for key in ("domains", "pooled", "seconds")}}
+    return {"test": found["macro"], **{key: found[key] for key in ("domains", "pooled", "seconds", "code")}}
 
 
 def contest(quick: bool = False) -> Contest:

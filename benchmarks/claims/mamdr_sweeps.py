@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.claims.line import Line, between, measured, not_measurable
-from benchmarks.claims.mamdr_contest import NOT_RECORDED, full, origin, write_record
+from benchmarks.claims.mamdr_contest import NOT_RECORDED, full
 from benchmarks.claims.mamdr_epinions import BASE, prepare
 from benchmarks.claims.mamdr_results import SWEEPS, Curves, write_results
 from benchmarks.claims.mamdr_trial import Found, Trial, run_all
-from benchmarks.claims.trainings import RECORDS, fresh, sittings
+from benchmarks.claims.trainings import RECORDS, fresh, origin, sittings, write_record
 from benchmarks.claims.workplace import Workplace
 from training.stages import folder_digest
 from training.trials.student import CONFIDENCE, quantile

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,10 +25,11 @@ from benchmarks.claims.multilora_leaving import Grounds, left_out
 from benchmarks.claims.multilora_movielens import BASE, QUICK, small_world
 from benchmarks.claims.multilora_scoring import overlay_speed
 from benchmarks.claims.multilora_table import NOT_RECORDED, full, merged
-from benchmarks.claims.trainings import RECORDS, fresh, sittings
-from benchmarks.claims.workplace import ROOT, Workplace
+from benchmarks.claims.trainings import RECORDS, dated, fresh, origin, sittings, write_record
+from benchmarks.claims.workplace import Workplace
 from training.prepared import PreparedDataset
 from training.stages import folder_digest
+from training.trials.code import code_commit
 from training.trials.kept import ANY_COMMIT, Found, KeptResults, TrialKey
 
 RECORD = RECORDS / "multilora-leftout.json"
@@ -67,7 +67,7 @@ def lines(work: Workplace) -> Iterator[Line]:
         return
     record = json.loads(RECORD.read_text())
     found: Results = record["ways"]
-    yield measured("left out: the table was recorded", f"{record['date']} at commit {record['commit']}")
+    yield measured("left out: the table was recorded", dated(record))
     yield from table(found)
     if not full():
         yield from again(work, found)
@@ -109,8 +109,9 @@ def one(data: PreparedDataset, rows: pl.Expr, config: Mapping[str, Any], seed: i
 
     Returns:
         Method to test AUC, and what LoRA + overlay costs: bytes, full_bytes, bundle_bytes, seconds,
-        full_seconds, speed.
+        full_seconds, speed; and code, that trained them.
     """
+    code = code_commit()
     grounds: Grounds = left_out(data, rows, config, seed, folder)
     own = {"lora": grounds.added(True, "none"), "overlay": grounds.added(False, "unseen")}
     both = grounds.added(True, "unseen")
@@ -127,6 +128,7 @@ def one(data: PreparedDataset, rows: pl.Expr, config: Mapping[str, Any], seed: i
         "seconds": both.seconds,
         "full_seconds": whole.seconds,
         "speed": overlay_speed(grounds.bundle, content, grounds.requests()),
+        "code": code,
     }
 
 
@@ -174,13 +176,7 @@ def again(work: Workplace, found: Results) -> Iterator[Line]:
 
 def write(found: Results) -> None:
     """Keep the record."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    content = {"commit": commit, "date": time.strftime("%Y-%m-%d"), "ways": found}
-    RECORD.parent.mkdir(parents=True, exist_ok=True)
-    draft = RECORD.with_suffix(".part")
-    draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    draft.rename(RECORD)
+    write_record(RECORD, {**origin(one["code"] for seeds in found.values() for one in seeds), "ways": found})
 
 
 def _mean(seeds: Sequence[Found], what: str) -> float:

@@ -31,7 +31,7 @@ SETTING = Setting(domains=1_000, rows=500, batch_rows=64)
 QUICK = Setting(domains=24, rows=100, batch_rows=32, epochs=1, rounds=1, pack=8)
 AUC_APART = 0.01
 """One pair of 50 validation rows ordered otherwise moves an AUC by 0.0016; sums are taken in another order."""
-PEFT_TIMES, PEFT_DOMAINS = 10.0, 24
+PEFT_TIMES, PEFT_DOMAINS = 10.0, 200
 LOADER_TIMES, LOADER_ROWS, LOADER_BATCH = 10.0, 40_000, 4_096
 
 
@@ -72,7 +72,8 @@ def peft_lines(setting: Setting, domains: int) -> Iterator[Line]:
         f"packed ({rate:.1f} domains/s) over PEFT and a per-row DataLoader ({other:.2f}), tower {list(setting.tower)}"
     )
     yield at_least(claim, rate / other, PEFT_TIMES, "x", 1)
-    yield not_below("the same: validation AUC of a domain in packs less PEFT's", _aucs(ours[:domains]), theirs.aucs)
+    claim = "the same: validation AUC of a domain in packs less PEFT's"
+    yield not_below(claim, _aucs(ours[:domains]), theirs.aucs, AUC_APART)
 
 
 def loader_lines(rows: int) -> Iterator[Line]:

@@ -11,8 +11,6 @@ import json
 import math
 import os
 import statistics
-import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +19,8 @@ from typing import Any, Literal
 from benchmarks.claims.line import Line, Verdict, between, measured
 from benchmarks.claims.mamdr_contest import MOST_CONFIGURATIONS, SEEDS, Row
 from benchmarks.claims.multilora_trial import STAGES, Kind, Training, run_all
-from benchmarks.claims.trainings import RECORDS, fresh, sittings
-from benchmarks.claims.workplace import ROOT, ClaimError, Workplace
+from benchmarks.claims.trainings import RECORDS, dated, fresh, origin, sittings, write_record
+from benchmarks.claims.workplace import ClaimError, Workplace
 from training.trials import student
 from training.trials.kept import Found
 
@@ -141,8 +139,7 @@ class Table:
     def dated(self) -> Iterator[Line]:
         """When, and by which code, the record was made that the lines below tell of."""
         if self._record.exists():
-            content = json.loads(self._record.read_text())
-            yield measured(f"{self.name}: the table was recorded", f"{content['date']} at commit {content['commit']}")
+            yield measured(f"{self.name}: the table was recorded", dated(json.loads(self._record.read_text())))
 
     def rows(self) -> Rows | None:
         """The record, or None."""
@@ -233,14 +230,9 @@ class Table:
         print(f"# {self.name}: at most {count} trainings; {known}", flush=True)
 
     def _write(self, rows: Rows) -> None:
-        command = ["git", "rev-parse", "--short", "HEAD"]
-        commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        code = {found["code"] for row in rows.values() for found in row.seeds}
         methods = {name: {"config": row.config, "seeds": list(row.seeds)} for name, row in rows.items()}
-        content = {"commit": commit, "date": time.strftime("%Y-%m-%d"), "figure": self.figure, "methods": methods}
-        self._record.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._record.with_suffix(".part")
-        draft.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-        draft.rename(self._record)
+        write_record(self._record, {**origin(code), "figure": self.figure, "methods": methods})
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,22 +262,23 @@ def gains(claim: str, better: Row, worse: Row, least: float) -> Line:
     return Line(f"{claim}, paired over {len(better.means)} seeds", figure, f">= {least:g} with p < 0.05", verdict)
 
 
-def not_below(claim: str, ours: Sequence[float | None], theirs: Sequence[float | None]) -> Line:
-    """Whether domains are worth as much as by others: no less than chance over domains explains.
+def not_below(claim: str, ours: Sequence[float | None], theirs: Sequence[float | None], margin: float) -> Line:
+    """Whether domains are worth as much as by others: the data must show that they lose no more than a margin.
 
     Args:
         claim: what is compared.
         ours: validation AUC of each domain; None where it has none.
         theirs: of the same domains, in the same order.
+        margin: of AUC.
     """
     pairs = [(own, other) for own, other in zip(ours, theirs, strict=True) if own is not None and other is not None]
-    bound = "upper end of the paired 95% interval >= 0"
+    bound = f"lower end of the paired 95% interval >= -{margin:g}"
     if len(pairs) < 2:
         return Line(claim, f"{len(pairs)} domains have an AUC of both", bound, "falls short")
     found = student.paired([own for own, _ in pairs], [other for _, other in pairs])
-    low, high = found.low or 0.0, found.high or 0.0
+    low, high = (-math.inf if found.low is None else found.low), (math.inf if found.high is None else found.high)
     figure = f"{found.mean:+.4f} [{low:+.4f}, {high:+.4f}] over {len(pairs)} domains"
-    return Line(claim, figure, bound, "holds" if high >= 0 else "falls short")
+    return Line(claim, figure, bound, "holds" if low >= -margin else "falls short")
 
 
 def paired(one: Row, other: Row) -> tuple[float, float]:

@@ -28,6 +28,7 @@ from training.packed.whole import WholeTrainer
 from training.pipeline import train_all
 from training.progress import SilentMeter
 from training.stages import Run, folder_digest
+from training.trials.code import code_commit
 from training.trials.kept import ANY_COMMIT, Found, TrialKey
 from training.whole import whole_trainer
 
@@ -92,15 +93,15 @@ def run(training: Training) -> dict[str, Found]:
 
     Returns:
         Method to {validation (pooled AUC of the `stop` rows), pooled, macro, log_loss, domains {name: test AUC},
-        seconds}. Of `multi_lora` also `gated`: domain to {passed, low, high}, the gate's verdict and the ends of the
-        paired interval of its test AUC less the backbone's.
+        seconds, code (that trained it)}. Of `multi_lora` also `gated`: domain to {passed, low, high}, the verdict of
+        the gate and the ends of the paired interval of its test AUC less the backbone's.
     """
     torch.set_num_threads(1)
-    began = time.monotonic()
+    code, began = code_commit(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="espalier-multilora-") as folder:
         found = stages(training, Path(folder)) if training.kind == "stages" else whole(training, Path(folder))
     seconds = round(time.monotonic() - began, 1)
-    return {name: {**each, "seconds": seconds} for name, each in found.items()}
+    return {name: {**each, "seconds": seconds, "code": code} for name, each in found.items()}
 
 
 def stages(training: Training, folder: Path) -> dict[str, Found]:

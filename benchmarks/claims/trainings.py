@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from adapters_store.durable import write_durably
 from benchmarks.claims.workplace import ROOT, Workplace
 from training.trials.kept import Found, KeptResults, TrialKey
 
@@ -63,6 +67,11 @@ def run_all(
     return done
 
 
+def dated(content: Mapping[str, Any]) -> str:
+    """When a record was made, and of which code its trainings are."""
+    return f"{content['date']} at commit {content['commit']}, trained by code {', '.join(content['code'])}"
+
+
 def fresh(work: Workplace, name: str) -> Path:
     """A folder's path in the work folder; what an earlier call left there is gone, unless it is to be reused."""
     folder = work.folder / name
@@ -83,6 +92,19 @@ def sittings(name: str, records: Path = RECORDS) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):  # another table is unfinished
         folder.parent.rmdir()
+
+
+def origin(code: Iterable[str]) -> dict[str, Any]:
+    """When and at which commit a record is made, and of which code (`code_commit`) its trainings are."""
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    short = {name.partition("+")[0][:9] + ("+" if "+" in name else "") for name in code}
+    return {"commit": head.strip(), "date": time.strftime("%Y-%m-%d"), "code": sorted(short)}
+
+
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Put a record in place of the one before, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
 def _cores(left: int) -> int:

@@ -8,6 +8,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -32,6 +33,7 @@ using TableGiven = std::tuple<std::string, Rows>;
 using OutputGiven = std::tuple<Vector, float>;
 using FieldGiven = std::tuple<std::string, std::string, bool, int, std::optional<Matrix>>;
 using LayerGiven = std::tuple<Matrix, Vector>;
+using WeightsGiven = std::tuple<std::string, Rows>;
 
 const Isa* isa_of(const std::optional<std::string>& name, const std::string& precision) {
   if (precision != "fp32" && precision != "bf16") throw std::invalid_argument("precision must be fp32 or bf16");
@@ -57,12 +59,14 @@ FieldSpec field_of(const FieldGiven& given) {
           std::int64_t(table->shape(0))};
 }
 
-// One side's id overlay.
+// One side's id overlay, with its first-order weights where the backbone has some.
 struct Overlaid {
   nb::str side;
   std::size_t field;
   OwnRows rows;
   Rows kept;  // alive
+  std::optional<OwnRows> weights;
+  std::optional<Rows> weights_kept;
 };
 
 // What is added to one field's table.
@@ -91,7 +95,7 @@ class PyNetwork {
  public:
   PyNetwork(const std::vector<FieldGiven>& fields, const std::vector<LayerGiven>& layers, const Vector& output,
             float output_bias, const std::optional<std::string>& isa, int threads, const std::vector<int>& cpus,
-            int tile_rows, bool share, const std::string& precision)
+            int tile_rows, bool share, const std::string& precision, const std::optional<nb::dict>& branch)
       : options_{isa_of(isa, precision), tile_rows, share, true}, threads_(threads, cpus) {
     std::vector<FieldSpec> field_specs;
     for (const FieldGiven& field : fields) {
@@ -106,17 +110,23 @@ class PyNetwork {
       layer_specs.push_back({int(weight.shape(1)), int(weight.shape(0)), weight.data(), bias.data()});
     }
     const OutputSpec last{int(output.shape(0)), output.data(), output_bias};
-    const nb::gil_scoped_release release;
-    const Isa& isa_used = *options_.isa;
-    network_ = std::make_shared<const Network>(field_specs, layer_specs, last, isa_used.precision, isa_used.group);
+    {
+      const nb::gil_scoped_release release;
+      const Isa& isa_used = *options_.isa;
+      network_ = std::make_shared<const Network>(field_specs, layer_specs, last, isa_used.precision, isa_used.group);
+    }
+    if (branch) branch_ = Branch(branch_of(*branch), *network_);
   }
 
   const char* isa() const { return options_.isa->name; }
   std::size_t nbytes() const { return network_->bytes(); }
 
+  // `weights`: first-order weights of an overlay's rows, by side.
   PyAdapter prepare(const std::vector<nb::dict>& modules, double slope, double intercept,
-                    const std::vector<OverlayGiven>& overlays) const {
-    return prepare_dense(modules, std::nullopt, slope, intercept, overlays, {});
+                    const std::vector<OverlayGiven>& overlays, const std::vector<WeightsGiven>& weights) const {
+    PyAdapter made = prepare_dense(modules, std::nullopt, slope, intercept, overlays, {});
+    weigh(made.overlays, weights);
+    return made;
   }
 
   // Modules may have a `weight` and a `bias` in the place of the backbone's, and with a bias need no low-rank parts;
@@ -142,11 +152,13 @@ class PyNetwork {
 
   // What `memory` and `sizes` of an adapter of an equal network gave; nothing is copied.
   PyAdapter adopt(const std::string& isa, const std::vector<int>& sizes, const Vector& memory, double slope,
-                  double intercept, const std::vector<OverlayGiven>& overlays) const {
+                  double intercept, const std::vector<OverlayGiven>& overlays,
+                  const std::vector<WeightsGiven>& weights) const {
     if (isa != options_.isa->name) {
       throw std::invalid_argument("packed memory is for " + isa + ", and this is " + options_.isa->name);
     }
     std::vector<Overlaid> overlaid = all_overlaid_of(overlays);
+    weigh(overlaid, weights);
     return {network_, Adapter(*network_, sizes, memory.data(), memory.shape(0), slope, intercept), std::move(overlaid),
             {}, memory};
   }
@@ -184,7 +196,7 @@ class PyNetwork {
     Options options = options_;
     options.calibrated = calibrated;
     const nb::gil_scoped_release release;
-    espalier::score(*network_, segments, options, threads_, scratch_);
+    espalier::score(*network_, branch_, segments, options, threads_, scratch_);
   }
 
  private:
@@ -212,9 +224,76 @@ class PyNetwork {
       const FieldSpec& field = fields[f].spec;
       if (field.name != name) continue;
       if (field.kind != Kind::sparse || int(rows.shape(1)) != field.width) break;
-      return {nb::str(side.c_str()), f, own, rows};
+      return {nb::str(side.c_str()), f, own, rows, std::nullopt, std::nullopt};
     }
     throw std::invalid_argument("the network has no field " + name + " that the overlay fits");
+  }
+
+  static void weigh(std::vector<Overlaid>& overlaid, const std::vector<WeightsGiven>& given) {
+    for (const auto& [side, weights] : given) {
+      const auto own = std::find_if(overlaid.begin(), overlaid.end(),
+                                    [&](const Overlaid& each) { return side == each.side.c_str(); });
+      if (own == overlaid.end()) throw std::invalid_argument("first-order weights are of a side without an overlay");
+      const OwnRows found = own_of(weights);
+      if (found.count != own->rows.count || weights.shape(1) != 1) {
+        throw std::invalid_argument("first-order weights must be one for each row of the overlay");
+      }
+      own->weights = found;
+      own->weights_kept = weights;
+    }
+  }
+
+  // `first_order`: by field (weights, whether one for each row) or None; `factors`: by field a matrix or None, and
+  // `pair_width`; `cross`: (weight, bias) of each layer, and `crossed`. What is not there has no place.
+  BranchSpec branch_of(const nb::dict& given) {
+    BranchSpec spec;
+    const auto kept = [&](nb::handle array) {
+      branch_vectors_.push_back(nb::cast<Vector>(array));
+      return branch_vectors_.back();
+    };
+    const auto inputs = [&](nb::handle array) {
+      const Vector found = kept(array);
+      if (int(found.shape(0)) != network_->width(0)) throw std::invalid_argument("a cross layer is not as wide as the inputs");
+      return found.data();
+    };
+    if (given.contains("first_order")) {
+      for (const nb::handle each : nb::cast<nb::list>(given["first_order"])) {
+        if (each.is_none()) {
+          spec.first_order.push_back({nullptr, 0, false});
+          continue;
+        }
+        const nb::tuple pair = nb::cast<nb::tuple>(each);
+        const Vector weights = kept(pair[0]);
+        spec.first_order.push_back({weights.data(), std::int64_t(weights.shape(0)), nb::cast<bool>(pair[1])});
+      }
+    }
+    if (given.contains("factors")) {
+      spec.pair_width = nb::cast<int>(given["pair_width"]);
+      if (spec.pair_width < 1) throw std::invalid_argument("pairs of fields need a width");
+      std::size_t field = 0;
+      for (const nb::handle each : nb::cast<nb::list>(given["factors"])) {
+        if (field == network_->fields().size()) throw std::invalid_argument("there are more factors than fields");
+        const int width = network_->fields()[field++].spec.width;
+        if (each.is_none()) {
+          spec.factors.push_back(nullptr);
+          continue;
+        }
+        tables_.push_back(nb::cast<Matrix>(each));
+        if (int(tables_.back().shape(0)) != width || int(tables_.back().shape(1)) != spec.pair_width) {
+          throw std::invalid_argument("a factor has a shape that does not fit its field");
+        }
+        spec.factors.push_back(tables_.back().data());
+      }
+    }
+    if (given.contains("cross")) {
+      for (const nb::handle each : nb::cast<nb::list>(given["cross"])) {
+        const nb::tuple pair = nb::cast<nb::tuple>(each);
+        const float* const weight = inputs(pair[0]);
+        spec.cross.push_back({weight, inputs(pair[1])});
+      }
+      spec.crossed = inputs(given["crossed"]);
+    }
+    return spec;
   }
 
   Added added_of(const TableGiven& given) const {
@@ -244,7 +323,9 @@ class PyNetwork {
     for (const Overlaid& own : adapter.overlays) {
       Column& column = columns[own.field];
       column.positions = arrays.positions(network_->fields()[own.field].spec, own.side.ptr(), overlaid.ptr(), rows);
-      if (column.positions != nullptr) column.overlay = &own.rows;
+      if (column.positions == nullptr) continue;
+      column.overlay = &own.rows;
+      column.overlay_weights = own.weights ? &*own.weights : nullptr;
     }
   }
 
@@ -286,7 +367,9 @@ class PyNetwork {
   Options options_;
   std::vector<Matrix> tables_;  // kept alive
   std::vector<nb::str> names_;  // of each field: its own, of its values, of its offsets
+  std::vector<Vector> branch_vectors_;  // likewise
   std::shared_ptr<const Network> network_;
+  Branch branch_;
   Threads threads_;
   Scratch scratch_;
 };
@@ -315,16 +398,17 @@ NB_MODULE(_native, module) {
   nb::class_<PyNetwork>(module, "Network")
       .def(nb::init<const std::vector<espalier::FieldGiven>&, const std::vector<espalier::LayerGiven>&,
                     const espalier::Vector&, float, const std::optional<std::string>&, int, const std::vector<int>&, int,
-                    bool, const std::string&>(),
+                    bool, const std::string&, const std::optional<nb::dict>&>(),
            "fields"_a, "layers"_a, "output"_a, "output_bias"_a, nb::kw_only(), "isa"_a = nb::none(), "threads"_a = 1,
-           "cpus"_a = std::vector<int>{}, "tile_rows"_a = 0, "share"_a = true, "precision"_a = "fp32")
+           "cpus"_a = std::vector<int>{}, "tile_rows"_a = 0, "share"_a = true, "precision"_a = "fp32",
+           "branch"_a = nb::none())
       .def_prop_ro("isa", &PyNetwork::isa)
       .def_prop_ro("nbytes", &PyNetwork::nbytes)
       .def("prepare", &PyNetwork::prepare, "modules"_a, "slope"_a = 1.0, "intercept"_a = 0.0,
-           "overlays"_a = std::vector<espalier::OverlayGiven>{})
+           "overlays"_a = std::vector<espalier::OverlayGiven>{}, "weights"_a = std::vector<espalier::WeightsGiven>{})
       .def("prepare_dense", &PyNetwork::prepare_dense, "modules"_a, "output"_a.none(), "slope"_a, "intercept"_a,
            "overlays"_a, "tables"_a)
       .def("adopt", &PyNetwork::adopt, "isa"_a, "sizes"_a, "memory"_a.noconvert(), "slope"_a, "intercept"_a,
-           "overlays"_a)
+           "overlays"_a, "weights"_a = std::vector<espalier::WeightsGiven>{})
       .def("score", &PyNetwork::score, "segments"_a, "logits"_a, nb::kw_only(), "calibrated"_a = true);
 }

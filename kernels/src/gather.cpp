@@ -58,14 +58,10 @@ float from_half(std::uint16_t half) {
   return std::bit_cast<float>(sign | (exponent == 31 ? 255u : exponent + 112) << 23 | digits << 13);
 }
 
-float value(const OwnRows& own, std::int64_t at) {
-  return own.half ? from_half(static_cast<const std::uint16_t*>(own.rows)[at]) : static_cast<const float*>(own.rows)[at];
-}
-
 void add_sparse(const OwnRows& own, const std::int32_t* rows, int n, int width, float* out, int stride) {
   for (int i = 0; i < n; ++i, out += stride) {
     const std::int64_t start = std::int64_t(rows[i]) * width;
-    for (int j = 0; j < width; ++j) out[j] += value(own, start + j);
+    for (int j = 0; j < width; ++j) out[j] += value_of(own, start + j);
   }
 }
 
@@ -77,7 +73,7 @@ void add_lists(const OwnRows& own, const std::int32_t* values, const std::int64_
     for (int j = 0; count > 0 && j < width; ++j) {
       float total = 0.0f;
       for (std::int64_t at = offsets[i]; at < offsets[i + 1]; ++at) {
-        total += value(own, std::int64_t(values[at]) * width + j);
+        total += value_of(own, std::int64_t(values[at]) * width + j);
       }
       out[j] += total / float(count);
     }
@@ -98,6 +94,10 @@ void overlay(const OwnRows& own, const std::int64_t* positions, int n, int width
 }
 
 }  // namespace
+
+float value_of(const OwnRows& own, std::int64_t at) {
+  return own.half ? from_half(static_cast<const std::uint16_t*>(own.rows)[at]) : static_cast<const float*>(own.rows)[at];
+}
 
 void check_column(const FieldSpec& field, const Column& column, std::int64_t rows) {
   if (field.kind == Kind::dense) return;

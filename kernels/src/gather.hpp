@@ -25,7 +25,11 @@ struct Column {
   const OwnRows* overlay = nullptr;
   const std::int64_t* positions = nullptr;
   const OwnRows* added = nullptr;  // as many as the table has
+  const OwnRows* overlay_weights = nullptr;  // first-order weights (count, 1) of the overlay's rows
 };
+
+// One number of an adapter's own rows.
+float value_of(const OwnRows& own, std::int64_t at);
 
 // Throws std::out_of_range, naming the field, where a column would lead outside its table, its values or its overlay.
 void check_column(const FieldSpec& field, const Column& column, std::int64_t rows);

@@ -99,6 +99,7 @@ class Workspace {
     }
     parts_.resize(parts);
     logits_.resize(rows);
+    beside_.resize(rows);
     tile_.parts = parts_.data();
   }
 
@@ -106,7 +107,7 @@ class Workspace {
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
 
-  void score(const Network& network, const Plan& plan, const Batch& batch, const Options& options) {
+  void score(const Network& network, const Branch& branch, const Plan& plan, const Batch& batch, const Options& options) {
     tile_.part_count = batch.pieces;
     tile_.rows = batch.rows;
     int row = 0;
@@ -121,6 +122,11 @@ class Workspace {
       } else {
         gather(network, columns, piece.first, piece.rows, true, input, tile_.input_stride);
       }
+      if (!branch.empty()) {  // before the tile rounds its inputs
+        const float* shared = piece.shared ? tile_.shared_input + std::size_t(i) * tile_.shared_input_stride : nullptr;
+        branch.score(network, columns, piece.first, piece.rows, input, tile_.input_stride, shared, branch_scratch_,
+                     beside_.data() + row);
+      }
       const Adapter& adapter = *piece.segment->adapter;
       parts_[i] = {adapter.layers(), &adapter.output(), row, piece.rows, piece.shared, logits_.data() + row};
       row += piece.rows;
@@ -133,15 +139,21 @@ class Workspace {
     tile_.coming = coming_.data();
     tile_.coming_count = int(coming_.size());
     options.isa->score_tile(tile_);
-    for (int i = 0; i < batch.pieces; ++i) write(plan.pieces[batch.first + i], parts_[i], options.calibrated);
+    for (int i = 0; i < batch.pieces; ++i) {
+      const float* const beside = branch.empty() ? nullptr : beside_.data() + parts_[i].row;
+      write(plan.pieces[batch.first + i], parts_[i], beside, options.calibrated);
+    }
   }
 
  private:
-  static void write(const Piece& piece, const Part& part, bool calibrated) {
+  static void write(const Piece& piece, const Part& part, const float* beside, bool calibrated) {
     const double slope = calibrated ? piece.segment->adapter->slope() : 1.0;
     const double intercept = calibrated ? piece.segment->adapter->intercept() : 0.0;
     double* to = piece.segment->logits + piece.first;
-    for (int r = 0; r < part.rows; ++r) to[r] = slope * double(part.logits[r]) + intercept;
+    for (int r = 0; r < part.rows; ++r) {
+      const double logit = double(part.logits[r]) + (beside != nullptr ? double(beside[r]) : 0.0);
+      to[r] = slope * logit + intercept;
+    }
   }
 
   Scratch& scratch_;
@@ -150,6 +162,8 @@ class Workspace {
   std::vector<Part> parts_;
   std::vector<const AdapterLayer*> coming_;
   std::vector<float> logits_;
+  std::vector<float> beside_;  // what the branch adds to them
+  std::vector<float> branch_scratch_;
 };
 
 }  // namespace
@@ -163,7 +177,7 @@ int fitting_rows(const Network& network, std::int64_t cache_bytes) {
   return int(std::clamp<std::int64_t>(rows, kLeastRows, kMostRows));
 }
 
-void score(const Network& network, const std::vector<Segment>& segments, const Options& options,
+void score(const Network& network, const Branch& branch, const std::vector<Segment>& segments, const Options& options,
            Threads& threads, Scratch& scratch) {
   std::int64_t rows = 0;
   int low_columns = kLanes;
@@ -186,7 +200,7 @@ void score(const Network& network, const std::vector<Segment>& segments, const O
       if (next.load() >= made.batches.size()) return;
       Workspace workspace(network, made, low_columns, scratch);
       for (std::size_t i = next++; i < made.batches.size(); i = next++) {
-        workspace.score(network, made, made.batches[i], options);
+        workspace.score(network, branch, made, made.batches[i], options);
       }
     } catch (...) {
       const std::lock_guard lock(failing);

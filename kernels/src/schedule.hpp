@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "adapter.hpp"
+#include "branch.hpp"
 #include "gather.hpp"
 #include "isa.hpp"
 #include "network.hpp"
@@ -30,8 +31,8 @@ struct Options {
 // Rows of a tile whose activations stay in a cache of this many bytes.
 int fitting_rows(const Network& network, std::int64_t cache_bytes);
 
-// Score all segments. Throws std::out_of_range where a column leads outside its table; nothing is scored then.
-void score(const Network& network, const std::vector<Segment>& segments, const Options& options,
+// Score all segments, each row's logit with what the branch adds to it. Throws std::out_of_range where a column leads outside its table; nothing is scored then.
+void score(const Network& network, const Branch& branch, const std::vector<Segment>& segments, const Options& options,
            Threads& threads, Scratch& scratch);
 
 }  // namespace espalier

@@ -73,7 +73,7 @@ class World {
     }
     Threads pool(threads, {});
     Scratch scratch;
-    espalier::score(*networks_[form], segments, options, pool, scratch);
+    espalier::score(*networks_[form], Branch(), segments, options, pool, scratch);
     return logits;
   }
 
@@ -338,7 +338,7 @@ void hold_refusals() {
     double logit = 0;
     const Column column{&row, nullptr, 1, nullptr, nullptr};
     try {
-      score(network, {{&adapter, 1, &column, &logit}}, {best_isa(Precision::single), 0, true, true}, threads, scratch);
+      score(network, Branch(), {{&adapter, 1, &column, &logit}}, {best_isa(Precision::single), 0, true, true}, threads, scratch);
     } catch (const std::out_of_range&) {
       continue;
     }

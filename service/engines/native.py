@@ -18,13 +18,16 @@ from adapters_store.backbone import Backbone
 from adapters_store.canonical import digest
 from adapters_store.dense import FoldedDelta
 from adapters_store.folding import Folded
+from features.first_order import trained
 from features.overlay import Overlay
 from features.rows import EncodedRows
 from service.engine import Engine, EngineForm, Packed, Prepared, Segment
 from service.errors import EngineFailed
 
 EXTENSION = "espalier_kernels"
-_KIND = "mlp"
+_PLAIN = "mlp"
+_FIRST_ORDER = ("wide_deep", "deepfm")
+_KINDS = (_PLAIN, *_FIRST_ORDER, "dcn")
 _EMBEDDING = "embedding."
 _MOST, _MEAN = 2e-2, 2e-3  # of a probability: what bfloat16 may move
 _MANY = 16  # rows that a mean is looked at of; one combination may have one golden row
@@ -50,6 +53,7 @@ class _Adapter(Protocol):
 
 _Layers = list[dict[str, NDArray[np.float32]]]
 _OverlaysGiven = list[tuple[str, str, NDArray[Any]]]
+_WeightsGiven = list[tuple[str, NDArray[Any]]]
 _Given = tuple[dict[str, NDArray[Any]], int, _Adapter, dict[str, NDArray[np.int64]] | None]
 
 
@@ -65,6 +69,7 @@ class _Network(Protocol):
         slope: float,
         intercept: float,
         overlays: _OverlaysGiven,
+        weights: _WeightsGiven = ...,
     ) -> _Adapter: ...
 
     def prepare_dense(
@@ -85,6 +90,7 @@ class _Network(Protocol):
         slope: float,
         intercept: float,
         overlays: _OverlaysGiven,
+        weights: _WeightsGiven = ...,
     ) -> _Adapter: ...
 
     def score(self, segments: list[_Given], logits: NDArray[np.float64], *, calibrated: bool) -> None: ...
@@ -129,8 +135,8 @@ class NativeEngine:
         tile_rows: rows that go through the tower together; 0 takes what the cache holds.
         share: whether what the rows of a request have in common is computed once; it changes no bit of a result.
         precision: bf16 multiplies in bfloat16 (sums stay float32); verification looks at float32 first, then at both.
-        dense: scores the folds that are whole networks (kind delta) where the extension is of before and cannot;
-            without it they are refused then.
+        dense: scores the folds that are whole networks (kind delta) where the extension cannot: one of before, or a
+            backbone with something beside its tower, which such a fold may change. Without it they are refused then.
 
     Raises:
         EngineAbsent: the extension is not installed, the processor lacks the instructions, or the backbone is of a
@@ -161,7 +167,8 @@ class NativeEngine:
         # an extension of before lacks these
         self._adopts = hasattr(self._network, "adopt")
         self._packs_dense = hasattr(self._network, "prepare_dense")
-        self._dense = None if self._packs_dense else dense
+        self._plain = backbone.manifest.kind == _PLAIN
+        self._dense = None if self._packs_dense and self._plain else dense
         self._verified: WeakKeyDictionary[Folded, NativePrepared] = WeakKeyDictionary()
         build = _digest_of(type(self._network).__module__)
         self._form = EngineForm(self.name, precision, self._network.isa, build, in_place=self._adopts)
@@ -212,6 +219,7 @@ class NativeEngine:
                 packed.slope,
                 packed.intercept,
                 _overlays(packed.overlay),
+                *self._weights_of(packed.overlay),
             )
         except (ValueError, TypeError, RuntimeError, AttributeError, MemoryError) as error:
             raise EngineFailed(f"the native engine cannot adopt the adapter: {error}") from error
@@ -249,21 +257,31 @@ class NativeEngine:
 
     def _other(self, folded: Folded) -> Engine | None:
         """The engine that a fold is handed to; None for what the extension takes."""
-        if folded.delta is None or self._packs_dense:
+        if folded.delta is None or (self._packs_dense and self._plain):
             return None
         if self._dense is None:
             raise EngineFailed(
                 "the extension espalier-kernels that is installed scores no adapters of kind 'delta': install the one "
                 "of this release"
+                if self._plain
+                else "the native engine scores adapters of kind 'delta' on backbones of kind 'mlp' alone"
             )
         return self._dense
+
+    def _weights_of(self, overlay: Overlay | None) -> tuple[_WeightsGiven, ...]:
+        """The overlay's first-order weights as a last argument; none for kinds that an extension of before has too."""
+        sides = {} if overlay is None else overlay.sides
+        found = [(side, own.first_order) for side, own in sides.items() if own.first_order is not None]
+        weights = [(str(side), np.ascontiguousarray(first_order).reshape(-1, 1)) for side, first_order in found]
+        return (weights,) if weights else ()
 
     def _pack(self, network: _Network, folded: Folded) -> NativePrepared:
         try:
             if folded.delta is not None:
                 return self._pack_dense(network, folded, folded.delta)
             modules = [folded.modules[module].arrays() for module in self._modules]
-            adapter = network.prepare(modules, folded.slope, folded.intercept, _overlays(folded.overlay))
+            overlays, weights = _overlays(folded.overlay), self._weights_of(folded.overlay)
+            adapter = network.prepare(modules, folded.slope, folded.intercept, overlays, *weights)
         except (KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
             raise EngineFailed(f"the native engine cannot prepare the adapter: {error}") from error
         return NativePrepared(adapter, adapter.nbytes)
@@ -347,9 +365,35 @@ def _check_distance(exact: NDArray[np.float64], half: NDArray[np.float64]) -> No
 
 def _modules(backbone: Backbone) -> list[str]:
     modules = [f"tower.{level}" for level in range(len(backbone.manifest.tower))]
-    if backbone.manifest.kind != _KIND or list(backbone.modules) != modules:
-        raise EngineAbsent(f"the native engine has no backbones of kind {backbone.manifest.kind!r}")
+    if backbone.manifest.kind not in _KINDS or list(backbone.modules) != modules:
+        raise EngineAbsent(
+            f"the native engine has no backbones of kind {backbone.manifest.kind!r}; it has {', '.join(_KINDS)}"
+        )
     return modules
+
+
+def _beside(backbone: Backbone, weights: Mapping[str, NDArray[np.float32]]) -> dict[str, Any] | None:
+    """What stands beside the tower, as the extension takes it; None for kind mlp. Source: docs/backbones.md."""
+    kind, fields = backbone.manifest.kind, backbone.manifest.fields
+    if kind == _PLAIN:
+        return None
+    if kind == "dcn":
+        layers = range(backbone.manifest.cross_layers or 0)
+        return {
+            "cross": [(weights[f"cross.{level}.weight"], weights[f"cross.{level}.bias"]) for level in layers],
+            "crossed": np.ascontiguousarray(weights["output.weight"][0, : -backbone.manifest.tower[-1]]),
+        }
+    found: dict[str, Any] = {
+        "first_order": [
+            (weights[f"first_order.{field.name}"], trained(field)) if f"first_order.{field.name}" in weights else None
+            for field in fields
+        ]
+    }
+    if kind == "deepfm":
+        factors = [weights.get(f"factor.{field.name}") for field in fields]
+        widths = [field.width for field in fields if trained(field)]
+        found |= {"factors": factors, "pair_width": next(iter(widths), 0)}
+    return found
 
 
 def _digest_of(module: str) -> str:
@@ -370,9 +414,12 @@ def _network(backbone: Backbone, modules: Sequence[str], options: Mapping[str, A
         for field in backbone.manifest.fields
     ]
     layers = [(weights[f"{module}.weight"], weights[f"{module}.bias"]) for module in modules]
-    output, bias = weights["output.weight"][0], float(weights["output.bias"][0])
+    # what stands beside the tower comes first in the output layer's input
+    output = np.ascontiguousarray(weights["output.weight"][0, -backbone.manifest.tower[-1] :])
+    bias, beside = float(weights["output.bias"][0]), _beside(backbone, weights)
     try:
-        made = extension.Network(fields, layers, output, bias, **options)
+        branch = {} if beside is None else {"branch": beside}  # an extension of before has kind mlp alone
+        made = extension.Network(fields, layers, output, bias, **options, **branch)
     except (RuntimeError, ValueError, TypeError) as error:
         raise EngineAbsent(f"the native engine cannot run: {error}") from error
     return cast(_Network, made)

@@ -15,6 +15,7 @@ from adapters_store.verification import verify_adapter, verify_backbone
 from benchmarks.oracle_files import AdapterFile
 from benchmarks.oracle_masked import masked_logits
 from service.engine import Segment
+from service.engines.native import EngineAbsent, NativeEngine
 from service.engines.onnx import OnnxEngine
 from tests.deltas import random_deltas, random_overlay, with_overlay
 from tests.factory import THEMES, common_manifest, make_run, with_golden
@@ -26,12 +27,24 @@ from tests.service.test_deltas import draw
 TOLERANCE = 2e-6
 
 
-@pytest.fixture(scope="module", params=sorted(KINDS))
+NATIVE = [f"{kind} native" for kind in ("wide_deep", "deepfm", "dcn", "mlp-without-norm")]
+
+
+@pytest.fixture(scope="module", params=[*sorted(KINDS), *NATIVE])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A run of one kind, and the onnx engine."""
-    run = make_run(tmp_path_factory.mktemp(request.param) / "run", sizes=KINDS[request.param])
+    """A run of one kind, and the onnx engine, or the native one where it has the kind."""
+    kind, _, engine = request.param.partition(" ")
+    run = make_run(tmp_path_factory.mktemp(kind) / "run", sizes=KINDS[kind])
     backbone = read_bundle(run.folder / "bundle")
-    return World(run, backbone, OnnxEngine(backbone, threads=1))
+    portable = OnnxEngine(backbone, threads=1)
+    if not engine:
+        return World(run, backbone, portable)
+    try:
+        return World(run, backbone, NativeEngine(backbone, dense=portable))
+    except EngineAbsent as absent:
+        if "not installed" not in str(absent):
+            raise
+        pytest.skip(str(absent))
 
 
 def test_the_bundle_is_reproduced(world: World) -> None:
@@ -101,7 +114,7 @@ def test_an_overlay_equals_the_oracle(world: World) -> None:
     assert_as_expected(DeltaWorld(run, world.backbone, world.engine), body, THEMES[0], rng)
 
 
-@pytest.mark.parametrize("world", ["deepfm"], indirect=True)
+@pytest.mark.parametrize("world", ["deepfm", "deepfm native"], indirect=True)
 def test_a_delta_of_a_kind_equals_the_oracle(world: World) -> None:
     """Law: a delta of every weight and table, first-order weights included, is scored as the oracle does."""
     rng, run = np.random.default_rng(4), world.run

@@ -1,7 +1,7 @@
-// Random networks, adapters (low rank, dense, both or neither in each layer) and batches: every row's logit is the
-// oracle's, and the same bits whatever the tile, the threads and the company, whether an adapter was packed here or its
-// packed memory was adopted, in float32 also whatever the instruction set. In bfloat16 it is the oracle's as far as eight
-// binary digits go.
+// Random networks, what stands beside their towers, adapters (low rank, dense, both or neither in each layer) and
+// batches: every row's logit is the oracle's, and the same bits whatever the tile, the threads and the company, whether an
+// adapter was packed here or its packed memory was adopted, in float32 also whatever the instruction set. In bfloat16 it is
+// the oracle's as far as eight binary digits go.
 // `fuzz [worlds] [first seed]`; built with sanitizers by sanitize.sh.
 #include <cmath>
 #include <cstdio>
@@ -52,6 +52,8 @@ class World {
     for (const int group : {2, 32}) {
       networks_.push_back(std::make_unique<Network>(fields_, layers_, output_, Precision::half, group));
     }
+    draw_branch();
+    for (const auto& network : networks_) branches_.emplace_back(branch_, *network);
     adapters_.resize(networks_.size());
     adopted_.resize(networks_.size());
     for (int i = 0, n = between(1, 4); i < n; ++i) draw_adapter();
@@ -73,7 +75,7 @@ class World {
     }
     Threads pool(threads, {});
     Scratch scratch;
-    espalier::score(*networks_[form], Branch(), segments, options, pool, scratch);
+    espalier::score(*networks_[form], branches_[form], segments, options, pool, scratch);
     return logits;
   }
 
@@ -146,6 +148,33 @@ class World {
     output_ = {inputs, normal(inputs, 1.0 / std::sqrt(inputs)), 0.25f};
   }
 
+  // What stands beside the tower: any of its parts, or nothing.
+  void draw_branch() {
+    int inputs = 0;
+    for (const FieldSpec& field : fields_) inputs += field.width;
+    if (between(0, 2) == 0) {
+      for (const FieldSpec& field : fields_) {
+        const bool by_row = field.kind != Kind::dense && between(0, 3) > 0;
+        const std::int64_t count = by_row ? field.rows : field.width;
+        branch_.first_order.push_back({between(0, 4) == 0 ? nullptr : normal(count, 0.5), count, by_row});
+      }
+    }
+    if (between(0, 2) == 0) {
+      branch_.pair_width = between(1, 17);
+      for (const FieldSpec& field : fields_) {
+        const bool as_it_is = field.width == branch_.pair_width && between(0, 1) == 0;
+        const std::size_t size = std::size_t(field.width) * branch_.pair_width;
+        branch_.factors.push_back(as_it_is ? nullptr : normal(size, 0.5 / std::sqrt(field.width)));
+      }
+    }
+    if (between(0, 2) == 0) {
+      for (int i = 0, n = between(1, 3); i < n; ++i) {
+        branch_.cross.push_back({normal(inputs, 0.3 / std::sqrt(inputs)), normal(inputs, 0.1)});
+      }
+      branch_.crossed = normal(inputs, 0.5 / std::sqrt(inputs));
+    }
+  }
+
   // A layer of the adapter's own: all of it, or what a module may have of it beside the backbone's.
   ModuleSpec draw_dense(const LayerSpec& layer) {
     const std::size_t k = layer.inputs, d = layer.columns;
@@ -202,6 +231,7 @@ class World {
           std::make_unique<Adapter>(*networks_[i], made->sizes(), copy.data(), copy.size(), 1.5, -0.5));
     }
     overlays_.emplace_back();
+    overlay_weights_.emplace_back();
     added_.emplace_back();
     for (const FieldSpec& field : fields_) {
       const bool adds = dense && field.kind != Kind::dense && between(0, 1) == 0;
@@ -209,6 +239,7 @@ class World {
       const int count = field.kind == Kind::sparse ? between(0, 3) : 0;
       const float* rows = count > 0 ? normal(std::size_t(count) * field.width, 1.0) : nullptr;
       overlays_.back().push_back({rows, count, false});
+      overlay_weights_.back().push_back({count > 0 ? normal(count, 0.5) : nullptr, count, false});
     }
   }
 
@@ -253,11 +284,14 @@ class World {
     for (std::size_t f = 0; f < fields_.size(); ++f) {
       const OwnRows &overlay = overlays_[request.adapter][f], &added = added_[request.adapter][f];
       request.columns.push_back(draw_column(fields_[f], overlay, added, request.rows, one_user && fields_[f].shared));
+      Column& column = request.columns.back();
+      if (column.overlay != nullptr && between(0, 3) > 0) column.overlay_weights = &overlay_weights_[request.adapter][f];
     }
     for (std::int64_t row = 0; row < request.rows; ++row) {
       const oracle::Row x = oracle::inputs(fields_, request.columns, row);
       const OutputSpec& output = outputs_[request.adapter];
-      request.expected.push_back(1.5 * oracle::logit(x, layers_, output, modules_[request.adapter]) - 0.5);
+      const double tower = oracle::logit(x, layers_, output, modules_[request.adapter]);
+      request.expected.push_back(1.5 * (tower + oracle::beside(x, branch_, fields_, request.columns, row)) - 0.5);
     }
     requests_.push_back(std::move(request));
   }
@@ -318,7 +352,10 @@ class World {
   std::vector<std::unique_ptr<Network>> networks_;  // float32, bfloat16 in pairs, bfloat16 in groups of tiles
   std::vector<std::vector<ModuleSpec>> modules_;
   std::vector<OutputSpec> outputs_;  // of each adapter: its own, or the network's
+  BranchSpec branch_;
+  std::vector<Branch> branches_;  // by network
   std::vector<std::vector<OwnRows>> overlays_;
+  std::vector<std::vector<OwnRows>> overlay_weights_;  // of their rows, first order
   std::vector<std::vector<OwnRows>> added_;  // no rows: nothing is added
   std::vector<std::vector<std::unique_ptr<Adapter>>> adapters_;  // by network
   std::vector<std::unique_ptr<Buffer>> copies_;                  // of their memory

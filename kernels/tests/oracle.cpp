@@ -98,4 +98,49 @@ double logit(Row x, const std::vector<espalier::LayerSpec>& layers, const espali
   return dot(output.weight, x) + output.bias;
 }
 
+double beside(const Row& x, const espalier::BranchSpec& branch, const std::vector<FieldSpec>& fields,
+              const std::vector<Column>& columns, std::int64_t row) {
+  double total = 0;
+  std::vector<Row> vectors;
+  for (std::size_t f = 0, at = 0; f < fields.size(); at += fields[f++].width) {
+    vectors.emplace_back(x.begin() + at, x.begin() + at + fields[f].width);
+  }
+  for (std::size_t f = 0; f < branch.first_order.size(); ++f) {
+    const auto& [weights, count, by_row] = branch.first_order[f];
+    const Column& column = columns[f];
+    const auto* values = static_cast<const std::int32_t*>(column.values);
+    if (weights == nullptr) continue;
+    if (!by_row) {
+      total += dot(weights, vectors[f]);
+    } else if (fields[f].kind == Kind::multi_hot) {
+      const std::int64_t from = column.offsets[row], to = column.offsets[row + 1];
+      for (std::int64_t i = from; i < to; ++i) total += double(weights[values[i]]) / double(to - from);
+    } else {
+      const bool own = column.overlay_weights != nullptr && column.positions[row] >= 0;
+      total += own ? static_cast<const float*>(column.overlay_weights->rows)[column.positions[row]] : weights[values[row]];
+    }
+  }
+  for (std::size_t one = 0; one < branch.factors.size(); ++one) {
+    for (std::size_t other = 0; other < one; ++other) {
+      for (int j = 0; j < branch.pair_width; ++j) {
+        double both = 1;
+        for (const std::size_t f : {one, other}) {
+          double value = branch.factors[f] == nullptr ? vectors[f][j] : 0.0;
+          for (int i = 0; branch.factors[f] != nullptr && i < fields[f].width; ++i) {
+            value += vectors[f][i] * branch.factors[f][std::size_t(i) * branch.pair_width + j];
+          }
+          both *= value;
+        }
+        total += both;
+      }
+    }
+  }
+  Row crossed = x;
+  for (const espalier::CrossSpec& layer : branch.cross) {
+    const double along = dot(layer.weight, crossed);
+    for (std::size_t i = 0; i < x.size(); ++i) crossed[i] += x[i] * along + layer.bias[i];
+  }
+  return total + (branch.crossed != nullptr ? dot(branch.crossed, crossed) : 0.0);
+}
+
 }  // namespace oracle

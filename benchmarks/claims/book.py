@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
+import os
 import platform
 import re
 import subprocess
@@ -15,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.bench import machine
-from benchmarks.claims.line import Line
+from benchmarks.claims.line import Line, at_most
 from benchmarks.claims.workplace import ROOT, Workplace
 
+TIME = "time"
 REPORT = ROOT / "docs" / "claims.md"
 TITLE = """# Claims
 
@@ -34,11 +37,13 @@ class Book:
         name: `make claims-<name>` runs it.
         groups: modules of this package, in the order in which they run; each has `lines(work)`.
         summary: what the set is about, for its command line.
+        minutes: that all groups may take together where no long table is run (FULL=1).
     """
 
     name: str
     groups: tuple[str, ...]
     summary: str
+    minutes: float = math.inf
 
     def main(self) -> int:
         """Run the groups asked for; 0 if no line falls short. Each group's part of the report is written as it ends."""
@@ -49,6 +54,7 @@ class Book:
         parser.add_argument("--quick", action="store_true", help="small sizes, to try the claims; docs/ stays as it is")
         options = parser.parse_args()
         lines: list[Line] = []
+        began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="espalier-claims-") as temporary:
             folder = (options.work or Path(temporary)).resolve()
             folder.mkdir(parents=True, exist_ok=True)
@@ -58,15 +64,24 @@ class Book:
                 lines += found
                 if not options.quick:
                     self._keep(group, part(group, found, options.reuse))
+        whole = not (options.only or options.reuse or options.quick or os.environ.get("FULL") == "1")
+        if whole and math.isfinite(self.minutes):
+            lines.append(self.in_all(time.monotonic() - began))
+            print(lines[-1], flush=True)
+            self._keep(TIME, part(TIME, lines[-1:], False))
         short = [line for line in lines if line.verdict == "falls short"]
         print(f"\n{len(lines)} lines, {len(short)} fall short")
         return 1 if short else 0
+
+    def in_all(self, seconds: float) -> Line:
+        """The time of a call that ran every group and no long table."""
+        return at_most(f"`make claims-{self.name}`, all its short lines", seconds / 60, self.minutes, " min", 1)
 
     def _keep(self, group: str, own: str) -> None:
         """Put a group's part in place of its last one."""
         report = read_report(REPORT.read_text() if REPORT.exists() else "")
         parts = {**report.get(self.name, {}), group: own}
-        report[self.name] = {name: parts[name] for name in self.groups if name in parts}
+        report[self.name] = {name: parts[name] for name in (*self.groups, TIME) if name in parts}
         draft = REPORT.with_suffix(".part")
         draft.write_text(written_report(report))
         draft.rename(REPORT)

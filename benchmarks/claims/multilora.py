@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 
 from benchmarks.claims.book import Book
-from benchmarks.claims.line import Line, at_most
 
 GROUPS = (
     "multilora_kinds",
@@ -40,24 +38,7 @@ def cost() -> str:
     return f"# FULL=1: {whole}; {rest}. after a stop the same command goes on"
 
 
-def in_all(seconds: float) -> Line:
-    """The time of a whole call that ran no long table."""
-    return at_most("`make claims-multilora`, all its short lines", seconds / 60, SHORT_MIN, " min", 1)
-
-
-def main() -> int:
-    """Run what is asked for; the time of the whole set is a line of its own, in no group's part of the report."""
-    full = os.environ.get("FULL") == "1"
-    if full:
-        print(cost(), flush=True)
-    began = time.monotonic()
-    status = Book("multilora", GROUPS, __doc__).main()
-    if full or len(sys.argv) > 1:  # of chosen groups, or of what is reused, no time is promised
-        return status
-    line = in_all(time.monotonic() - began)
-    print(line, flush=True)
-    return status if line.verdict == "holds" else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    if os.environ.get("FULL") == "1":
+        print(cost(), flush=True)
+    sys.exit(Book("multilora", GROUPS, __doc__, SHORT_MIN).main())

@@ -13,6 +13,8 @@ from training.batches import RowTensors
 from training.dataset import Split
 from training.errors import ConfigError
 
+_SHOWN = 20  # names in a message
+
 
 @dataclass(frozen=True)
 class DomainRows:
@@ -51,7 +53,10 @@ class DomainRows:
         """
         unknown = sorted(set(names) - set(self.names))
         if unknown:
-            raise ConfigError(f"left_out names domains that the data does not have: {', '.join(unknown)}")
+            raise ConfigError(
+                f"left_out names domains that the data does not have: {', '.join(unknown)}; "
+                f"it has {_listed(self.names)}"
+            )
         train = tuple(part[:0] if name in names else part for name, part in zip(self.names, self.train, strict=True))
         stop = tuple(part[:0] if name in names else part for name, part in zip(self.names, self.stop, strict=True))
         return DomainRows(self.names, train, stop, self.gate, self.test)
@@ -60,6 +65,10 @@ class DomainRows:
     def trained(self) -> tuple[int, ...]:
         """Positions of the domains that have training rows, ascending."""
         return tuple(i for i, rows in enumerate(self.train) if len(rows) > 0)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _by_domain(rows: RowTensors, positions: Tensor, count: int) -> tuple[Tensor, ...]:

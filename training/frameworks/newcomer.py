@@ -60,7 +60,10 @@ def fit_newcomer(setting: Setting, domain: int, learned: State, memory: Memory, 
     """
     name = setting.domains.names[domain]
     if len(setting.domains.train[domain]) == 0:
-        raise ConfigError(f"domain {name} has no training rows: there is nothing to learn from")
+        raise ConfigError(
+            f"domain {name} has no training rows: there is nothing to learn from. Build the data with some, "
+            "or let the domain be served by theta_S"
+        )
     rows: list[Tensor] = [part if i == domain else part[:0] for i, part in enumerate(setting.domains.stop)]
     config = setting.config
     with meter.watch(memory.name, config.epochs * _rows_of_epoch(setting, domain)) as advance:

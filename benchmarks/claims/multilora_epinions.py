@@ -33,7 +33,7 @@ WHOLE_GRID: tuple[dict[str, Any], ...] = tuple(
 FAMILIES = (Family("stages", GRID), Family("single", WHOLE_GRID, start="mix"))
 CORE_HOURS = 6.0
 """Of FULL=1; a guess."""
-GATED = "domains and seeds that passed the gate and are worse than Mix beyond their paired 95% interval"
+GATED = "domains and seeds that passed the gate and are worse than the Mix they adapt beyond their paired 95% interval"
 
 
 def lines(work: Workplace) -> Iterator[Line]:

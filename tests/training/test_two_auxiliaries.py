@@ -43,7 +43,7 @@ def adapters_of(run: Path) -> dict[str, Adapter]:
 
 @pytest.mark.parametrize("packed", [None, {"domains": 4}])
 def test_two_auxiliary_divisions_are_trained_fused_and_reproduced(divided: Path, tmp_path: Path, packed: Any) -> None:
-    """Law: natural adapters fuse both divisions, tuples with enough rows have norms of their own, and golden rows hold."""
+    """Law: natural adapters fuse both divisions, tuples with enough rows have their own norms, and golden rows hold."""
     config = small_config(divided, packed=packed, select="last_epoch", export_ablations=False)
     run = train_all(config, tmp_path / "run")
     found, bundle = adapters_of(run), read_bundle(run / "bundle")
@@ -60,7 +60,7 @@ def test_two_auxiliary_divisions_are_trained_fused_and_reproduced(divided: Path,
 
 
 def test_packs_of_three_divisions_learn_what_one_by_one_does(divided: Path, tmp_path: Path) -> None:
-    """Law: with two auxiliary divisions, too, the validation AUC of every adapter is the same in packs, but for rounding."""
+    """Law: with two auxiliary divisions, too, every adapter's validation AUC is the same in packs, but for rounding."""
     runs = [
         train_all(small_config(divided, packed=packed, export_ablations=False), tmp_path / name)
         for name, packed in (("alone", None), ("packs", {"domains": 4}))

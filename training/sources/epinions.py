@@ -15,8 +15,9 @@ from training.errors import SourceError
 from training.prepared import DatasetSpec, FieldSpec, PreparedDataset, dataset_facts
 from training.sources.counts import check_counts
 
-FILE = "epinions.parquet"
-_REMEDY = f"name a folder with {FILE}: one row a review, its columns integers"
+FILE, PUBLIC = "epinions.parquet", "rating_with_timestamp.mat"
+_COLUMNS = ("user_id", "item_id", "category", "rating", "helpfulness", "time")  # of the public file, in its order
+_REMEDY = f"name a folder with {PUBLIC} as it is distributed, or with {FILE}: one row a review, its columns integers"
 _PUBLIC = {"rows": 922_267, "users": 22_164, "items": 296_277, "categories": 27}
 _LIKED = 3  # a rating above it is label 1
 _ACTIVITY = "count:30,200"  # training rows of a user; each of the three has about a third of the rows
@@ -32,7 +33,7 @@ def epinions_rating(source: Path, *, any_size: bool = False) -> PreparedDataset:
     """Read the reviews: label 1 is a rating above 3, a category is a domain, user activity the auxiliary division.
 
     Args:
-        source: folder with epinions.parquet, or the file.
+        source: folder with rating_with_timestamp.mat or epinions.parquet, or the file.
         any_size: accept another file of the same form.
 
     Returns:
@@ -72,15 +73,15 @@ def read_reviews(source: Path, columns: Sequence[str], *, any_size: bool) -> pl.
     """Read the reviews; of equal (user, item) the first row stays.
 
     Args:
-        source: folder with epinions.parquet, or the file.
+        source: folder with rating_with_timestamp.mat or epinions.parquet, or the file.
         columns: what is needed, user_id, item_id and category among it.
         any_size: accept other counts than those of the public file.
 
     Raises:
         SourceError: the file is missing or broken, or its counts are not the known ones.
     """
-    path = source if source.is_file() else source / FILE
-    reviews = _read(path, columns)
+    path = source if source.is_file() else source / (PUBLIC if (source / PUBLIC).exists() else FILE)
+    reviews = _checked(path, _read_public(path) if path.suffix == ".mat" else _read(path), columns)
     if not any_size:
         _check_counts(reviews, path)
     return reviews.unique(["user_id", "item_id"], keep="first", maintain_order=True)
@@ -93,13 +94,37 @@ def domain_id(reviews: pl.DataFrame) -> pl.Expr:
     return pl.format("category-{}", number).alias("domain_id")
 
 
-def _read(path: Path, columns: Sequence[str]) -> pl.DataFrame:
+def _read(path: Path) -> pl.DataFrame:
     try:
-        reviews = pl.read_parquet(path)
+        return pl.read_parquet(path)
     except FileNotFoundError:
         raise SourceError(path, None, "is missing", _REMEDY) from None
     except (OSError, pl.exceptions.PolarsError) as error:
         raise SourceError(path, None, f"cannot be read ({str(error).splitlines()[0]})", _REMEDY) from None
+
+
+def _read_public(path: Path) -> pl.DataFrame:
+    """The one matrix of six columns that the MATLAB file holds, whatever it is called there."""
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise SourceError(path, None, "is a MATLAB file, which needs SciPy", "run `pip install scipy`") from None
+    try:
+        found = loadmat(path)
+    except Exception as error:  # whatever SciPy meets in a file that is none
+        raise SourceError(path, None, f"cannot be read ({error})", _REMEDY) from None
+    tables = [
+        value for name, value in found.items() if not name.startswith("__") and value.shape[1:] == (len(_COLUMNS),)
+    ]
+    if len(tables) != 1:
+        raise SourceError(path, None, f"holds {len(tables)} matrices of {len(_COLUMNS)} columns, not one", _REMEDY)
+    whole = tables[0].astype("int64")
+    if not (whole == tables[0]).all():
+        raise SourceError(path, None, "holds a number that is no integer", _REMEDY)
+    return pl.DataFrame(whole, schema=list(_COLUMNS))
+
+
+def _checked(path: Path, reviews: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
     for column in columns:
         if not reviews.schema.get(column, pl.Null()).is_integer():
             raise SourceError(path, None, f"has no column {column} of integers", _REMEDY)

@@ -50,6 +50,7 @@ class ByHand:
     why: str
 
 
+_EPINIONS = "https://www.cse.msu.edu/~tangjili/datasetcode/truststudy.htm"
 _LOGIN = "asks for an account and its terms to be accepted"
 _NO_DIGEST = "publishes no digest to hold the files to"
 SOURCES: Mapping[str, Download | ByHand] = MappingProxyType(
@@ -65,6 +66,7 @@ SOURCES: Mapping[str, Download | ByHand] = MappingProxyType(
         "douban": ByHand(
             "https://www.kaggle.com/datasets/fengzhujoey/douban-datasetratingreviewside-information", _LOGIN
         ),
+        **{f"epinions-{kind}": ByHand(_EPINIONS, _NO_DIGEST) for kind in ("rating", "mdr")},
         "kuairand-1k": ByHand("https://kuairand.com", _NO_DIGEST),
     }
 )

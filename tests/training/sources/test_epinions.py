@@ -50,6 +50,31 @@ def test_categories_and_activity_divide_the_rows(tmp_path: Path) -> None:
     assert set(dataset.division["activity"].tolist()) == {0}
 
 
+def test_the_public_file_is_read_as_it_is_distributed(tmp_path: Path) -> None:
+    """Law: the MATLAB matrix of six columns gives what the same rows in parquet give, and is taken before those."""
+    io = pytest.importorskip("scipy.io", reason="SciPy is not installed")
+    write(tmp_path, helpfulness=[4] * 300)
+    expected = epinions_rating(tmp_path, any_size=True)
+    frame = pl.read_parquet(tmp_path / "epinions.parquet")
+    matrix = frame.select("user_id", "item_id", "category", "rating", "helpfulness", "time").to_numpy().astype(float)
+    (tmp_path / "epinions.parquet").write_bytes(b"")
+    path = tmp_path / "rating_with_timestamp.mat"
+    io.savemat(path, {"rating_with_timestamp": matrix})
+    found = epinions_rating(tmp_path, any_size=True)
+    assert found.interactions.rows() == expected.interactions.rows()
+    assert found.spec == expected.spec
+    for content, fault in (
+        ({"rating": matrix[:, :5]}, "holds 0 matrices of 6 columns"),
+        ({"rating": matrix + 0.5}, "no integer"),
+    ):
+        io.savemat(path, content)
+        with pytest.raises(SourceError, match=fault):
+            epinions_rating(tmp_path, any_size=True)
+    path.write_bytes(b"no MATLAB file")
+    with pytest.raises(SourceError, match="cannot be read"):
+        epinions_rating(tmp_path, any_size=True)
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [

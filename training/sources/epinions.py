@@ -113,9 +113,8 @@ def _read_public(path: Path) -> pl.DataFrame:
         found = loadmat(path)
     except Exception as error:  # whatever SciPy meets in a file that is none
         raise SourceError(path, None, f"cannot be read ({error})", _REMEDY) from None
-    tables = [
-        value for name, value in found.items() if not name.startswith("__") and value.shape[1:] == (len(_COLUMNS),)
-    ]
+    named = (value for name, value in found.items() if not name.startswith("__"))
+    tables = [value for value in named if value.shape[1:] == (len(_COLUMNS),)]
     if len(tables) != 1:
         raise SourceError(path, None, f"holds {len(tables)} matrices of {len(_COLUMNS)} columns, not one", _REMEDY)
     whole = tables[0].astype("int64")

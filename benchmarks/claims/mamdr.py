@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from benchmarks.claims import mamdr_conflict, mamdr_epinions, mamdr_movielens, mamdr_sweeps
+from benchmarks.claims import mamdr_conflict, mamdr_epinions, mamdr_movielens, mamdr_structures, mamdr_sweeps
 from benchmarks.claims.book import Book
 from benchmarks.claims.mamdr_contest import full
 
@@ -22,6 +22,7 @@ GROUPS = (
     "mamdr_conflict",
     "mamdr_movielens",
     "mamdr_epinions",
+    "mamdr_structures",
     "mamdr_sweeps",
 )
 SHORT_MIN = 45.0
@@ -35,7 +36,7 @@ def bills() -> dict[str, tuple[float, str]]:
         "conflict": mamdr_conflict.contest().bill(),
         "movielens": mamdr_movielens.contest().bill(),
         "epinions": epinions.bill(),
-        "structures": mamdr_epinions.structures_contest(epinions.rows()).bill(),
+        "structures": mamdr_structures.structures_contest(epinions.rows()).bill(),
         "sweeps": mamdr_sweeps.bill(),
     }
 

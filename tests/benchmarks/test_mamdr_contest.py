@@ -11,8 +11,10 @@ import pytest
 from benchmarks.claims import mamdr_conflict, mamdr_movielens
 from benchmarks.claims.mamdr import bills, cost
 from benchmarks.claims.mamdr_contest import MOST_CONFIGURATIONS, Method, Row, aim, rank
-from benchmarks.claims.mamdr_epinions import AGAIN, BASE, STRUCTURES, STRUCTURES_AGAIN, structures
+from benchmarks.claims.mamdr_epinions import AGAIN, BASE
 from benchmarks.claims.mamdr_grids import FRAMEWORKS, JOINT, NETWORKS, framework, network
+from benchmarks.claims.mamdr_structures import AGAIN as STRUCTURES_AGAIN
+from benchmarks.claims.mamdr_structures import STRUCTURES, structures
 from benchmarks.claims.mamdr_trial import Trial, run
 from training.baselines.table import BASELINES, settings_of
 from training.frameworks.config import MamdrConfig

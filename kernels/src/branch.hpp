@@ -37,7 +37,7 @@ class Branch {
   // Throws std::invalid_argument where it does not fit the network.
   Branch(const BranchSpec& spec, const Network& network);
 
-  bool empty() const { return first_order_.empty() && pair_width_ == 0 && cross_.empty(); }
+  bool empty() const { return first_order_.empty() && pair_width_ == 0 && crossed_.empty(); }
 
   // Write what each of `rows` rows, from `first` on, adds to its logit. Their inputs are at `own`, of which the first
   // `shared_inputs` stand at `shared` instead where that is not nullptr.

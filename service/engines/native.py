@@ -18,16 +18,13 @@ from adapters_store.backbone import Backbone
 from adapters_store.canonical import digest
 from adapters_store.dense import FoldedDelta
 from adapters_store.folding import Folded
-from features.first_order import trained
 from features.overlay import Overlay
 from features.rows import EncodedRows
 from service.engine import Engine, EngineForm, Packed, Prepared, Segment
+from service.engines.beside import KINDS, PLAIN, beside_of
 from service.errors import EngineFailed
 
 EXTENSION = "espalier_kernels"
-_PLAIN = "mlp"
-_FIRST_ORDER = ("wide_deep", "deepfm")
-_KINDS = (_PLAIN, *_FIRST_ORDER, "dcn")
 _EMBEDDING = "embedding."
 _MOST, _MEAN = 2e-2, 2e-3  # of a probability: what bfloat16 may move
 _MANY = 16  # rows that a mean is looked at of; one combination may have one golden row
@@ -167,7 +164,7 @@ class NativeEngine:
         # an extension of before lacks these
         self._adopts = hasattr(self._network, "adopt")
         self._packs_dense = hasattr(self._network, "prepare_dense")
-        self._plain = backbone.manifest.kind == _PLAIN
+        self._plain = backbone.manifest.kind == PLAIN
         self._dense = None if self._packs_dense and self._plain else dense
         self._verified: WeakKeyDictionary[Folded, NativePrepared] = WeakKeyDictionary()
         build = _digest_of(type(self._network).__module__)
@@ -365,35 +362,11 @@ def _check_distance(exact: NDArray[np.float64], half: NDArray[np.float64]) -> No
 
 def _modules(backbone: Backbone) -> list[str]:
     modules = [f"tower.{level}" for level in range(len(backbone.manifest.tower))]
-    if backbone.manifest.kind not in _KINDS or list(backbone.modules) != modules:
+    if backbone.manifest.kind not in KINDS or list(backbone.modules) != modules:
         raise EngineAbsent(
-            f"the native engine has no backbones of kind {backbone.manifest.kind!r}; it has {', '.join(_KINDS)}"
+            f"the native engine has no backbones of kind {backbone.manifest.kind!r}; it has {', '.join(KINDS)}"
         )
     return modules
-
-
-def _beside(backbone: Backbone, weights: Mapping[str, NDArray[np.float32]]) -> dict[str, Any] | None:
-    """What stands beside the tower, as the extension takes it; None for kind mlp. Source: docs/backbones.md."""
-    kind, fields = backbone.manifest.kind, backbone.manifest.fields
-    if kind == _PLAIN:
-        return None
-    if kind == "dcn":
-        layers = range(backbone.manifest.cross_layers or 0)
-        return {
-            "cross": [(weights[f"cross.{level}.weight"], weights[f"cross.{level}.bias"]) for level in layers],
-            "crossed": np.ascontiguousarray(weights["output.weight"][0, : -backbone.manifest.tower[-1]]),
-        }
-    found: dict[str, Any] = {
-        "first_order": [
-            (weights[f"first_order.{field.name}"], trained(field)) if f"first_order.{field.name}" in weights else None
-            for field in fields
-        ]
-    }
-    if kind == "deepfm":
-        factors = [weights.get(f"factor.{field.name}") for field in fields]
-        widths = [field.width for field in fields if trained(field)]
-        found |= {"factors": factors, "pair_width": next(iter(widths), 0)}
-    return found
 
 
 def _digest_of(module: str) -> str:
@@ -416,7 +389,7 @@ def _network(backbone: Backbone, modules: Sequence[str], options: Mapping[str, A
     layers = [(weights[f"{module}.weight"], weights[f"{module}.bias"]) for module in modules]
     # what stands beside the tower comes first in the output layer's input
     output = np.ascontiguousarray(weights["output.weight"][0, -backbone.manifest.tower[-1] :])
-    bias, beside = float(weights["output.bias"][0]), _beside(backbone, weights)
+    bias, beside = float(weights["output.bias"][0]), beside_of(backbone, weights)
     try:
         branch = {} if beside is None else {"branch": beside}  # an extension of before has kind mlp alone
         made = extension.Network(fields, layers, output, bias, **options, **branch)

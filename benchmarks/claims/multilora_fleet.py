@@ -25,15 +25,15 @@ import polars as pl
 import yaml
 
 from adapters_store.canonical import canonical_json, digest
-from adapters_store.durable import write_durably
 from adapters_store.file import FileBackend
 from adapters_store.store import AdapterStore
 from benchmarks.claims.line import Line, between, exactly, measured
 from benchmarks.claims.multilora_table import NOT_RECORDED, full
-from benchmarks.claims.trainings import RECORDS
+from benchmarks.claims.trainings import RECORDS, origin, write_record
 from benchmarks.claims.workplace import ROOT, ClaimError, Workplace
 from features.fields import Division
 from training.prepared import DatasetSpec, FieldSpec, PreparedDataset, dataset_facts
+from training.trials.code import code_commit
 from training.trials.kept import ANY_COMMIT, KeptResults, TrialKey
 
 RECORD = RECORDS / "multilora-fleet.json"
@@ -138,11 +138,7 @@ def line_through(small: list[Spent], name: str, domains: int) -> float:
 
 def write(record: Mapping[str, Any]) -> None:
     """Keep the record of the whole fleet."""
-    commit = ["git", "rev-parse", "--short", "HEAD"]
-    found = subprocess.run(commit, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    content = {"commit": found, "date": time.strftime("%Y-%m-%d"), **record}
-    RECORD.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(RECORD, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+    write_record(RECORD, {**origin([code_commit()]), **record})
 
 
 def spent(work: Workplace, domains: int) -> Spent:

@@ -216,7 +216,7 @@ class NativeEngine:
                 packed.slope,
                 packed.intercept,
                 _overlays(packed.overlay),
-                *self._weights_of(packed.overlay),
+                *_first_orders(packed.overlay),
             )
         except (ValueError, TypeError, RuntimeError, AttributeError, MemoryError) as error:
             raise EngineFailed(f"the native engine cannot adopt the adapter: {error}") from error
@@ -265,19 +265,12 @@ class NativeEngine:
             )
         return self._dense
 
-    def _weights_of(self, overlay: Overlay | None) -> tuple[_WeightsGiven, ...]:
-        """The overlay's first-order weights as a last argument; none for kinds that an extension of before has too."""
-        sides = {} if overlay is None else overlay.sides
-        found = [(side, own.first_order) for side, own in sides.items() if own.first_order is not None]
-        weights = [(str(side), np.ascontiguousarray(first_order).reshape(-1, 1)) for side, first_order in found]
-        return (weights,) if weights else ()
-
     def _pack(self, network: _Network, folded: Folded) -> NativePrepared:
         try:
             if folded.delta is not None:
                 return self._pack_dense(network, folded, folded.delta)
             modules = [folded.modules[module].arrays() for module in self._modules]
-            overlays, weights = _overlays(folded.overlay), self._weights_of(folded.overlay)
+            overlays, weights = _overlays(folded.overlay), _first_orders(folded.overlay)
             adapter = network.prepare(modules, folded.slope, folded.intercept, overlays, *weights)
         except (KeyError, ValueError, TypeError, RuntimeError, MemoryError) as error:
             raise EngineFailed(f"the native engine cannot prepare the adapter: {error}") from error
@@ -343,6 +336,14 @@ def _tables(delta: FoldedDelta) -> list[tuple[str, NDArray[Any]]]:
 def _overlays(overlay: Overlay | None) -> _OverlaysGiven:
     sides = {} if overlay is None else overlay.sides
     return [(side, own.field, np.ascontiguousarray(own.rows)) for side, own in sides.items()]
+
+
+def _first_orders(overlay: Overlay | None) -> tuple[_WeightsGiven, ...]:
+    """The overlay's first-order weights as a last argument; none for kinds that an extension of before has too."""
+    sides = {} if overlay is None else overlay.sides
+    found = [(side, own.first_order) for side, own in sides.items() if own.first_order is not None]
+    weights = [(str(side), np.ascontiguousarray(first_order).reshape(-1, 1)) for side, first_order in found]
+    return (weights,) if weights else ()
 
 
 def _by_side(rows: EncodedRows) -> dict[str, NDArray[np.int64]] | None:

@@ -109,8 +109,10 @@ def count_combinations(adapter: Adapter, auxiliaries: Mapping[str, Adapter]) -> 
 
 
 def fold_backbone(backbone: Backbone) -> Folded:
-    """The backbone itself, in the form that engines run: no LoRA, its own norms."""
-    return Folded({module: _unadapted(backbone, module, 1) for module in backbone.modules})
+    """The backbone itself, in the form that engines run: no LoRA, its own norms, its own calibration."""
+    calibration = backbone.manifest.calibration
+    modules = {module: _unadapted(backbone, module, 1) for module in backbone.modules}
+    return Folded(modules, calibration.slope, calibration.intercept)
 
 
 def fold_adapter(
@@ -166,8 +168,8 @@ def fold_adapter(
 def fold_auxiliary_only(backbone: Backbone, auxiliaries: Sequence[Adapter], fusion: Fusion | None = None) -> Folded:
     """Fold auxiliary adapters alone, for a domain that has no adapter: its division is masked out of Eq. 10.
 
-    Norms are combined as methods.md 2 says for a pair: the folded maps are averaged. Calibrations are the natural
-    adapter's to give, so there is none.
+    Norms are combined as methods.md 2 says for a pair: the folded maps are averaged. The calibration is the backbone's:
+    auxiliary adapters have none of their own.
 
     Args:
         backbone: The adapters', by fingerprint.
@@ -190,7 +192,8 @@ def fold_auxiliary_only(backbone: Backbone, auxiliaries: Sequence[Adapter], fusi
         scales, shifts = zip(*norms, strict=True)
         norm = np.mean(scales, 0), np.mean(shifts, 0)
         modules[module] = _module(backbone, module, present, fusion if len(present) > 1 else None, 1, norm)
-    return Folded(modules)
+    calibration = backbone.manifest.calibration
+    return Folded(modules, calibration.slope, calibration.intercept)
 
 
 def _choices(adapter: Adapter, auxiliaries: Mapping[str, Adapter]) -> list[list[str | None]]:

@@ -91,6 +91,15 @@ class Attention(BaseModel):
     head_width: Annotated[int, Field(ge=1, le=4096)]
 
 
+class Calibration(BaseModel):
+    """Straight line on the logit that turns it into a calibrated one: slope * logit + intercept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    slope: FiniteFloat = 1.0
+    intercept: FiniteFloat = 0.0
+
+
 class BackboneManifest(_Manifest):
     """Describes a bundle; its canonical JSON is `manifest.json`, whose sha256 is the bundle's revision.
 
@@ -103,6 +112,7 @@ class BackboneManifest(_Manifest):
         attention: Of kind autoint; not written for others.
         norm_eps: Added to a variance before its root.
         divisions: How samples split into domains.
+        calibration: Applied to the logit where no natural domain's adapter scores; not written where it does nothing.
         metrics: What evaluation found.
         training: How it was trained.
         fingerprint: sha256 over what an adapter depends on; filled in by `write_bundle`.
@@ -118,6 +128,7 @@ class BackboneManifest(_Manifest):
     attention: Attention | None = None
     norm_eps: float = Field(default=1e-5, gt=0, allow_inf_nan=False)
     divisions: list[Division] = Field(default_factory=list)
+    calibration: Calibration = Calibration()
     metrics: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
     fingerprint: str = ""
@@ -156,10 +167,8 @@ class BackboneManifest(_Manifest):
     def _as_ever(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What is as it was before these keys existed is written without them: bytes and fingerprints stay."""
         content: dict[str, Any] = serialize(self)
-        for key, silent in (("norm", True), ("cross_layers", None), ("attention", None)):
-            if content.get(key) is silent:
-                content.pop(key, None)
-        return content
+        silent = {"norm": True, "cross_layers": None, "attention": None, "calibration": Calibration().model_dump()}
+        return {key: value for key, value in content.items() if key not in silent or value != silent[key]}
 
     def division(self, name: str) -> Division | None:
         """The division of this name, or None."""
@@ -178,15 +187,6 @@ class Pair(BaseModel):
 
     domains: list[str | None] = Field(min_length=1)
     rows: Count = 0
-
-
-class Calibration(BaseModel):
-    """Straight line on the logit that turns it into a calibrated one: slope * logit + intercept."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    slope: FiniteFloat = 1.0
-    intercept: FiniteFloat = 0.0
 
 
 class AdapterManifest(_Manifest):

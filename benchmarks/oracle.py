@@ -81,7 +81,8 @@ class Oracle(OracleInputs, OracleNetwork):
         whole = self.under(adapter)
         x = whole.overlaid(whole.vectors(user, items, domain, context), adapter, user, items)
         if adapter is None:
-            return sigmoid(self.logits(x))
+            calibration = self.manifest.get("calibration") or {"slope": 1.0, "intercept": 0.0}
+            return sigmoid(calibration["slope"] * self.logits(x) + calibration["intercept"])
         names = adapter.manifest.get("auxiliary") or []
         out = np.empty(len(items))
         combinations = [

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from adapters_store.errors import ArtifactError, StoreError
 from adapters_store.folding import Combination
+from adapters_store.manifest import Calibration
 from service.backbones import Backbones
 from service.clock import Clock
 from service.domains import Domains
@@ -56,6 +57,7 @@ class Auxiliaries:
         self._clock = clock
         self._ask_again_at: dict[Pins, float] = {}
         self._flights: dict[Pins, asyncio.Task[None]] = {}
+        self._calibration = self._default_calibration()
 
     def lease(self, combinations: Sequence[Combination]) -> list[Lease | None]:
         """Hold what scores each of these combinations of one request; None where none of its domains has an adapter.
@@ -91,10 +93,11 @@ class Auxiliaries:
         await asyncio.shield(flight)
 
     def forget(self) -> None:
-        """Let go of what is not of the default backbone, which is another than before."""
+        """Let go of what is not of the default backbone, which is another than before, or not by its calibration."""
+        before, self._calibration = self._calibration, self._default_calibration()
         for place in [place for place in self._slots if not isinstance(place, str)]:
             slot = self._slots.get(place)
-            if slot is not None and slot.serving is not self._backbones.default:
+            if slot is not None and (slot.serving is not self._backbones.default or before != self._calibration):
                 self._slots.evict(place)
 
     async def stop(self) -> None:
@@ -117,7 +120,7 @@ class Auxiliaries:
 
     async def _load(self, pins: Pins) -> None:
         adapters = []
-        serving = self._backbones.default
+        serving, calibration = self._backbones.default, self._default_calibration()
         try:
             for domain, revision in pins:
                 adapters.append((await self._preparer.verified_auxiliary(domain, revision, serving)).adapter)
@@ -129,8 +132,11 @@ class Auxiliaries:
         except StoreError:
             self._set_aside(pins)
         else:
-            if serving is self._backbones.default:  # else the next request begins anew
-                self._slots.activate(pins, slot)
+            if serving is self._backbones.default and calibration == self._default_calibration():
+                self._slots.activate(pins, slot)  # else the next request begins anew
+
+    def _default_calibration(self) -> Calibration:
+        return self._backbones.default.backbone.manifest.calibration
 
     def _set_aside(self, pins: Pins) -> None:
         self._ask_again_at.pop(pins, None)  # so that the first is the one that failed longest ago

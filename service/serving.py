@@ -12,7 +12,7 @@ class Serving:
     """Everything that belongs to one fingerprint. Whoever scores by it holds a reference to the last row.
 
     Its bundle may be replaced by another of the same fingerprint: weights, fields and vocabulary are the same then, so
-    the engine and all that it prepared stay.
+    the engine and all adapters that it prepared stay. The calibration may be another.
 
     Args:
         backbone: verified with the engine.
@@ -43,6 +43,7 @@ class Serving:
     def take(self, fresh: Serving) -> None:
         """Go on with another bundle of the same fingerprint, and its tables; what runs keeps what it took."""
         self.backbone = fresh.backbone
+        self.prepared = fresh.prepared
         self.tables.swap(fresh.tables.current)
 
 

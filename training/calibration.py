@@ -9,7 +9,6 @@ Two steps, both linear, so that the manifest carries them as one slope and one i
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,14 +114,13 @@ def fit(label: Array, logits: Array, config: CalibrationConfig) -> Calibration:
     Source: Platt (1999); Lin, Lin & Weng (2007) for the damped Newton steps.
     """
     rows, positives = len(label), int(np.sum(label))
-    shift = math.log(config.negatives_kept)
     reason = _too_little(rows, positives, logits, config)
     if reason is None:
         line = _platt(np.asarray(label, np.float64), logits.astype(np.float64))
         reason = "Newton's steps did not converge" if line is None else _useless(label, logits, *line)
         if line is not None and reason is None:
-            return Calibration(*line, shift, rows, positives, None)
-    return Calibration(1.0, 0.0, shift, rows, positives, reason)
+            return Calibration(*line, config.shift, rows, positives, None)
+    return Calibration(1.0, 0.0, config.shift, rows, positives, reason)
 
 
 def calibrated(logits: Array, domain: Array, calibrations: Sequence[Calibration]) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -140,6 +141,11 @@ class CalibrationConfig(Section):
     min_rows: Positive = 200
     min_of_class: Positive = 20
     negatives_kept: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @property
+    def shift(self) -> float:
+        """What is added to a logit of the rows at hand, to be one among all rows."""
+        return math.log(self.negatives_kept)
 
 
 class GateConfig(Section):

@@ -15,7 +15,7 @@ from adapters_store.backbone import read_bundle, write_bundle
 from adapters_store.canonical import digest
 from adapters_store.dense import DENSE_GRAPH
 from adapters_store.durable import write_durably
-from adapters_store.manifest import BackboneManifest
+from adapters_store.manifest import BackboneManifest, Calibration
 from adapters_store.tensors import write_tensors
 from network.backbone import Backbone
 from network.fusion import Mode
@@ -147,6 +147,7 @@ def export_bundle(run: TrainedRun, folder: Path, dense: bool = False) -> str:
         **form_of(backbone.shape),
         fields=list(dataset.fields),
         divisions=list(run.rows.divisions),
+        calibration=Calibration.model_validate(run.backbone_notes.calibration or {}),
         metrics=dict(run.backbone_notes.metrics),
         training=dict(run.backbone_notes.training),
         created_at=run.created_at,

@@ -62,6 +62,7 @@ def backbone_notes(config: TrainingConfig, pretrained: Pretrained, evaluation: E
     return Notes(
         evaluation.methods["backbone"].pooled.model_dump(mode="json"),
         _training(config, config.pretrain, pretrained.fitted),
+        calibration={"slope": 1.0, "intercept": config.calibration.shift},
     )
 
 

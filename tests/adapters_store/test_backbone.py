@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from adapters_store.errors import (
     StoreUnavailable,
 )
 from adapters_store.file import FileBackend
-from adapters_store.manifest import BackboneManifest, manifest_content
+from adapters_store.manifest import BackboneManifest, Calibration, manifest_content
 from adapters_store.memory import MemoryBackend
 from adapters_store.store import AdapterStore
 from adapters_store.tensors import write_tensors
@@ -105,7 +106,8 @@ def test_fingerprint_covers_what_an_adapter_depends_on(world: World) -> None:
     vocabulary = world.backbone.tensors("vocabulary")
     own = world.backbone.fingerprint
     assert fingerprint(manifest, vocabulary, weights) == own
-    outside = {"divisions": [], "metrics": {"auc": 1.0}, "training": {"seed": 3}, "files": [], "created_at": "now"}
+    outside: dict[str, Any] = {"divisions": [], "metrics": {"auc": 1.0}, "training": {"seed": 3}, "files": []}
+    outside |= {"created_at": "now", "calibration": Calibration(slope=2.0, intercept=1.0)}
     assert fingerprint(manifest.model_copy(update=outside), vocabulary, weights) == own
     fields = [manifest.fields[0].model_copy(update={"missing": 0.5}), *manifest.fields[1:]]
     inside = [{"norm_eps": 1e-2}, {"fields": fields}, {"fields": manifest.fields[::-1]}, {"tower": [5, 6]}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from adapters_store.folding import (
     fold_auxiliary_only,
     fold_backbone,
 )
+from adapters_store.manifest import Calibration
 from adapters_store.tensors import Array
 from tests.adapters_store.world import DIVISIONS, EPS, FoldEngine, World, encoded, f64, literal_logits
 
@@ -123,6 +125,17 @@ def test_module_without_lora_is_the_backbones(world: World) -> None:
     untouched = fold_backbone(world.backbone).modules["tower.1"]
     for part, array in folded.modules["tower.1"].arrays().items():
         np.testing.assert_array_equal(array, getattr(untouched, part))
+
+
+def test_without_a_natural_adapter_the_backbones_calibration_holds(world: World) -> None:
+    """Law: the backbone and auxiliaries alone are calibrated by the bundle, which does nothing if it says nothing."""
+    line = Calibration(slope=1.5, intercept=-2.0)
+    manifest = world.backbone.manifest.model_copy(update={"calibration": line})
+    files = {name: world.backbone.file(name) for name in world.backbone.files}
+    shifted, pair = Backbone(world.backbone.revision, manifest, files), pair_of(world)
+    for made in (fold_backbone, partial(fold_auxiliary_only, auxiliaries=pair)):
+        assert (made(shifted).slope, made(shifted).intercept) == (1.5, -2.0)
+        assert (made(world.backbone).slope, made(world.backbone).intercept) == (1.0, 0.0)
 
 
 def test_auxiliary_only_averages_loras_and_folded_norms(world: World) -> None:

@@ -136,6 +136,21 @@ def test_faulty_backbone_manifest_is_refused_by_key(changes: dict[str, Any], fau
         parse_manifest(BACKBONE | changes, BackboneManifest)
 
 
+def test_a_bundle_says_no_calibration_that_does_nothing() -> None:
+    """Law: manifests of builds that knew none keep their bytes; one that moves a logit is kept whole."""
+    plain, identity = (
+        parse_manifest(BACKBONE | changes, BackboneManifest)
+        for changes in ({}, {"calibration": {"slope": 1.0, "intercept": 0.0}})
+    )
+    assert "calibration" not in manifest_content(plain)
+    assert manifest_content(identity) == manifest_content(plain)
+    line = {"slope": 1.0, "intercept": -2.0}
+    shifted = parse_manifest(BACKBONE | {"calibration": line}, BackboneManifest)
+    assert manifest_content(shifted)["calibration"] == line
+    with pytest.raises(MalformedArtifact, match=r"calibration\.intercept: input should be a finite number"):
+        parse_manifest(BACKBONE | {"calibration": {"intercept": float("inf")}}, BackboneManifest)
+
+
 @pytest.mark.parametrize("content", [None, 7, "text", [], [LORA]])
 def test_what_is_no_object_is_no_manifest(content: object) -> None:
     """Law: any JSON value may stand where a manifest should, and is refused."""

@@ -9,12 +9,16 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.special import logit
 
 from adapters_store.backbone import read_bundle, write_bundle
+from adapters_store.manifest import Calibration
 from adapters_store.releases import Release
 from adapters_store.tensors import write_tensors
 from benchmarks.forge import Run, digest
+from benchmarks.oracle import Oracle
 from features.fields import Division
 from service.scorer import ScoreResult
 from tests.factory import SEGMENTS, THEMES, make_run
@@ -331,6 +335,28 @@ async def test_another_bundle_of_the_same_weights_keeps_engine_and_slots(shades:
     assert (result.served.backbone, blue.replica.slots.get(DOMAIN), len(blue.engines)) == (revision, slot, 1)
     assert_scores(result, blue.expected(DOMAIN, blue.body(DOMAIN)))
     assert (await blue.score("theme-9")).served.fallback == "no_adapter"
+
+
+async def test_a_bundle_that_only_calibrates_otherwise_is_taken_over(shades: Shades, tmp_path: Path) -> None:
+    """Law: what no natural adapter scores is on the new bundle's line, where auxiliaries alone scored too."""
+    blue = shades.blue
+    user = next(user for user in blue.users if blue.auxiliary_of("segment", user) == "segment-a")
+    bare = next(user for user in blue.users if blue.auxiliary_of("segment", user) is None)
+    await shades.put_live(blue, "segment-a")
+    bundle, offset = read_bundle(blue.run.folder / "bundle"), -1.5
+    before = [await blue.score(OTHER, user_id=each) for each in (user, bare)]
+    assert [each.served.fallback for each in before] == ["auxiliary_only", "no_adapter"]
+    manifest = bundle.manifest.model_copy(update={"calibration": Calibration(intercept=offset)})
+    assert manifest.fingerprint == bundle.manifest.fingerprint
+    write_bundle(tmp_path / "bundle", manifest, {name: bundle.file(name) for name in bundle.files})
+    await blue.store.publish_backbone(tmp_path / "bundle", "someone")
+    await blue.replica.watcher.reconcile()
+    after = [await blue.score(OTHER, user_id=each) for each in (user, bare)]
+    assert [each.served.fallback for each in after] == ["auxiliary_only", "no_adapter"]
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_allclose(logit(new.scores), logit(old.scores) + offset, atol=1e-5)
+    shifted = Oracle(tmp_path / "bundle")
+    assert_scores(after[1], shifted.score(bare, OTHER, blue.items[:5]))
 
 
 async def test_an_adapter_of_no_recorded_backbone_is_refused_by_name(shades: Shades) -> None:

@@ -86,6 +86,13 @@ def test_a_manifest_holds_its_verdict_and_the_rules(eager: Path) -> None:
         assert found == expected
 
 
+def test_the_bundle_is_on_the_scale_of_its_adapters(finished: Path, eager: Path) -> None:
+    """Law: where negatives were down-sampled, the backbone is shifted as every adapter is; else it says nothing."""
+    assert "calibration" not in json.loads((finished / "bundle" / "manifest.json").read_text())
+    line = read_bundle(eager / "bundle").manifest.calibration
+    assert (line.slope, line.intercept) == (1.0, math.log(0.5))
+
+
 def test_ablations_are_not_judged(finished: Path) -> None:
     """Law: the gate is of what serves; an ablation has its own mode's calibration and no verdict."""
     for path in finished.glob("ablations/*/*.safetensors"):

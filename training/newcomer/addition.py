@@ -106,7 +106,7 @@ def make_addition(
         overlays = overlays_of(backbone, encoded, ground, split, config)
         trained = train_newcomer(backbone, RowTensors(encoded.dataset), split, overlays, config, meter, ground.begun)
         live = _live(ground, trained, encoded, split, config)
-        judged = judge_newcomer(trained, split, config, live)
+        judged = judge_newcomer(trained, split, config, live, ground.bundle.manifest.calibration)
         figures = figures_of(trained, split, live)
         drift = drift_of(trained, split, judged, None if ground.begun is None else live)
         record = _record(trained, split, config) | ({} if drift is None else {"drift": drift})

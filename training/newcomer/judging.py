@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from adapters_store.manifest import Calibration
 from training.dataset import Split
 from training.judged import Judged, NaturalRows, calibrate, gate
 from training.metrics import auc, probabilities
 from training.newcomer.config import NewcomerConfig
-from training.newcomer.live import Live
+from training.newcomer.live import Live, on_the_line
 from training.newcomer.trainer import TrainedNewcomer
 
 
-def judge_newcomer(trained: TrainedNewcomer, split: Split, config: NewcomerConfig, live: Live | None) -> Judged:
+def judge_newcomer(
+    trained: TrainedNewcomer, split: Split, config: NewcomerConfig, live: Live | None, backbone: Calibration
+) -> Judged:
     """Calibrate on the `stop` half, judge on the `gate` half against what is served if nothing is published.
 
     Args:
@@ -24,12 +26,14 @@ def judge_newcomer(trained: TrainedNewcomer, split: Split, config: NewcomerConfi
         split: which rows are which half.
         config: of calibration and gate.
         live: the adapter that is live; None: it is judged against the backbone, which training then started from.
+        backbone: its calibration.
     """
     stop, held = (_natural(trained, part) for part in (split.stop, split.gate))
     calibrations = calibrate(stop, {"single": trained.logits(split.stop)}, config.calibration)
     own = tuple(calibrations["single"].values())
-    shift = math.log(config.calibration.negatives_kept)
-    rival = trained.start[split.gate] if live is None else live.logits(split.gate, shift)
+    shift = config.calibration.shift
+    start = trained.start[split.gate]
+    rival = on_the_line(backbone, start, shift) if live is None else live.logits(split.gate, shift)
     verdicts = gate(held, trained.logits(split.gate), rival, own, config.gate)
     return Judged(calibrations, verdicts, config.gate)
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from adapters_store.artifact import Adapter
+from adapters_store.manifest import Calibration
 from network.backbone import Backbone
 from network.lora import DomainAdapter
 from network.norm import Moments
@@ -34,9 +35,13 @@ class Live:
             positions: of the rows.
             shift: taken off its calibration: the prior's, for rows that lack it.
         """
-        line = self.adapter.manifest.calibration
-        served: Floats = line.slope * self.raw[positions] + (line.intercept - shift)
-        return served
+        return on_the_line(self.adapter.manifest.calibration, self.raw[positions], shift)
+
+
+def on_the_line(calibration: Calibration, raw: Floats, shift: float) -> Floats:
+    """Logits (n,) as they are served; the prior's shift taken off, for rows that lack it."""
+    served: Floats = calibration.slope * raw + (calibration.intercept - shift)
+    return served
 
 
 def loaded_adapter(

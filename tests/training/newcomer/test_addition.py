@@ -11,7 +11,9 @@ import polars as pl
 import pytest
 
 from adapters_store.artifact import decode_adapter
+from adapters_store.backbone import read_bundle, write_bundle
 from adapters_store.canonical import digest
+from adapters_store.manifest import Calibration as BundleCalibration
 from benchmarks.oracle import Oracle
 from benchmarks.oracle_files import AdapterFile
 from benchmarks.oracle_network import sigmoid
@@ -201,6 +203,30 @@ def test_a_replacement_is_judged_against_what_is_live(ground: Ground) -> None:
     label = frame["label"].to_numpy()[gate]
     loss = -np.mean(np.log(np.where(label == 1, probability, 1 - probability)))
     assert judged.verdict.loss.backbone == pytest.approx(loss, abs=1e-3)
+
+
+def test_the_backbone_is_judged_as_it_serves(ground: Ground, tmp_path: Path) -> None:
+    """Law: the gate's rival has the bundle's calibration, less the shift that the given rows lack as well."""
+    bundle, shift = ground.bundle, float(np.log(0.25))
+    manifest = bundle.manifest.model_copy(update={"calibration": BundleCalibration(intercept=shift)})
+    write_bundle(tmp_path / "bundle", manifest, {name: bundle.file(name) for name in bundle.files})
+    shifted = ground_of(read_bundle(tmp_path / "bundle"))
+
+    def of_backbone(where: Ground, kept: float) -> float:
+        addition = made(frame, where, gate={"min_positives": 5}, calibration={"negatives_kept": kept})
+        assert addition.verdict is not None
+        assert addition.verdict.loss is not None
+        return float(addition.verdict.loss.backbone)
+
+    frame = frame_of(400)
+    plain = of_backbone(ground, 1.0)
+    assert of_backbone(shifted, 0.25) == pytest.approx(plain, abs=1e-12)  # the same rows, said of fewer
+    assert of_backbone(ground, 0.25) != pytest.approx(plain, abs=1e-2)
+    split = made(frame, ground).split.gate.tolist()
+    probability = scored(Oracle(tmp_path / "bundle"), frame[split], None)
+    label = frame["label"].to_numpy()[split]
+    loss = -np.mean(np.log(np.where(label == 1, probability, 1 - probability)))
+    assert of_backbone(shifted, 1.0) == pytest.approx(loss, abs=1e-5)
 
 
 def test_new_users_and_items_are_trained_and_overlaid(ground: Ground, tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ class Tower {
     long stride = tile_.input_stride;
     for (int level = 0; level < tile_.depth; ++level) {
       float* output = tile_.activations[level % 2];
+      ahead_.begin(tile_, level, turns(level));
       for (int part = 0; part < tile_.part_count; ++part) low_rank(level, tile_.parts[part], part, input, stride);
       wide(level, input, stride, output);
       input = output;
@@ -112,8 +113,27 @@ class Tower {
     }
   }
 
+  static int block_columns(int columns) { return (columns + Shape::vecs * kLanes - 1) / (Shape::vecs * kLanes); }
+  static int chains(const Layer& layer) { return (layer.steps - 1) / Shape::steps + 1; }
+
+  // How often `ahead_` goes on within a layer, nearly.
+  long turns(int level) const {
+    const Layer& layer = tile_.layers[level];
+    long all = 0;
+    for (int i = 0; i < tile_.part_count; ++i) {
+      const Part& part = tile_.parts[i];
+      const AdapterLayer& adapter = part.layers[level];
+      all += long(block_count(part.rows)) * block_columns(layer.columns) * chains(layer);
+      if (adapter.entry_columns == 0) continue;
+      all += long(block_count(part.rows)) * block_columns(adapter.entry_columns);
+      if (adapter.divisions > 1) all += (part.rows + kLanes - 1) / kLanes;
+    }
+    return all;
+  }
+
   // All rows of one operand times all columns of another.
-  static void all_columns(Product p, int rows, int columns) {
+  template <class F>
+  static void all_columns(Product p, int rows, int columns, F&& between) {
     const float* const a = p.a;
     float* const c = p.c;
     for (int column = 0; column < columns;) {
@@ -122,6 +142,7 @@ class Tower {
       blocks(rows, [&](int row, int size) {
         p.a = a + row * p.a_stride;
         p.c = c + row * p.c_stride + column;
+        between();
         table[size - 1](p);
       });
       const int taken = full ? Shape::vecs : 1;
@@ -143,7 +164,7 @@ class Tower {
       Product p = shared_product(part, weights);
       p.c = tile_.shared_wide + long(part) * tile_.shared_wide_stride;
       p.c_stride = tile_.shared_wide_stride;
-      all_columns(p, end - part, tile_.layers[0].columns);
+      all_columns(p, end - part, tile_.layers[0].columns, [] {});
       for (int each = part; each < end; ++each) share_low(each);
     }
   }
@@ -153,7 +174,7 @@ class Tower {
     if (adapter.entry_columns == 0) return;
     Product p = shared_product(part, adapter.entry);
     p.c = tile_.shared_low + long(part) * tile_.low_stride;
-    all_columns(p, 1, adapter.entry_columns);
+    all_columns(p, 1, adapter.entry_columns, [] {});
   }
 
   Product shared_product(int part, const float* weights) const {
@@ -173,7 +194,7 @@ class Tower {
   }
 
   // z and q of a part, and what follows from them.
-  void low_rank(int level, const Part& part, int number, const float* input, long stride) const {
+  void low_rank(int level, const Part& part, int number, const float* input, long stride) {
     const AdapterLayer& adapter = part.layers[level];
     if (adapter.entry_columns == 0) return;
     const int skip = skipped(level, part);
@@ -189,11 +210,12 @@ class Tower {
     p.c = low;
     p.c_stride = tile_.low_stride;
     p.finish = Finish::add_bias;
-    all_columns(p, part.rows, adapter.entry_columns);
+    all_columns(p, part.rows, adapter.entry_columns, [this] { ahead_.go_on(); });
     if (adapter.divisions > 1) {
       float deltas[kMaxDivisions * kLanes];
       for (int row = 0; row < part.rows; row += kLanes) {
         const int rows = part.rows - row < kLanes ? part.rows - row : kLanes;
+        ahead_.go_on();
         attend<Vec>(adapter, low + long(row) * tile_.low_stride, tile_.low_stride, rows, deltas);
       }
     }
@@ -209,10 +231,7 @@ class Tower {
   // The layer itself: a panel serves all rows of the tile before the next one is touched.
   void wide(int level, const float* input, long stride, float* output) {
     const Layer& layer = tile_.layers[level];
-    const int count = (layer.steps - 1) / Shape::steps + 1;
-    long blocks = 0;
-    for (int i = 0; i < tile_.part_count; ++i) blocks += block_count(tile_.parts[i].rows);
-    ahead_.begin(tile_, level, blocks * count * ((layer.columns + Shape::vecs * kLanes - 1) / (Shape::vecs * kLanes)));
+    const int count = chains(layer);
     for (int column = 0; column < layer.columns;) {
       const bool full = layer.columns - column >= Shape::vecs * kLanes;
       for (int i = 0, first = 0; i < count; ++i) {

@@ -22,6 +22,8 @@ from features.rows import EncodedRows
 
 MANIFEST = "manifest.json"
 _FINGERPRINTED = ("schema", "kind", "fields", "tower", "norm_eps", "norm", "cross_layers", "attention")
+COUNTS = "counts"
+"""The tensors `<id field>` int32 (V,) say how often training named each row; an older bundle has no such file."""
 MANIFEST_BOUND = Bound(64 * 2**20, f"the format of a bundle's {MANIFEST}")
 
 
@@ -66,7 +68,7 @@ class Backbone:
         return _read(source) if isinstance(source, Path) else bytes(source)
 
     def tensors(self, name: str) -> dict[str, Array]:
-        """The tensors of `<name>.safetensors`: weights, vocabulary, users, items or golden; not cached.
+        """The tensors of `<name>.safetensors`: weights, vocabulary, users, items, golden or counts; not cached.
 
         Raises:
             MalformedArtifact: The bundle has no such file, or it is not a tensor file.

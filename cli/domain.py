@@ -44,6 +44,7 @@ class Overlaid(StrEnum):
     """Which ids get an embedding of the domain's own."""
 
     UNSEEN = "unseen"
+    RARE = "rare"
     ALL = "all"
     NONE = "none"
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adapters_store.backbone import read_bundle, write_bundle
+from adapters_store.backbone import COUNTS, read_bundle, write_bundle
 from adapters_store.canonical import digest
 from adapters_store.dense import DENSE_GRAPH
 from adapters_store.durable import write_durably
@@ -36,6 +36,7 @@ from training.artifacts_of import (
 from training.batches import RowTensors
 from training.dataset import EncodedDataset
 from training.golden import BACKBONE_ROWS, Dtype, as_float64, exact_backbone, spread
+from training.pretrain import count_rows
 
 ABLATIONS: tuple[Mode, ...] = ("attention", "add", "avg", "single")
 
@@ -47,6 +48,7 @@ class TrainedRun:
     Args:
         dataset: encoded with the run's own training rows.
         rows: the same as tensors.
+        train: (m,) int64, rows that the backbone was trained on; how often they name an id stands in the bundle.
         positions: (n,) int64, rows that golden rows may be taken from, such as the test rows.
         backbone: frozen, row 0 of every table set (`FieldEmbeddings.fill_unknown`).
         adapters: for each division, natural first, the trained adapters by domain position.
@@ -64,6 +66,7 @@ class TrainedRun:
 
     dataset: EncodedDataset
     rows: RowTensors
+    train: NDArray[np.int64]
     positions: NDArray[np.int64]
     backbone: Backbone
     adapters: tuple[Mapping[int, DomainAdapter], ...]
@@ -141,6 +144,7 @@ def export_bundle(run: TrainedRun, folder: Path, dense: bool = False) -> str:
         "users": dataset.users.tensors(),
         "items": dataset.items.tensors(),
         "golden": golden,
+        COUNTS: _id_counts(run),
     }
     files = {f"{name}.safetensors": write_tensors(found, {"content": name}) for name, found in tensors.items()}
     manifest = BackboneManifest(
@@ -156,6 +160,14 @@ def export_bundle(run: TrainedRun, folder: Path, dense: bool = False) -> str:
     if dense:
         graphs[DENSE_GRAPH] = export_dense(backbone)
     return write_bundle(folder, manifest, files | graphs)
+
+
+def _id_counts(run: TrainedRun) -> dict[str, NDArray[np.int32]]:
+    """By id field how many training rows name each row of its table, int32 (V,): what `overlay: rare` goes by."""
+    embeddings = run.backbone.embeddings
+    counts = count_rows(run.backbone, run.rows, torch.from_numpy(run.train)).to(torch.int32).numpy()
+    places = {one.name: embeddings.starts[one.name] for one in run.dataset.fields if one.id and not one.frozen}
+    return {name: counts[start : start + embeddings.rows[name]] for name, start in places.items()}
 
 
 def form_of(shape: NetworkShape) -> dict[str, Any]:

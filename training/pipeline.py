@@ -223,6 +223,7 @@ def _trained_run(
     return TrainedRun(
         dataset=run.dataset,
         rows=run.rows,
+        train=run.split.train,
         positions=run.split.test,
         backbone=pretrained.backbone,
         adapters=tuple(by_division(adapters, len(run.rows.divisions))),

@@ -218,7 +218,7 @@ def left_out(data: PreparedDataset, rows: pl.Expr, config: Mapping[str, Any], se
     settings = {**config, "data": folder / "data", "seed": seed, "threads": 1}
     run = Run(TrainingConfig.model_validate(settings), folder / "run", SilentMeter())
     backbone = run.pretrained().backbone
-    trained = TrainedRun(run.dataset, run.rows, run.split.test, backbone, (), {}, {}, {})
+    trained = TrainedRun(run.dataset, run.rows, run.split.train, run.split.test, backbone, (), {}, {}, {})
     export_bundle(trained, folder / "bundle")
     bundle = read_bundle(folder / "bundle")
     vocabulary = Vocabulary.from_tensors(bundle.tensors("vocabulary"), bundle.manifest.fields)

@@ -91,6 +91,7 @@ def make_trained(seed: int = 0) -> TrainedRun:
     return TrainedRun(
         dataset=dataset,
         rows=rows,
+        train=np.arange(1, ROWS, 2),
         positions=np.arange(0, ROWS, 2),
         backbone=backbone,
         adapters=tuple(adapters),
@@ -137,6 +138,17 @@ def test_every_artifact_passes_the_verification_that_publishing_runs(exported: R
         used = fusion if adapter.manifest.fusion else None
         folds = verify_adapter(adapter, bundle, auxiliaries, used, engine.logits, adapter.manifest.domain)
         assert len(folds) == (1 if adapter.manifest.kind == "lora" else 3 * 3)
+
+
+def test_the_bundle_counts_the_training_rows_of_each_id(trained: TrainedRun, exported: Run) -> None:
+    """Law: by id field and table row how many training rows name it; rows that were not trained on do not count."""
+    found = read_bundle(exported.folder / "bundle").tensors("counts")
+    sparse = [field for field in trained.dataset.fields if field.kind == "sparse"]
+    assert set(found) == {field.name for field in sparse if field.id}
+    for column, field in enumerate(sparse):
+        if field.id:
+            named = trained.dataset.sparse[1:ROWS:2, column]
+            np.testing.assert_array_equal(found[field.name], np.bincount(named, minlength=field.vocabulary_size))
 
 
 def test_golden_logits_are_the_oracles(exported: Run) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from adapters_store.backbone import read_bundle
@@ -155,6 +156,7 @@ def _as_run(setting: Setting, dataset: EncodedDataset, positions: NDArray[np.int
     return TrainedRun(
         dataset=dataset,
         rows=setting.rows,
+        train=torch.cat(setting.domains.train).numpy(),
         positions=positions,
         backbone=backbone,
         adapters=tuple(none for _ in setting.rows.divisions),

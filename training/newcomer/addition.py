@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from adapters_store.artifact import encode_adapter
+from adapters_store.backbone import COUNTS
 from adapters_store.canonical import digest
+from adapters_store.errors import MalformedArtifact
 from adapters_store.feature_tables import Side, bundled_table
 from adapters_store.manifest import AdapterManifest
 from adapters_store.overlays import read_overlay
@@ -22,6 +24,7 @@ from training.artifacts_of import Notes, Source, arrays, ranks_of
 from training.batches import RowTensors, logits_of
 from training.dataset import Split
 from training.deltas.golden import overlaid_golden
+from training.errors import ConfigError
 from training.gate import Verdict
 from training.golden import exact_adapter, exact_backbone, stored
 from training.judged import Judged
@@ -125,9 +128,11 @@ def overlays_of(
     for side, rows in encoded.sides.items():
         field = _id_field(encoded.dataset.fields, OF[side])
         if field is not None:
-            unseen = _unseen(ground, side, field, encoded)
+            few = _unseen(ground, side, field, encoded)
+            if config.overlay.ids == "rare":
+                few |= _counts(ground, field)[rows.columns.arrays[field.name]] < config.overlay.rare_below
             chosen = choose_overlay(
-                backbone, field, rows, unseen, split.train, config.overlay, live.get(field.name), ground.vocabulary
+                backbone, field, rows, few, split.train, config.overlay, live.get(field.name), ground.vocabulary
             )
             found += [chosen] if chosen is not None else []
     return found
@@ -194,6 +199,24 @@ def _unseen(ground: Ground, side: Side, field: Field, encoded: EncodedNewcomer) 
     if f"{field.name}.buckets" in ground.vocabulary[field.name].to_tensors(field.name):
         return bundled_table(ground.bundle, side).table.find(rows.index.values()) < 0
     return np.asarray(rows.columns.arrays[field.name] == 0)
+
+
+def _counts(ground: Ground, field: Field) -> NDArray[np.int32]:
+    """How many rows of the backbone's training name each row of a field's table (V,).
+
+    Raises:
+        ConfigError: the bundle does not say.
+    """
+    if f"{COUNTS}.safetensors" not in ground.bundle.files:
+        raise ConfigError(
+            f"overlay.ids: rare needs {COUNTS}.safetensors, and the bundle {ground.bundle.revision[:12]} was written "
+            "by an older build that left none: train it anew, or choose unseen or all"
+        )
+    found = ground.bundle.tensors(COUNTS).get(field.name)
+    rows = len(ground.bundle.weights[f"embedding.{field.name}"])
+    if found is None or found.shape != (rows,) or found.dtype != np.int32:
+        raise MalformedArtifact(f"{COUNTS}.safetensors of the bundle has no tensor {field.name!r}, int32 ({rows},)")
+    return found
 
 
 def _record(trained: TrainedNewcomer, split: Split, config: NewcomerConfig) -> dict[str, Any]:

@@ -26,13 +26,16 @@ class OverlayConfig(Section):
     """Which ids get an embedding of the domain's own, and how freely it moves.
 
     Args:
-        ids: `unseen` by the backbone's training, `all` that the training rows name, or `none`.
+        ids: `unseen` by the backbone's training, `rare` in it (the unseen among them), `all` that the training rows
+            name, or `none`.
+        rare_below: how many rows of the backbone's training name an id that is not rare.
         l2: towards the backbone's own row (row 0 for an id that it lacks). 1 is the prior that a row lies as far from
             there as the backbone's rows lie from their mean.
         pace: how many times the step size of the LoRA a row's coordinate moves in a step, in units of that spread.
     """
 
-    ids: Literal["unseen", "all", "none"] = "unseen"
+    ids: Literal["unseen", "rare", "all", "none"] = "unseen"
+    rare_below: Positive = 20
     l2: NonNegative = 1.0
     pace: Rate = 3.0
 

@@ -104,7 +104,7 @@ def choose_overlay(
     backbone: Backbone,
     field: Field,
     side: SideRows,
-    unseen: NDArray[np.bool_],
+    few: NDArray[np.bool_],
     train: NDArray[np.int64],
     config: OverlayConfig,
     live: IdOverlay | None = None,
@@ -118,7 +118,7 @@ def choose_overlay(
         backbone: frozen.
         field: the id field of the side, with a trained table.
         side: the ids that the rows name.
-        unseen: (ids,) whether the backbone's training never saw an id.
+        few: (ids,) whether the backbone's training never saw an id, or rarely, as `config` asks.
         train: positions of the training rows.
         config: which ids.
         live: the overlay to train on from; all its ids stay, those that the rows do not name as they are.
@@ -129,7 +129,7 @@ def choose_overlay(
     """
     named = np.zeros(len(side.index), bool)
     named[side.entity[train]] = True
-    wanted = {"all": named, "unseen": named & unseen, "none": np.zeros_like(named)}[config.ids]
+    wanted = {"all": named, "none": np.zeros_like(named)}.get(config.ids, named & few)
     absent: list[str] = []
     if live is not None:
         found = side.index.find(live.index.values())

@@ -13,6 +13,7 @@ import pytest
 from adapters_store.artifact import decode_adapter
 from adapters_store.backbone import read_bundle, write_bundle
 from adapters_store.canonical import digest
+from adapters_store.errors import MalformedArtifact
 from adapters_store.manifest import Calibration as BundleCalibration
 from benchmarks.oracle import Oracle
 from benchmarks.oracle_files import AdapterFile
@@ -30,6 +31,7 @@ from tests.training.newcomer.world import (
     make_bundle,
     rows_of,
 )
+from training.errors import ConfigError
 from training.metrics import auc
 from training.newcomer.addition import Addition, make_addition
 from training.newcomer.ground import Ground
@@ -104,6 +106,42 @@ def test_an_overlay_learns_what_no_lora_can(ground: Ground) -> None:
         for ids in ("none", "unseen")
     )
     assert with_overlay > without + 0.15
+
+
+def test_rare_ids_are_chosen_by_the_bundles_counts(ground: Ground, tmp_path: Path) -> None:
+    """Law: `rare` is the unseen and those that fewer training rows name than asked, of those that the rows name."""
+    vocabulary = ground.bundle.weights["embedding.user_id"].shape[0]
+    counts = {
+        "user_id": np.arange(vocabulary, dtype=np.int32),  # row i was named i times
+        "item_id": np.full(ground.bundle.weights["embedding.item_id"].shape[0], 9, np.int32),
+    }
+    told = ground_of(make_bundle(tmp_path / "bundle", counts=counts))
+    frame = frame_of(120)
+    chosen = AdapterFile(made(frame, told, overlay={"ids": "rare", "rare_below": 9}).content).overlay
+    named = frame["user_id"].unique().to_list()
+    rows = told.vocabulary.rows("user_id", named)
+    assert set(chosen["user"]) == {raw for raw, row in zip(named, rows, strict=True) if row < 9}
+    assert set(UNSEEN_USERS) & set(named) <= set(chosen["user"])
+    unseen = AdapterFile(made(frame, told).content).overlay
+    assert set(unseen["user"]) < set(chosen["user"]) < set(named)
+    assert chosen.keys() == unseen.keys()  # no item is rare
+
+
+@pytest.mark.parametrize(
+    ("counts", "error", "told"),
+    [
+        (None, ConfigError, "overlay.ids: rare needs counts.safetensors, and the bundle .* older build"),
+        ({"item_id": np.zeros(3, np.int32)}, MalformedArtifact, "no tensor 'user_id', int32"),
+        ({"user_id": np.zeros(3, np.int32)}, MalformedArtifact, "no tensor 'user_id', int32"),
+    ],
+)
+def test_a_bundle_without_counts_has_no_rare_ids(
+    counts: dict[str, Any] | None, error: type[Exception], told: str, tmp_path: Path
+) -> None:
+    """Law: what cannot be known is refused by name, with what to do."""
+    ground = ground_of(make_bundle(tmp_path / "bundle", counts=counts))
+    with pytest.raises(error, match=told):
+        made(frame_of(60), ground, overlay={"ids": "rare"})
 
 
 def test_the_same_rows_give_the_same_bytes_and_another_seed_others(ground: Ground) -> None:

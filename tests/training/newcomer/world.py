@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from adapters_store.backbone import COUNTS, read_bundle, write_bundle
 from adapters_store.backbone import Backbone as Bundle
-from adapters_store.backbone import read_bundle, write_bundle
 from adapters_store.feature_tables import SIDES, bundled_table
 from adapters_store.manifest import BackboneManifest
 from adapters_store.tensors import write_tensors
@@ -28,7 +29,9 @@ NEW_USERS: dict[str, list[Any]] = {"id": ["u-new", "90001", "1"], "segment": ["b
 NEW_ITEMS: dict[str, list[Any]] = {"id": ["brand new"], "tags": [["tag 1", "tag 5"]], "price": [4.0]}
 
 
-def make_bundle(folder: Path, sizes: Sizes | None = None, seed: int = 0) -> Bundle:
+def make_bundle(
+    folder: Path, sizes: Sizes | None = None, seed: int = 0, counts: dict[str, NDArray[Any]] | None = None
+) -> Bundle:
     """A bundle whose graph is empty: training needs none."""
     rng, sizes = np.random.default_rng(seed), sizes or Sizes()
     fields, vocabulary = make_fields(sizes), make_vocabulary(sizes)
@@ -39,7 +42,7 @@ def make_bundle(folder: Path, sizes: Sizes | None = None, seed: int = 0) -> Bund
         "vocabulary": vocabulary.to_tensors(),
         "users": users.tensors(),
         "items": items.tensors(),
-    }
+    } | ({} if counts is None else {COUNTS: counts})
     files = {f"{name}.safetensors": write_tensors(found, {"content": name}) for name, found in tensors.items()}
     manifest = BackboneManifest(**form_of(network.shape), fields=fields, divisions=make_divisions(sizes))
     write_bundle(folder, manifest, {**files, "scoring.onnx": b""})

@@ -228,9 +228,9 @@ def _lines(ground: Ground, made: Addition) -> list[str]:
     overlaid = " and ".join(f"{count:,} {side}s" for side, count in made.overlaid.items()) or "no ids"
     fitted, rows = made.trained.fitted, len(made.split.train)
     passes = len([entry for entry in fitted.history if entry["epoch"] > 0])
-    lines.append(
-        f"trained on {rows:,} rows: LoRA, and an overlay of {overlaid}; backbone {ground.bundle.revision[:12]}"
-    )
+    what = f"an overlay of {overlaid}"
+    what = f"{what} alone, for a fused adapter stays as it is" if made.overlay_alone else f"LoRA, and {what}"
+    lines.append(f"trained on {rows:,} rows: {what}; backbone {ground.bundle.revision[:12]}")
     chosen = (
         "the last is taken, for validation has too few rows" if made.trained.blind else f"epoch {fitted.epoch} is best"
     )
@@ -255,8 +255,8 @@ def _lines(ground: Ground, made: Addition) -> list[str]:
         lines.append(f"gate: {'passed' if verdict.passed else 'not passed'}: {verdict.reason}")
         if ground.live is not None and ground.rival is None:
             lines.append(
-                f"judged against the backbone, not against what is live: {ground.live} is no LoRA of this backbone, or "
-                "cannot be read"
+                f"judged against the backbone, not against what is live: {ground.live} is a delta or of another "
+                "backbone, or cannot be read"
             )
     lines.append(f"adapter {made.revision}: {len(made.content):,} bytes")
     return lines

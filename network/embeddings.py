@@ -28,6 +28,11 @@ class LookedUp:
     vectors: Sequence[Tensor]
     first_order: Tensor | None = None
 
+    def take(self, rows: Tensor) -> LookedUp:
+        """The rows at these positions (m,) int64."""
+        weights = None if self.first_order is None else self.first_order[rows]
+        return LookedUp(self.x[rows], [vector[rows] for vector in self.vectors], weights)
+
 
 class FieldEmbeddings(nn.Module):
     """Turns encoded rows into the network's inputs.

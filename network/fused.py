@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from network.backbone import Backbone
+from network.embeddings import LookedUp
 from network.errors import ShapeError
 from network.fusion import Fusion, Mode
 from network.grouping import Domains, Grouping, Run, count_tuples, drop_last, frequent, group
@@ -163,6 +164,11 @@ class FusedTower(nn.Module):
         """Return the logits (n,) of a mixed batch, in the batch's own order."""
         layer = self.bound(domains)
         return layer.grouping.restore(backbone(batch.take(layer.grouping.order), layer))
+
+    def score_looked_up(self, backbone: Backbone, looked: LookedUp, domains: Tensor) -> Tensor:
+        """Return the logits (n,) of what the lookup gave for a mixed batch, in the batch's own order."""
+        layer = self.bound(domains)
+        return layer.grouping.restore(backbone.score_looked_up(looked.take(layer.grouping.order), layer))
 
     def combine(self, level: int, x: Tensor, query: Tensor | None, domains: Domains) -> Tensor | None:
         """Return what one tuple's LoRAs add to h0 (n, d), None where there are none.

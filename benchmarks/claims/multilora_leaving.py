@@ -30,7 +30,8 @@ from training.dataset import Split
 from training.export import TrainedRun, export_bundle
 from training.loops import Fitted, Loop, Trainee
 from training.metrics import auc
-from training.newcomer.addition import newcomer_artifact, overlays_of
+from training.newcomer.addition import overlays_of
+from training.newcomer.artifact import newcomer_artifact
 from training.newcomer.config import NewcomerConfig, OverlayConfig
 from training.newcomer.encoding import EncodedNewcomer, encode_rows
 from training.newcomer.ground import Ground

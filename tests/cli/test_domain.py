@@ -187,8 +187,8 @@ def test_a_domain_that_serves_is_replaced_or_trained_on_only_when_asked(folder: 
 
 
 def test_what_cannot_be_gone_on_from_is_replaced_and_that_is_said(random_run: Run, folder: Path) -> None:
-    """Law: a live adapter of another kind refuses --continue with what to do; --replace says that it was not judged
-    against it."""
+    """Law: a fused adapter whose pins are gone refuses --continue with what to do; --replace says that it was not
+    judged against."""
     fused = next(iter(random_run.natural("attention").values())).read_bytes()
 
     async def put() -> None:
@@ -196,7 +196,9 @@ def test_what_cannot_be_gone_on_from_is_replaced_and_that_is_said(random_run: Ru
         await store.set_live(NAME, random_run.natural_division, await store.put(fused), "somebody")
 
     asyncio.run(put())
-    assert "goes on from kind 'lora' alone: --replace trains it anew" in add(folder, "--continue").stderr
+    refused = " ".join(add(folder, "--continue").stderr.split())
+    assert "pins what the store does not have (no blob" in refused
+    assert "--replace trains it anew" in refused
     done = add(folder, "--replace", "--dry-run")
     assert done.exit_code == 0, done.output
     assert "judged against the backbone, not against what is live" in done.stdout

@@ -50,6 +50,11 @@ class OverlaidRows:
             exact: in float64.
             layer: an adapter in float64; None is the network's own.
         """
+        return exact.score_looked_up(self.looked_up(exact), layer)
+
+    @torch.no_grad()
+    def looked_up(self, exact: Backbone) -> LookedUp:
+        """What the rows have become, the overlays' rows in place of the id fields' vectors."""
         looked = exact.embeddings.look_up(self.batch)
         vectors, first_order = list(looked.vectors), looked.first_order
         for overlay in self.overlays:
@@ -63,16 +68,25 @@ class OverlaidRows:
                 stood = torch.from_numpy(self.rows.arrays[overlay.field].astype(np.int64))
                 first_order = first_order.clone()
                 first_order[known, 0] += overlay.first_order.double()[found[known]] - own[stood[known]]
-        return exact.score_looked_up(LookedUp(torch.cat(vectors, dim=1), vectors, first_order), layer)
+        return LookedUp(torch.cat(vectors, dim=1), vectors, first_order)
 
 
-def overlaid_golden(source: Source, domain: int, overlays: Sequence[OverlayRows]) -> OverlaidRows:
+def overlaid_golden(
+    source: Source, domain: int, overlays: Sequence[OverlayRows], positions: NDArray[np.int64] | None = None
+) -> OverlaidRows:
     """Choose golden rows of a natural domain; every other one is given an id of each overlay.
 
     Which ids they are is assigned, as auxiliary domains are: rows of the overlay are to be held that no row of the data
     names, such as those of ids that the backbone never saw.
+
+    Args:
+        source: of the artifact.
+        domain: position in the natural division.
+        overlays: as stored.
+        positions: rows of the data that are taken; None spreads them over the domain's.
     """
-    positions = spread(source.inside(0, domain), ADAPTER_ROWS)
+    if positions is None:
+        positions = spread(source.inside(0, domain), ADAPTER_ROWS)
     rows, batch = source.inputs(positions), source.rows.batch(torch.from_numpy(positions))
     sparse, found = batch.sparse.clone(), dict[str, NDArray[np.int64]]()
     arrays = {name: array.copy() for name, array in rows.arrays.items()}

@@ -10,29 +10,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adapters_store.artifact import encode_adapter
 from adapters_store.backbone import COUNTS
 from adapters_store.canonical import digest
 from adapters_store.errors import MalformedArtifact
 from adapters_store.feature_tables import Side, bundled_table
-from adapters_store.manifest import AdapterManifest
 from adapters_store.overlays import read_overlay
-from adapters_store.structure import check_values
 from features.fields import Field
 from network.backbone import Backbone
-from training.artifacts_of import Notes, Source, arrays, ranks_of
+from network.fused import FusedTower
+from training.artifacts_of import Notes
 from training.batches import RowTensors, logits_of
 from training.dataset import Split
-from training.deltas.golden import overlaid_golden
 from training.errors import ConfigError
 from training.gate import Verdict
-from training.golden import exact_adapter, exact_backbone, stored
 from training.judged import Judged
+from training.newcomer.artifact import newcomer_artifact
 from training.newcomer.config import NewcomerConfig, OverlayConfig
 from training.newcomer.encoding import OF, EncodedNewcomer, encode_rows
+from training.newcomer.fused import loaded_as_served
 from training.newcomer.ground import Ground
 from training.newcomer.judging import drift_of, figures_of, judge_newcomer
-from training.newcomer.live import Live, loaded_adapter
+from training.newcomer.live import Live
 from training.newcomer.loading import network_of
 from training.newcomer.network import NewcomerNetwork
 from training.newcomer.overlay import Chosen, choose_overlay
@@ -73,6 +71,11 @@ class Addition:
         return bool(self.judged.withheld())
 
     @property
+    def overlay_alone(self) -> bool:
+        """Whether the rest of the adapter is what was live: it fuses others, and stays as it was."""
+        return isinstance(self.trained.network.adapter, FusedTower)
+
+    @property
     def verdict(self) -> Verdict | None:
         """What the gate says; None where it judges nothing."""
         return next(iter(self.judged.verdicts.values()), None)
@@ -107,7 +110,8 @@ def make_addition(
         split = split_rows(rows, config.validation, config.seed) if split is None else split
         backbone = network_of(ground.bundle)
         overlays = overlays_of(backbone, encoded, ground, split, config)
-        trained = train_newcomer(backbone, RowTensors(encoded.dataset), split, overlays, config, meter, ground.begun)
+        rows_of = RowTensors(encoded.dataset)
+        trained = train_newcomer(backbone, rows_of, split, overlays, config, meter, ground.begun, ground.pins)
         live = _live(ground, trained, encoded, split, config)
         judged = judge_newcomer(trained, split, config, live, ground.bundle.manifest.calibration)
         figures = figures_of(trained, split, live)
@@ -138,36 +142,6 @@ def overlays_of(
     return found
 
 
-def newcomer_artifact(
-    trained: TrainedNewcomer, encoded: EncodedNewcomer, ground: Ground, config: NewcomerConfig, notes: Notes
-) -> bytes:
-    """Return the domain's file: LoRA, norms and overlays as stored, and golden rows scored by them in float64.
-
-    Raises:
-        ArtifactError: a value is not finite, or overflows the dtype; the tensor is named.
-    """
-    dtype = config.artifact_dtype
-    source = Source(
-        dataset=encoded.dataset,
-        rows=trained.network.rows,
-        positions=np.arange(len(encoded.dataset.label)),
-        backbone=exact_backbone(trained.network.backbone),
-        fingerprint=ground.bundle.fingerprint,
-        dtype=dtype,
-        created_at=None,
-    )
-    overlays = [chosen.overlay.exported().stored(dtype) for chosen in trained.network.overlays]
-    own = trained.network.adapter.tensors()
-    tensors = arrays(stored(own, dtype))
-    for overlay in overlays:
-        tensors |= overlay.tensors()
-    check_values(tensors)  # before golden logits, which would be no numbers either, and no cause
-    golden = overlaid_golden(source, 0, overlays)
-    logits = golden.logits(source.backbone, exact_adapter(trained.network.adapter, dtype))
-    manifest = {**source.common(0, 0, notes), "kind": "lora", "mode": "single", "ranks": ranks_of(own)}
-    return encode_adapter(AdapterManifest.model_validate(manifest), tensors | golden.tensors(logits))
-
-
 def _live(
     ground: Ground, trained: TrainedNewcomer, encoded: EncodedNewcomer, split: Split, config: NewcomerConfig
 ) -> Live | None:
@@ -179,7 +153,7 @@ def _live(
     backbone, rows = trained.network.backbone, trained.network.rows
     as_it_is = config.model_copy(update={"overlay": OverlayConfig(ids="none")})
     overlays = overlays_of(backbone, encoded, replace(ground, begun=ground.replaced), split, as_it_is)
-    adapter = loaded_adapter(backbone, ground.replaced).requires_grad_(False).eval()
+    adapter = loaded_as_served(backbone, ground.replaced, ground.pins, rows.divisions)
     network = NewcomerNetwork(backbone, rows, adapter, overlays)
     return Live(ground.replaced, logits_of(torch.arange(len(rows.label)), network.score))
 

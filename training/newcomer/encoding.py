@@ -14,7 +14,7 @@ from adapters_store.feature_tables import SIDES, Side, side_fields
 from features.context import encode_domain
 from features.encoding import RawColumn, SideEncoder
 from features.errors import InvalidValue
-from features.fields import Field
+from features.fields import Division, Field
 from features.index import RawIndex
 from features.layers import IdTable
 from features.rows import EncodedRows
@@ -39,11 +39,13 @@ class SideRows:
         index: the ids, each once.
         columns: their encoded rows.
         entity: position in `index` of each of the n rows, int64 (n,).
+        divisions: auxiliary division of this side to the position of each id's domain in it, int32; -1 is none.
     """
 
     index: RawIndex
     columns: EncodedRows
     entity: NDArray[np.int64]
+    divisions: Mapping[str, NDArray[np.int32]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class EncodedNewcomer:
     """A new domain's rows, ready for training.
 
     Args:
-        dataset: of one division with this one domain; its users and items are those that the rows name.
+        dataset: of the natural division with this one domain, then of the auxiliary divisions that the rival fuses; its
+            users and items are those that the rows name.
         sides: the same by id.
     """
 
@@ -85,14 +88,15 @@ def encode_rows(rows: NewRows, ground: Ground) -> EncodedNewcomer:
         "context": (context, everything),
         "domain": (once, np.zeros(n, np.int64)),
     }
-    natural = ground.division
+    natural = ground.division.model_copy(update={"domains": (ground.domain,)})
+    fused = ground.fused_divisions
     tables = {
         side: FeatureTable(found.index, side_fields(manifest, side), found.columns, {}) for side, found in sides.items()
     }
     return EncodedNewcomer(
         EncodedDataset(
             fields=tuple(manifest.fields),
-            divisions=(natural.model_copy(update={"domains": (ground.domain,)}),),
+            divisions=(natural, *fused),
             vocabulary=ground.vocabulary,
             users=tables["users"],
             items=tables["items"],
@@ -100,7 +104,7 @@ def encode_rows(rows: NewRows, ground: Ground) -> EncodedNewcomer:
             dense=_stacked("dense", manifest.fields, parts, n, np.float32),
             multi_hot=dict(_lists(manifest.fields, parts)),
             label=rows.label,
-            division={natural.name: np.zeros(n, np.int32)},
+            division={natural.name: np.zeros(n, np.int32)} | {one.name: _domains(one, rows, sides) for one in fused},
             user=sides["users"].entity.astype(np.int32),
             probability=None,
         ),
@@ -114,8 +118,23 @@ def _side(rows: NewRows, ground: Ground, side: Side) -> SideRows:
     table: IdTable = ground.tables[side].table
     if side in ground.added:
         table = ground.tables[side].table.under([ground.added[side].rows])
-    columns = table.gather(table.find(index.values()))
-    return SideRows(index, columns, index.find(ids.to_list()))
+    found = table.find(index.values())
+    own = [one.name for one in ground.fused_divisions if one.of == OF[side]]
+    divisions = {name: table.division(name, found) for name in own}
+    return SideRows(index, table.gather(found), index.find(ids.to_list()), divisions)
+
+
+def _domains(division: Division, rows: NewRows, sides: Mapping[Side, SideRows]) -> NDArray[np.int32]:
+    """Position of each row's domain in an auxiliary division, as the service finds it; int32 (n,), -1 is none."""
+    for found in sides.values():
+        if division.name in found.divisions:
+            return found.divisions[division.name][found.entity]
+    column = division.field or division.name
+    if division.of != "context" or column not in rows.frame.columns:
+        return np.full(len(rows), -1, np.int32)
+    place = {name: at for at, name in enumerate(division.domains)}  # the client names the domain itself
+    named = rows.frame[column].cast(pl.String).to_list()
+    return np.array([place.get(name, -1) for name in named], np.int32)
 
 
 def _check_known(sides: Mapping[Side, SideRows], ground: Ground) -> None:

@@ -5,7 +5,8 @@ TrainingError
     ├── BadRows      a file of rows that nothing can be learned from: what is wrong, and where
     ├── UnknownIds   rows name users or items that no feature table holds
     ├── DomainTaken  the name belongs to a domain that serves already, or to another division
-    └── NothingLive  the domain serves nothing that training could go on from
+    ├── NothingLive  the domain serves nothing that training could go on from
+    └── NothingToTrain  what is live stays as it is, and no id is to have an overlay
 """
 
 from __future__ import annotations
@@ -31,3 +32,7 @@ class DomainTaken(NewcomerError):
 
 class NothingLive(NewcomerError):
     """The domain serves nothing that training could go on from."""
+
+
+class NothingToTrain(NewcomerError):
+    """What is live stays as it is, and no id is to have an overlay."""

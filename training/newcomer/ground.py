@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from adapters_store.artifact import Adapter, decode_adapter
+from adapters_store.artifact import Adapter, decode_adapter, decode_fusion
 from adapters_store.backbone import Backbone as Bundle
 from adapters_store.errors import ArtifactError, BlobMissing, StoreUnavailable
 from adapters_store.feature_tables import SIDES, LoadedTable, Side, load_table, side_divisions, side_fields
@@ -23,8 +23,11 @@ from features.layers import Delta
 from features.parquet import read_parquet
 from features.vocabulary import Vocabulary
 from training.newcomer.errors import BadRows, DomainTaken, NothingLive
+from training.newcomer.fused import Pins
 
 Over = Literal["none", "replace", "continue"]
+GOES_ON = ("lora", "fused")
+"""Kinds that training goes on from, and that a replacement is judged against."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Ground:
         live: revision that scores the domain now.
         begun: its adapter, where training is to go on from it.
         replaced: its adapter, where another is to take its place and it can be scored here.
+        pins: what that adapter pins.
         pointer: generation of the release pointer, which `live` was read under.
         added: users and items on top of the tables.
     """
@@ -69,6 +73,7 @@ class Ground:
     live: str | None = None
     begun: Adapter | None = None
     replaced: Adapter | None = None
+    pins: Pins = field(default_factory=Pins)
     pointer: int = 0
     added: Mapping[Side, Added] = field(default_factory=dict)
 
@@ -81,6 +86,14 @@ class Ground:
     def rival(self) -> Adapter | None:
         """What the gate judges against; None is the backbone."""
         return self.begun if self.begun is not None else self.replaced
+
+    @property
+    def fused_divisions(self) -> tuple[Division, ...]:
+        """The auxiliary divisions that the rival fuses, in its order."""
+        if self.rival is None:
+            return ()
+        by_name = {division.name: division for division in self.bundle.manifest.divisions}
+        return tuple(by_name[name] for name in self.rival.manifest.auxiliary)
 
     def with_files(self, files: Mapping[Side, Path]) -> Ground:
         """The same with the unknown ids of these files.
@@ -127,15 +140,18 @@ async def read_ground(store: AdapterStore, domain: str, over: Over = "none") -> 
     record = await store.domain(domain)
     live, pointer = await _live(store, record, domain)
     _check_free(domain, bundle, record, live, over)
-    begun = await _begun(store, bundle, domain, live) if over == "continue" else None
-    replaced = await _replaced(store, bundle, live) if over == "replace" else None
+    begun, replaced, pins = None, None, Pins()
+    if over == "continue":
+        begun, pins = await _begun(store, bundle, domain, live)
+    elif over == "replace":
+        replaced, pins = await _replaced(store, bundle, live)
     tables: dict[Side, LoadedTable] = {}
     for side in SIDES:
         tables[side] = await load_table(
             store, bundle, side, (await store.feature_record(bundle.fingerprint, side)).revision
         )
     vocabulary = Vocabulary.from_tensors(bundle.tensors("vocabulary"), bundle.manifest.fields)
-    return Ground(domain, bundle, vocabulary, tables, record, live, begun, replaced, pointer)
+    return Ground(domain, bundle, vocabulary, tables, record, live, begun, replaced, pins, pointer)
 
 
 def natural_division(bundle: Bundle) -> Division:
@@ -150,35 +166,50 @@ async def _live(store: AdapterStore, record: DomainRecord | None, domain: str) -
     return effective(record, pointer, release, domain), pointer.generation
 
 
-async def _begun(store: AdapterStore, bundle: Bundle, domain: str, live: str | None) -> Adapter:
-    """The live adapter, if training can go on from it."""
+async def _begun(store: AdapterStore, bundle: Bundle, domain: str, live: str | None) -> tuple[Adapter, Pins]:
+    """The live adapter and what it pins, if training can go on from it."""
     if live is None:
         raise NothingLive(f"domain {domain!r} serves no revision that training could go on from: leave --continue out")
     adapter = decode_adapter(await store.get(live))
     manifest = adapter.manifest
-    if manifest.kind != "lora":
+    if manifest.kind not in GOES_ON:
         raise NothingLive(
-            f"domain {domain!r} serves kind {manifest.kind!r}; training goes on from kind 'lora' alone: --replace "
-            "trains it anew"
+            f"domain {domain!r} serves kind {manifest.kind!r}; training goes on from kinds 'lora' and 'fused' alone: "
+            "--replace trains it anew"
         )
     if manifest.fingerprint != bundle.fingerprint:
         raise NothingLive(
             f"revision {live} of domain {domain!r} is of backbone fingerprint {manifest.fingerprint}; the default has "
             f"{bundle.fingerprint}: --replace trains it anew"
         )
-    return adapter
+    try:
+        return adapter, await _pins(store, adapter)
+    except BlobMissing as error:
+        raise NothingLive(
+            f"revision {live} of domain {domain!r} pins what the store does not have ({error}): --replace trains it "
+            "anew"
+        ) from None
 
 
-async def _replaced(store: AdapterStore, bundle: Bundle, live: str | None) -> Adapter | None:
+async def _replaced(store: AdapterStore, bundle: Bundle, live: str | None) -> tuple[Adapter | None, Pins]:
     """The live adapter that another is to replace; None where nothing is live, or nothing that scores here."""
     if live is None:
-        return None
+        return None, Pins()
     try:
         adapter = decode_adapter(await store.get(live))
+        if adapter.manifest.kind not in GOES_ON or adapter.manifest.fingerprint != bundle.fingerprint:
+            return None, Pins()
+        return adapter, await _pins(store, adapter)
     except (ArtifactError, BlobMissing):
-        return None  # to replace it is the way out
-    own = adapter.manifest.kind == "lora" and adapter.manifest.fingerprint == bundle.fingerprint
-    return adapter if own else None
+        return None, Pins()  # to replace it is the way out
+
+
+async def _pins(store: AdapterStore, adapter: Adapter) -> Pins:
+    """What an adapter pins."""
+    revisions = adapter.manifest.fuses
+    auxiliaries = {name: decode_adapter(await store.get(revision)) for name, revision in revisions.items()}
+    fusion = adapter.manifest.fusion
+    return Pins(auxiliaries, None if fusion is None else decode_fusion(await store.get(fusion)))
 
 
 def _check_free(domain: str, bundle: Bundle, record: DomainRecord | None, live: str | None, over: Over) -> None:

@@ -51,7 +51,7 @@ def loaded_adapter(
 
     Args:
         backbone: that it was trained on.
-        live: of kind `lora`.
+        live: its own LoRAs and norms are taken, of kind `lora` or `fused`.
         dropout: of further training.
         moments: how further training treats them.
 

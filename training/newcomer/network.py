@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from network.backbone import Backbone
+from network.fused import FusedTower
 from network.lora import DomainAdapter
 from training.batches import RowTensors
 from training.newcomer.overlay import Chosen
@@ -21,21 +22,23 @@ class NewcomerNetwork:
     Args:
         backbone: frozen.
         rows: the domain's.
-        adapter: the LoRA and its norms.
+        adapter: the LoRA and its norms; or a fused adapter as it is served, which only overlays are trained beside.
         overlays: the id overlays, at most one a side.
     """
 
     backbone: Backbone
     rows: RowTensors
-    adapter: DomainAdapter
+    adapter: DomainAdapter | FusedTower
     overlays: Sequence[Chosen]
 
     def score(self, positions: Tensor) -> Tensor:
-        """Return the logits (n,) of rows: the backbone's lookup, the overlays over it, the LoRA in its layers."""
+        """Return the logits (n,) of rows: the backbone's lookup, the overlays over it, the LoRAs in its layers."""
         with torch.no_grad():
             looked = self.backbone.embeddings.look_up(self.rows.batch(positions))
         for chosen in self.overlays:
             looked = chosen.overlay.laid_over(looked, chosen.positions[positions])
+        if isinstance(self.adapter, FusedTower):
+            return self.adapter.score_looked_up(self.backbone, looked, self.rows.domains[positions])
         return self.backbone.score_looked_up(looked, self.adapter)
 
     def distance(self) -> Tensor:
@@ -52,5 +55,5 @@ class OwnParts(nn.Module):
 
     def __init__(self, network: NewcomerNetwork) -> None:
         super().__init__()
-        self.adapter = network.adapter
+        self.adapter = None if isinstance(network.adapter, FusedTower) else network.adapter
         self.overlays = nn.ModuleList(chosen.overlay for chosen in network.overlays)

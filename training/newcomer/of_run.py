@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from adapters_store.artifact import Adapter, decode_adapter
+from adapters_store.artifact import Adapter, decode_adapter, decode_fusion
 from adapters_store.backbone import Backbone as Bundle
 from adapters_store.backbone import read_bundle
 from adapters_store.durable import write_durably
@@ -30,6 +30,8 @@ from training.dataset import Split, split_of
 from training.errors import ConfigError, RunExists, StageMissing, StateMismatch
 from training.newcomer.addition import Addition, make_addition
 from training.newcomer.config import NewcomerConfig
+from training.newcomer.errors import NothingToTrain
+from training.newcomer.fused import Pins
 from training.newcomer.ground import Ground, natural_division
 from training.newcomer.publishing import verify_newcomer
 from training.newcomer.rows import NewRows
@@ -77,8 +79,8 @@ def overlay_run(
     Args:
         run: a finished run folder; nothing in it changes.
         out: a new folder, which `espalier publish` takes as it takes a run; the artifacts that stay are links.
-        config: how; its overlay is of all ids, for the backbone saw every one. Under the policy `withhold` an adapter
-            that does not pass leaves the run's in its place.
+        config: how; its overlay is of all ids or the rare ones, for the backbone saw every one. Under the policy
+            `withhold` an adapter that does not pass leaves the run's in its place.
         engine_of: what artifacts are verified by.
         data: the prepared data, where it lies elsewhere now.
         resume: go on in `out`; domains that are done stay as they are.
@@ -91,13 +93,13 @@ def overlay_run(
         StageMissing: the folder holds no finished run.
         RunExists: `out` is not empty and `resume` is not set.
         StateMismatch: `out` was begun with other settings.
-        ConfigError: the configuration does not overlay all ids, or does not fit the backbone.
+        ConfigError: the configuration overlays neither all ids nor rare ones, or does not fit the backbone.
         TrainingError: the data cannot be used.
         ArtifactError: an artifact is refused.
     """
-    if config.overlay.ids != "all":
+    if config.overlay.ids not in ("all", "rare"):
         raise ConfigError(
-            f"overlay.ids is {config.overlay.ids!r}: set all, for the backbone saw every id of its own run"
+            f"overlay.ids is {config.overlay.ids!r}: set all or rare, for the backbone saw every id of its own run"
         )
     settings, meter = _settings_of(run, data), meter or SilentMeter()
     work = _Work(run, out, settings, config)
@@ -151,14 +153,16 @@ class _Work:
         """Train one domain, and put its adapter in place if it passes."""
         rows, split = self._rows_of(domain)
         live = self._live(domain)
-        if live is not None and live.manifest.kind != "lora":
-            return _as_it_was(
-                f"the run serves it by kind {live.manifest.kind!r}; overlays are trained with kind 'lora'"
-            )
         if len(np.unique(rows.label[split.train])) < 2:
             return _as_it_was("its training rows have fewer than two labels")
-        ground = replace(self._ground, domain=domain, begun=live, live=None if live is None else live.revision)
-        made = make_addition(rows, ground, self._config, meter, split)
+        pins = Pins() if live is None else self._pins(live)
+        ground = replace(
+            self._ground, domain=domain, begun=live, live=None if live is None else live.revision, pins=pins
+        )
+        try:
+            made = make_addition(rows, ground, self._config, meter, split)
+        except NothingToTrain as error:
+            return _as_it_was(str(error))
         verify_newcomer(made.content, ground, logits_of)
         if not made.withheld:
             folder = self._out / "adapters"
@@ -175,6 +179,13 @@ class _Work:
     def _live(self, domain: str) -> Adapter | None:
         path = self._run / "adapters" / f"{domain}.safetensors"
         return decode_adapter(path.read_bytes()) if path.exists() else None
+
+    def _pins(self, live: Adapter) -> Pins:
+        """What an adapter of the run pins: files of the run, whose revisions verification holds to it."""
+        folder = self._run / "adapters"
+        found = {name: decode_adapter((folder / f"{name}.safetensors").read_bytes()) for name in live.manifest.fuses}
+        fusion = None if live.manifest.fusion is None else (self._run / "fusion.safetensors").read_bytes()
+        return Pins(found, None if fusion is None else decode_fusion(fusion))
 
     def _rows_of(self, domain: str) -> tuple[NewRows, Split]:
         """A domain's rows, and what each serves."""

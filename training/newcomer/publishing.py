@@ -24,7 +24,9 @@ def verify_newcomer(content: bytes, ground: Ground, logits_of: LogitsOf) -> None
     Raises:
         ArtifactError: it is refused; says why.
     """
-    verify_adapter(decode_adapter(content), ground.bundle, {}, None, logits_of, domain=ground.domain)
+    pins = ground.pins
+    adapter = decode_adapter(content)
+    verify_adapter(adapter, ground.bundle, pins.auxiliaries, pins.fusion, logits_of, domain=ground.domain)
 
 
 class NewcomerPublisher:

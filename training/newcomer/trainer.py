@@ -15,6 +15,8 @@ from torch.nn import functional
 
 from adapters_store.artifact import Adapter
 from network.backbone import Backbone
+from network.fused import FusedTower
+from network.lora import DomainAdapter
 from network.norm import Moments, compensating
 from training.adapters import AdapterTrainer, Place
 from training.batches import EVAL_ROWS, RowTensors, logits_of
@@ -24,6 +26,8 @@ from training.dataset import Split
 from training.loops import Fitted, Loop, Trainee
 from training.metrics import Floats
 from training.newcomer.config import NewcomerConfig
+from training.newcomer.errors import NothingToTrain
+from training.newcomer.fused import Pins, loaded_tower
 from training.newcomer.live import loaded_adapter
 from training.newcomer.network import NewcomerNetwork, OwnParts
 from training.newcomer.overlay import Chosen
@@ -65,6 +69,7 @@ def train_newcomer(
     config: NewcomerConfig,
     meter: Meter,
     begun: Adapter | None = None,
+    pins: Pins | None = None,
 ) -> TrainedNewcomer:
     """Train a new domain's LoRA and overlay; the backbone never changes.
 
@@ -80,10 +85,13 @@ def train_newcomer(
         overlays: untrained.
         config: how.
         meter: where progress goes.
-        begun: the adapter of kind `lora` that training goes on from; its overlay is in `overlays`.
+        begun: the adapter that training goes on from; its overlay is in `overlays`. One of kind `fused` stays as it is,
+            for what it pins is trained with others: its overlay alone is trained.
+        pins: what `begun` pins.
 
     Raises:
         ConfigError: the adapter's ranks or targets do not fit the backbone.
+        NothingToTrain: `begun` is fused, and there are no overlays.
     """
     place = Place(0, 0, rows.divisions[0].name, rows.divisions[0].domains[0])
     train, stop = torch.from_numpy(split.train), torch.from_numpy(split.stop)
@@ -91,11 +99,18 @@ def train_newcomer(
     schedule, select = _course(config, blind)
     stream = Stream(config.seed, ("newcomer", place.division_name, place.name))
     plain = AdapterTrainer(backbone, rows, train, stop, config.lora(backbone.shape), schedule, select, stream, meter)
-    adapter = (
-        plain.untrained(place)
-        if begun is None
-        else loaded_adapter(backbone, begun, schedule.dropout, plain.config.moments)
-    )
+    adapter: DomainAdapter | FusedTower
+    if begun is None:
+        adapter = plain.untrained(place)
+    elif begun.manifest.kind == "fused":
+        if not overlays:
+            raise NothingToTrain(
+                "a fused adapter stays as it is and its overlay alone is trained, and no id is to have one: choose "
+                "other overlay.ids, or --replace it by a LoRA"
+            )
+        adapter = loaded_tower(backbone, begun, pins or Pins(), rows.divisions)
+    else:
+        adapter = loaded_adapter(backbone, begun, schedule.dropout, plain.config.moments)
     network = NewcomerNetwork(backbone, rows, adapter, overlays)
     own = OwnParts(network).eval()
     start = logits_of(torch.arange(len(rows.label)), network.score)
@@ -123,7 +138,7 @@ def train_newcomer(
 @torch.no_grad()
 def _compensate(network: NewcomerNetwork, train: Tensor, moments: Moments) -> None:
     """Move the norms to the domain's own moments before the first step, the function unchanged (methods.md 2)."""
-    if moments != "compensated":
+    if moments != "compensated" or isinstance(network.adapter, FusedTower):
         return
     with compensating(network.adapter.dom_norms()):
         for part in torch.split(train, EVAL_ROWS):

@@ -130,20 +130,46 @@ def test_it_goes_on_where_it_was_stopped(alone: Path, overlaid: Path, tmp_path: 
 def test_what_cannot_be_overlaid_is_refused_before_anything_is_written(alone: Path, tmp_path: Path) -> None:
     """Law: a configuration that overlays nothing, and a folder that is no finished run, say what to do instead."""
     out = tmp_path / "out"
-    with pytest.raises(ConfigError, match="set all"):
+    with pytest.raises(ConfigError, match="set all or rare"):
         overlay_run(alone, out, settings(overlay={"ids": "unseen"}), engine_of)
     with pytest.raises(StageMissing, match="train all"):
         overlay_run(tmp_path, out, settings(), engine_of)
     assert not out.exists()
 
 
-def test_fused_domains_stay_as_they_are(alone: Path, tmp_path: Path) -> None:
-    """Law: a domain that the run does not serve by kind lora is told with its kind, and keeps its bytes."""
-    run = tmp_path / "run"
+@pytest.fixture(scope="module")
+def mixed(alone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, whose first domain is served by averaging with its auxiliary ones."""
+    run = tmp_path_factory.mktemp("mixed") / "run"
     shutil.copytree(alone, run)
     (run / "adapters" / f"{THEMES[0]}.safetensors").write_bytes(
         (alone / "ablations" / "avg" / f"{THEMES[0]}.safetensors").read_bytes()
     )
-    done = overlay_run(run, tmp_path / "out", settings(gate={"policy": "none"}), engine_of)
-    assert "kind 'fused'" in done[THEMES[0]].why
-    assert [one.replaced for one in done.values()] == [False, True, True]
+    return run
+
+
+def test_a_fused_domain_gets_its_overlay_beside_what_it_fuses(mixed: Path, tmp_path: Path) -> None:
+    """Law: kind, pins and own tensors stay, the overlay comes to them, and publishing accepts the folder."""
+    done = overlay_run(mixed, tmp_path / "out", settings(), engine_of)
+    assert all(one.replaced for one in done.values())
+    before, after = (
+        decode_adapter((folder / "adapters" / f"{THEMES[0]}.safetensors").read_bytes())
+        for folder in (mixed, tmp_path / "out")
+    )
+    assert (after.manifest.kind, after.manifest.mode, after.manifest.fuses) == ("fused", "avg", before.manifest.fuses)
+    added = {name for name in after.tensors if name not in before.tensors}
+    assert {"overlay.user.rows", "overlay.item.rows"} <= added
+    assert all(name.startswith(("overlay.", "golden.overlay.")) for name in added)
+    assert verify_run(find_run(tmp_path / "out"), engine_of).adapters
+
+
+def test_rare_ids_of_a_run_are_those_that_it_counted(mixed: Path, tmp_path: Path) -> None:
+    """Law: `rare` overlays the ids that few training rows of the run name; a fused domain without any stays as it is,
+    and that is said."""
+    few = overlay_run(mixed, tmp_path / "few", settings(overlay={"ids": "rare", "rare_below": 12}), engine_of)
+    every = overlay_run(mixed, tmp_path / "every", settings(), engine_of)
+    for theme in THEMES:
+        assert 0 < few[theme].overlay["user"] < every[theme].overlay["user"]
+    none = overlay_run(mixed, tmp_path / "none", settings(overlay={"ids": "rare", "rare_below": 1}), engine_of)
+    assert "no id is to have one" in none[THEMES[0]].why
+    assert not none[THEMES[0]].replaced

@@ -152,7 +152,8 @@ def _made(rows: Path, ground: Ground, settings: NewcomerConfig, console: Console
     from training.progress import RichMeter
 
     context = [field for field in ground.bundle.manifest.fields if field.of == "context"]
-    made = make_addition(read_rows(rows, ground.domain, context), ground, settings, RichMeter(console))
+    given = read_rows(rows, ground.domain, context, ground.fused_divisions)
+    made = make_addition(given, ground, settings, RichMeter(console))
     verify_newcomer(made.content, ground, OnnxEngine(ground.bundle).logits)
     return made
 
@@ -242,8 +243,9 @@ def _lines(ground: Ground, made: Addition) -> list[str]:
             lines.append(f"{part}: {aucs} ({found['rows']:,} rows, {found['positives']:,} positive)")
     calibration = next(iter(made.judged.calibrations["single"].values()))
     served = calibration.served()
+    as_before = "as it was" if made.overlay_alone else "none"
     lines.append(
-        f"calibration: none, {calibration.reason}"
+        f"calibration: {as_before}, {calibration.reason}"
         if calibration.reason
         else f"calibration: {served['slope']:.4f} * logit + {served['intercept']:.4f}"
     )

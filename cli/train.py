@@ -130,14 +130,15 @@ def overlays(
     run: Annotated[Path, typer.Argument(help="Folder that `espalier train all` wrote.", file_okay=False, exists=True)],
     out: Annotated[Path, typer.Option("--out", help="A new folder, which `espalier publish` takes.", file_okay=False)],
     config: Annotated[
-        Path | None, typer.Option("--config", help="YAML as `domain add` takes it; overlay.ids: all.", dir_okay=False)
+        Path | None,
+        typer.Option("--config", help="YAML as `domain add` takes it; overlay.ids: all or rare.", dir_okay=False),
     ] = None,
     resume: Resume = False,
     data: Data = None,
 ) -> None:
     """Train a finished run's adapters on, each with its domain's own embeddings of ids; keep what passes the gate.
 
-    Of domains that the run serves by kind lora; all other artifacts are as they were.
+    Beside a fused adapter the embeddings alone are trained. All other artifacts are as they were.
     """
 
     def work(console: Console) -> None:

@@ -77,7 +77,11 @@ def spread(positions: NDArray[np.int64], n: int) -> NDArray[np.int64]:
 
 
 def over_combinations(
-    positions: NDArray[np.int64], natural: int, auxiliary: Sequence[Sequence[int]], rows: int = ADAPTER_ROWS
+    positions: NDArray[np.int64],
+    natural: int,
+    auxiliary: Sequence[Sequence[int]],
+    rows: int = ADAPTER_ROWS,
+    times: int = 1,
 ) -> GoldenRows:
     """Spread golden rows over all combinations of auxiliary domains, the masked ones included.
 
@@ -88,9 +92,10 @@ def over_combinations(
         natural: position of the natural domain.
         auxiliary: for each auxiliary division the positions of its pinned domains.
         rows: how many, at least; more where there are more combinations, up to `MAX_ROWS`.
+        times: how often each combination is to stand there, as far as `MAX_ROWS` allows.
     """
     combinations = np.array(list(itertools.product([natural], *([*found, -1] for found in auxiliary))), np.int64)
-    n = min(max(rows, len(combinations)), MAX_ROWS)
+    n = min(max(rows, times * len(combinations)), MAX_ROWS)
     return GoldenRows(spread(positions, n), combinations[np.arange(n) % len(combinations)])
 
 

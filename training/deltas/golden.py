@@ -72,7 +72,11 @@ class OverlaidRows:
 
 
 def overlaid_golden(
-    source: Source, domain: int, overlays: Sequence[OverlayRows], positions: NDArray[np.int64] | None = None
+    source: Source,
+    domain: int,
+    overlays: Sequence[OverlayRows],
+    positions: NDArray[np.int64] | None = None,
+    given: NDArray[np.int64] | None = None,
 ) -> OverlaidRows:
     """Choose golden rows of a natural domain; every other one is given an id of each overlay.
 
@@ -84,9 +88,11 @@ def overlaid_golden(
         domain: position in the natural division.
         overlays: as stored.
         positions: rows of the data that are taken; None spreads them over the domain's.
+        given: which of the golden rows are given ids; None is every other one.
     """
     if positions is None:
         positions = spread(source.inside(0, domain), ADAPTER_ROWS)
+    given = np.arange(0, len(positions), 2) if given is None else given
     rows, batch = source.inputs(positions), source.rows.batch(torch.from_numpy(positions))
     sparse, found = batch.sparse.clone(), dict[str, NDArray[np.int64]]()
     arrays = {name: array.copy() for name, array in rows.arrays.items()}
@@ -96,7 +102,6 @@ def overlaid_golden(
         place = np.full(source.dataset.vocabulary.size(overlay.field), -1)
         place[known] = np.arange(len(known))
         place[0] = -1  # out of vocabulary names no id
-        given = np.arange(0, len(positions), 2)
         column = arrays[overlay.field]
         at = place[column]
         at[given] = spread(np.arange(len(known)), len(given))

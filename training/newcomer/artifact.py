@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -65,8 +66,10 @@ def _fused(source: Source, tower: FusedTower, begun: Adapter, overlays: list[Ove
     tensors = _checked(own, overlays)
     auxiliary = source.divisions[1:]
     pinned = [[at for at, name in enumerate(one.domains) if name in begun.manifest.fuses] for one in auxiliary]
-    rows = over_combinations(source.inside(0, 0), 0, pinned)
-    golden = overlaid_golden(source, 0, overlays, rows.positions)
+    rows = over_combinations(source.inside(0, 0), 0, pinned, times=2)
+    # each combination with ids of the overlays, then without
+    given = np.flatnonzero(np.arange(len(rows.positions)) // math.prod(len(one) + 1 for one in pinned) % 2 == 0)
+    golden = overlaid_golden(source, 0, overlays, rows.positions, given)
     exact, domains = copy.deepcopy(tower).double(), torch.from_numpy(rows.domains)
     with torch.no_grad():
         logits = exact.score_looked_up(source.backbone, golden.looked_up(source.backbone), domains)

@@ -125,16 +125,11 @@ def _side(rows: NewRows, ground: Ground, side: Side) -> SideRows:
 
 
 def _domains(division: Division, rows: NewRows, sides: Mapping[Side, SideRows]) -> NDArray[np.int32]:
-    """Position of each row's domain in an auxiliary division, as the service finds it; int32 (n,), -1 is none."""
+    """Position of each row's domain in an auxiliary division, int32 (n,); -1 is none, also where nothing tells."""
     for found in sides.values():
         if division.name in found.divisions:
             return found.divisions[division.name][found.entity]
-    column = division.field or division.name
-    if division.of != "context" or column not in rows.frame.columns:
-        return np.full(len(rows), -1, np.int32)
-    place = {name: at for at, name in enumerate(division.domains)}  # the client names the domain itself
-    named = rows.frame[column].cast(pl.String).to_list()
-    return np.array([place.get(name, -1) for name in named], np.int32)
+    return rows.domains.get(division.name, np.full(len(rows), -1, np.int32))
 
 
 def _check_known(sides: Mapping[Side, SideRows], ground: Ground) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from adapters_store.artifact import Adapter, decode_adapter, decode_fusion
 from adapters_store.backbone import Backbone as Bundle
-from adapters_store.errors import ArtifactError, BlobMissing, StoreUnavailable
+from adapters_store.errors import ArtifactError, BlobMissing, DoesNotFit, StoreUnavailable
 from adapters_store.feature_tables import SIDES, LoadedTable, Side, load_table, side_divisions, side_fields
 from adapters_store.ids import check_domain
 from adapters_store.records import DomainRecord
@@ -183,7 +183,10 @@ async def _begun(store: AdapterStore, bundle: Bundle, domain: str, live: str | N
             f"{bundle.fingerprint}: --replace trains it anew"
         )
     try:
+        _check_divisions(bundle, adapter)
         return adapter, await _pins(store, adapter)
+    except DoesNotFit as error:
+        raise NothingLive(f"revision {live} of domain {domain!r}: {error}: --replace trains it anew") from None
     except BlobMissing as error:
         raise NothingLive(
             f"revision {live} of domain {domain!r} pins what the store does not have ({error}): --replace trains it "
@@ -199,9 +202,23 @@ async def _replaced(store: AdapterStore, bundle: Bundle, live: str | None) -> tu
         adapter = decode_adapter(await store.get(live))
         if adapter.manifest.kind not in GOES_ON or adapter.manifest.fingerprint != bundle.fingerprint:
             return None, Pins()
+        _check_divisions(bundle, adapter)
         return adapter, await _pins(store, adapter)
     except (ArtifactError, BlobMissing):
         return None, Pins()  # to replace it is the way out
+
+
+def _check_divisions(bundle: Bundle, adapter: Adapter) -> None:
+    """Hold what an adapter fuses to the bundle: divisions are outside its fingerprint, so another may lack some."""
+    known = {division.name: division.domains for division in bundle.manifest.divisions}
+    auxiliary = adapter.manifest.auxiliary
+    for name in auxiliary:
+        if name not in known:
+            raise DoesNotFit(f"it fuses division {name!r}, which the backbone's bundle does not have")
+    for pair in adapter.manifest.pairs:
+        for name, domain in zip(auxiliary, pair.domains, strict=True):
+            if domain is not None and domain not in known[name]:
+                raise DoesNotFit(f"it has norms for domain {domain!r}, which the bundle's division {name!r} lacks")
 
 
 async def _pins(store: AdapterStore, adapter: Adapter) -> Pins:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,21 @@ def judge_newcomer(
         backbone: its calibration.
     """
     stop, held = (_natural(trained, part) for part in (split.stop, split.gate))
-    calibrations = calibrate(stop, {"single": trained.logits(split.stop)}, config.calibration)
-    own = tuple(calibrations["single"].values())
     shift = config.calibration.shift
+    if trained.line is None:
+        calibrations = calibrate(stop, {"single": trained.logits(split.stop)}, config.calibration)
+    else:  # a line on the line that it was trained under: where none is fitted, that one stays
+        under = on_the_line(trained.line, trained.logits(split.stop), shift)
+        calibrations = calibrate(stop, {"single": under}, config.calibration)
+        calibrations["single"] = {
+            name: replace(
+                found,
+                slope=found.slope * trained.line.slope,
+                intercept=found.slope * (trained.line.intercept - shift) + found.intercept,
+            )
+            for name, found in calibrations["single"].items()
+        }
+    own = tuple(calibrations["single"].values())
     start = trained.start[split.gate]
     rival = on_the_line(backbone, start, shift) if live is None else live.logits(split.gate, shift)
     verdicts = gate(held, trained.logits(split.gate), rival, own, config.gate)

@@ -27,6 +27,7 @@ from features.vocabulary import Vocabulary
 from training.checkpoint import differences
 from training.config import TrainingConfig
 from training.dataset import Split, split_of
+from training.divisions import row_domains
 from training.errors import ConfigError, RunExists, StageMissing, StateMismatch
 from training.newcomer.addition import Addition, make_addition
 from training.newcomer.config import NewcomerConfig
@@ -124,8 +125,15 @@ class _Work:
         self.domains = natural_division(self.bundle).domains
         self._prepared = PreparedDataset.load(settings.data)
         self._split = split_of(self._prepared, settings.seed)
-        q = config.gate.q / len(self.domains)
-        self._config = config.model_copy(update={"gate": config.gate.model_copy(update={"q": q})})
+        gate = config.gate.model_copy(update={"q": config.gate.q / len(self.domains)})
+        kept = settings.calibration.negatives_kept  # of the run's rows, which are the rows here
+        if config.calibration.negatives_kept not in (1.0, kept):
+            raise ConfigError(
+                f"calibration.negatives_kept is {config.calibration.negatives_kept:g}; the rows are the run's, which "
+                f"kept {kept:g}: leave the key out"
+            )
+        calibration = config.calibration.model_copy(update={"negatives_kept": kept})
+        self._config = config.model_copy(update={"gate": gate, "calibration": calibration})
         self._identity = {"bundle": self.bundle.revision, "config": self._config.model_dump(mode="json")}
 
     def begun(self, resume: bool) -> dict[str, Outcome]:
@@ -135,7 +143,9 @@ class _Work:
         path = self._out / OVERLAYS_FILE
         if path.exists():
             content = json.loads(path.read_text(encoding="utf-8"))
-            changes = differences(content["identity"], self._identity)
+            begun = content["identity"]
+            begun["config"] = NewcomerConfig.model_validate(begun["config"]).model_dump(mode="json")
+            changes = differences(begun, self._identity)
             if changes:
                 raise StateMismatch(f"{self._out} was begun with other settings: {'; '.join(changes)}")
             return {name: Outcome(**found) for name, found in content["domains"].items()}
@@ -161,8 +171,8 @@ class _Work:
         )
         try:
             made = make_addition(rows, ground, self._config, meter, split)
-        except NothingToTrain as error:
-            return _as_it_was(str(error))
+        except NothingToTrain:
+            return _as_it_was("it fuses others and stays as it is, and no id of it is to have an embedding of its own")
         verify_newcomer(made.content, ground, logits_of)
         if not made.withheld:
             folder = self._out / "adapters"
@@ -197,7 +207,9 @@ class _Work:
         )
         part = self._part[mine]
         split = Split(*(np.flatnonzero(part == number).astype(np.int64) for number in range(len(_PARTS))))
-        return NewRows(frame, taken["label"].to_numpy().astype(np.float32)), split
+        divisions = [one for one in self.bundle.manifest.divisions if one.of == "context"]
+        domains = {one.name: row_domains(one, taken) for one in divisions}
+        return NewRows(frame, taken["label"].to_numpy().astype(np.float32), domains), split
 
     @cached_property
     def _positions(self) -> dict[str, NDArray[np.int64]]:

@@ -3,6 +3,8 @@
     user_id, item_id   strings or integers, never empty
     label              0 or 1 (or true and false), both of them somewhere
     <field>            one column for each field of context; empty is missing
+    <division>         the domain of each row in an auxiliary division of context that the live adapter fuses: the name
+                       that requests bring (by its field, if it names one); any other value is none
     domain_id          optional; the new domain's id in every row
     split              optional: train, validation or test; rows of test are scored and reported only
 
@@ -11,15 +13,15 @@ Other columns are not read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from features.fields import Field
+from features.fields import Division, Field
 from training.builders.draws import numbers, starts, words_of
 from training.dataset import Split
 from training.newcomer.errors import BadRows
@@ -40,39 +42,43 @@ class NewRows:
     Args:
         frame: user_id and item_id as strings, the columns of context, and `split` where the file has it.
         label: float32 (n,), 0 or 1.
+        domains: auxiliary division of context to the position of each row's domain in it, int32 (n,); -1 is none.
     """
 
     frame: pl.DataFrame
     label: NDArray[np.float32]
+    domains: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.label)
 
 
-def read_rows(path: Path, domain: str, context: Sequence[Field]) -> NewRows:
+def read_rows(path: Path, domain: str, context: Sequence[Field], divisions: Sequence[Division] = ()) -> NewRows:
     """Read and check a file of rows.
 
     Args:
         path: of the parquet file.
         domain: the new domain's id.
         context: fields that each row brings itself.
+        divisions: auxiliary ones that the live adapter fuses; those of context have a column.
 
     Raises:
         BadRows: it cannot be read, lacks a column, is empty, or holds what no row may; column and row are named.
     """
     frame = _read(path)
     name = path.name
-    wanted = [*KEYS, "label", *(field.name for field in context)]
+    wanted = [*KEYS, "label", *(one.name for one in context)]
     missing = [column for column in wanted if column not in frame.columns]
     if missing:
         raise BadRows(f"{name} has no column {missing[0]!r}; it has {', '.join(map(repr, frame.columns)) or 'none'}")
     if len(frame) == 0:
         raise BadRows(f"{name} holds no rows: a domain is learned from one row at least of each label")
     _check_domain(frame, name, domain)
-    kept = [_ids(frame[key], name) for key in KEYS] + [_context(frame[field.name], field, name) for field in context]
+    kept = [_ids(frame[key], name) for key in KEYS] + [_context(frame[one.name], one, name) for one in context]
     if SPLIT in frame.columns:
         kept.append(_split_column(frame[SPLIT], name))
-    return NewRows(pl.DataFrame(kept), _labels(frame["label"], name))
+    named = {one.name: _domains(frame, one, name) for one in divisions if one.of == "context"}
+    return NewRows(pl.DataFrame(kept), _labels(frame["label"], name), named)
 
 
 def split_rows(rows: NewRows, validation: float, seed: int) -> Split:
@@ -172,6 +178,18 @@ def _context(column: pl.Series, field: Field, name: str) -> pl.Series:
         wanted = "numbers" if field.kind == "dense" else "strings or integers"
         raise BadRows(f"{name}: {field.name} holds {inner}; field {field.name!r} takes {wanted}")
     return column
+
+
+def _domains(frame: pl.DataFrame, division: Division, name: str) -> NDArray[np.int32]:
+    """Positions of the rows' domains in a division of context, whose domain a request names itself."""
+    column = division.field or division.name
+    if column not in frame.columns:
+        raise BadRows(
+            f"{name} has no column {column!r}: the domain of division {division.name!r} that each row lies in, which "
+            "what is live fuses"
+        )
+    place = {domain: at for at, domain in enumerate(division.domains)}
+    return np.array([place.get(value, -1) for value in frame[column].cast(pl.String).to_list()], np.int32)
 
 
 def _split_column(column: pl.Series, name: str) -> pl.Series:

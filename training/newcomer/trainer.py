@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from adapters_store.artifact import Adapter
+from adapters_store.manifest import Calibration
 from network.backbone import Backbone
 from network.fused import FusedTower
 from network.lora import DomainAdapter
@@ -44,12 +45,15 @@ class TrainedNewcomer:
         fitted: how it went; epoch 0 is the start.
         start: (n,) logits of all rows by what training started from: the backbone, or the adapter that was live.
         blind: whether the `stop` half had too few rows of a label to stop the training by.
+        line: the calibration that it was trained under, of an adapter that stays as it is; None where it learns its
+            own scale.
     """
 
     network: NewcomerNetwork
     fitted: Fitted
     start: Floats
     blind: bool
+    line: Calibration | None = None
 
     def logits(self, positions: NDArray[np.int64]) -> Floats:
         """Logits (n,) of rows as the domain is served, before calibration."""
@@ -86,7 +90,7 @@ def train_newcomer(
         config: how.
         meter: where progress goes.
         begun: the adapter that training goes on from; its overlay is in `overlays`. One of kind `fused` stays as it is,
-            for what it pins is trained with others: its overlay alone is trained.
+            for what it pins is trained with others: its overlay alone is trained, under its calibration.
         pins: what `begun` pins.
 
     Raises:
@@ -115,8 +119,12 @@ def train_newcomer(
     own = OwnParts(network).eval()
     start = logits_of(torch.arange(len(rows.label)), network.score)
 
+    line = begun.manifest.calibration if begun is not None and isinstance(adapter, FusedTower) else None
+    scale, offset = (1.0, 0.0) if line is None else (line.slope, line.intercept - config.calibration.shift)
+
     def loss(batch: Tensor) -> Tensor:
-        entropy = functional.binary_cross_entropy_with_logits(network.score(batch), rows.label[batch])
+        served = scale * network.score(batch) + offset
+        entropy = functional.binary_cross_entropy_with_logits(served, rows.label[batch])
         return entropy + config.overlay.l2 / (2 * len(train)) * network.distance()
 
     trainee = Trainee(
@@ -132,7 +140,7 @@ def train_newcomer(
         memory = Memory(StateFolder(Path(folder)), place.name, {})
         fitted = Loop(trainee, train, schedule, select, stream, memory, meter).run()
     own.requires_grad_(False).eval()
-    return TrainedNewcomer(network, fitted, start, blind)
+    return TrainedNewcomer(network, fitted, start, blind, line)
 
 
 @torch.no_grad()

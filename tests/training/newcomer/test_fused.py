@@ -12,10 +12,12 @@ import polars as pl
 import pytest
 
 from adapters_store.artifact import Adapter, decode_adapter, decode_fusion
-from adapters_store.backbone import read_bundle
+from adapters_store.backbone import read_bundle, write_bundle
 from adapters_store.errors import MissingPin
+from adapters_store.manifest import Calibration
 from adapters_store.memory import MemoryBackend
 from adapters_store.store import AdapterStore
+from adapters_store.tensors import write_tensors
 from benchmarks.forge import Run
 from benchmarks.oracle_files import AdapterFile
 from benchmarks.oracle_network import sigmoid
@@ -117,10 +119,58 @@ def test_an_overlay_is_trained_beside_it(three_way_run: Run, mode: str) -> None:
     assert figures["auc"] > figures["auc_live"] + 0.05
     assert addition.drift is not None
     assert addition.drift["from"] == ground.begun.revision
-    # of 12 combinations with an id of an overlay in half of the rows
-    golden = np.stack([adapter.tensors[f"golden.division.{name}"] for name in manifest.auxiliary])
-    assert len({tuple(column) for column in golden.T.tolist()}) == 12
-    assert np.mean(adapter.tensors["golden.overlay.user"] >= 0) >= 0.5
+    named = [adapter.tensors[f"golden.division.{name}"].tolist() for name in manifest.auxiliary]
+    given = np.arange(len(named[0])) // 12 % 2 == 0
+    assert (adapter.tensors["golden.overlay.user"][given] >= 0).all()
+    assert len({row for row, own in zip(zip(*named, strict=True), given, strict=True) if own}) == 12  # all combinations
+    assert len({row for row, own in zip(zip(*named, strict=True), given, strict=True) if not own}) == 12
+
+
+def test_it_is_trained_under_its_calibration(random_run: Run) -> None:
+    """Law: where rows are too few for another line the live one stays, and what is served agrees with the labels; the
+    prior's shift of the rows at hand is taken off."""
+    ground, frame = ground_in(random_run), frame_of(1500)
+    assert ground.begun is not None
+    line = Calibration(slope=0.8, intercept=-2.0)
+    begun = replace(ground.begun, manifest=ground.begun.manifest.model_copy(update={"calibration": line}))
+    parts = pl.Series(["train"] * 1300 + ["validation"] * 200)
+    for kept in (1.0, 0.25):
+        few = {"min_rows": 10_000, "negatives_kept": kept}
+        given, over = frame.with_columns(split=parts), replace(ground, begun=begun)
+        last = {"min_of_class": 10_000, "blind_epochs": 15}
+        addition = made(given, over, overlay={"ids": "all", "l2": 0.0}, calibration=few, **LONG, **last)
+        manifest = decode_adapter(addition.content).manifest
+        assert manifest.calibration.slope == pytest.approx(line.slope)
+        assert manifest.calibration.intercept == pytest.approx(line.intercept)
+        train = addition.split.train
+        shifted = line.intercept - np.log(kept)
+        before, after = (
+            abs(sigmoid(line.slope * raw + shifted).mean() - frame["label"][:1300].mean())
+            for raw in (addition.trained.start[train], addition.trained.logits(train))
+        )
+        assert after < 0.9 * before  # as far as embeddings alone bring it
+
+
+async def test_a_bundle_that_lacks_what_it_fuses_is_told(three_way_run: Run, tmp_path: Path) -> None:
+    """Law: divisions are outside the fingerprint; another bundle of it without one that a live adapter fuses refuses
+    --continue by name, and --replace is not judged against it."""
+    bundle = read_bundle(three_way_run.folder / "bundle")
+    kept = [division for division in bundle.manifest.divisions if division.name != "shelf"]
+    manifest = bundle.manifest.model_copy(update={"divisions": kept})
+    tensors = {name: value for name, value in bundle.tensors("items").items() if name != "division.shelf"}
+    files = {name: bundle.file(name) for name in bundle.files}
+    write_bundle(
+        tmp_path / "bundle", manifest, {**files, "items.safetensors": write_tensors(tensors, {"content": "items"})}
+    )
+    store = AdapterStore(MemoryBackend(), time.time)
+    await store.publish_backbone(tmp_path / "bundle", "someone")
+    live = await store.put(three_way_run.natural("attention")[DOMAIN].read_bytes())
+    await store.set_live(DOMAIN, "theme", live, "someone")
+    with pytest.raises(
+        NothingLive, match="it fuses division 'shelf', which the backbone's bundle does not have: --repl"
+    ):
+        await read_ground(store, DOMAIN, "continue")
+    assert (await read_ground(store, DOMAIN, "replace")).rival is None
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -163,6 +163,25 @@ def test_a_fused_domain_gets_its_overlay_beside_what_it_fuses(mixed: Path, tmp_p
     assert verify_run(find_run(tmp_path / "out"), engine_of).adapters
 
 
+def test_the_rows_are_shifted_as_the_run_says(mixed: Path, tmp_path: Path) -> None:
+    """Law: what share of the negatives the run kept is the rows' too: what is published has its shift, and another
+    share is refused."""
+    run = tmp_path / "run"
+    shutil.copytree(mixed, run)
+    report = json.loads((run / "report.json").read_text())
+    report["training"]["config"]["calibration"]["negatives_kept"] = 0.1
+    (run / "report.json").write_text(json.dumps(report))
+    few = {"calibration": {"min_rows": 10**6}}
+    overlay_run(run, tmp_path / "out", settings(**few), engine_of)
+    for theme in THEMES[1:]:  # of kind lora, which learns the rows' scale
+        line = decode_adapter(
+            (tmp_path / "out" / "adapters" / f"{theme}.safetensors").read_bytes()
+        ).manifest.calibration
+        assert (line.slope, line.intercept) == (1.0, pytest.approx(np.log(0.1)))
+    with pytest.raises(ConfigError, match=r"negatives_kept is 0\.5; the rows are the run's, which kept 0\.1"):
+        overlay_run(run, tmp_path / "other", settings(calibration={"negatives_kept": 0.5}), engine_of)
+
+
 def test_rare_ids_of_a_run_are_those_that_it_counted(mixed: Path, tmp_path: Path) -> None:
     """Law: `rare` overlays the ids that few training rows of the run name; a fused domain without any stays as it is,
     and that is said."""
@@ -171,5 +190,5 @@ def test_rare_ids_of_a_run_are_those_that_it_counted(mixed: Path, tmp_path: Path
     for theme in THEMES:
         assert 0 < few[theme].overlay["user"] < every[theme].overlay["user"]
     none = overlay_run(mixed, tmp_path / "none", settings(overlay={"ids": "rare", "rare_below": 1}), engine_of)
-    assert "no id is to have one" in none[THEMES[0]].why
+    assert "no id of it is to have an embedding" in none[THEMES[0]].why
     assert not none[THEMES[0]].replaced

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from features.fields import Field
+from features.fields import Division, Field
 from training.dataset import Split
 from training.newcomer.errors import BadRows
 from training.newcomer.rows import NewRows, read_rows, split_rows
@@ -158,3 +158,17 @@ def test_rows_that_leave_one_label_to_train_on_are_refused() -> None:
     """Law: a split without both labels among the training rows is told, not trained."""
     with pytest.raises(BadRows, match="the 1 rows that are left to train on have one label only"):
         split_rows(labelled(1, 1, ["train", "test"]), 0.2, seed=0)
+
+
+def test_rows_name_their_domain_of_a_division_of_context(tmp_path: Path) -> None:
+    """Law: the column that requests name, by the field if the division has one; what is no domain is none; a file
+    without the column is refused with what it is for. Divisions of users and items need none."""
+    daytime = Division(name="daytime", natural=False, of="context", field="part", domains=("day", "night"))
+    shelf = Division(name="shelf", natural=False, of="item", domains=("shelf-x",))
+    frame = pl.DataFrame({**COLUMNS, "part": ["night", None, "noon"]})
+    frame.write_parquet(tmp_path / "rows.parquet")
+    found = read_rows(tmp_path / "rows.parquet", "vegan", CONTEXT, [daytime, shelf]).domains
+    assert {name: column.tolist() for name, column in found.items()} == {"daytime": [1, -1, -1]}
+    frame.drop("part").write_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(BadRows, match="no column 'part': the domain of division 'daytime' that each row lies in"):
+        read_rows(tmp_path / "rows.parquet", "vegan", CONTEXT, [daytime, shelf])

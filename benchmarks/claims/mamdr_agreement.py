@@ -1,104 +1,187 @@
-"""Do the domains' gradients agree more under Domain Negotiation than under alternate training (MAMDR, Eq. 21)?"""
+"""Do the domains' gradients agree more under Domain Negotiation than under alternate training (MAMDR, Eq. 21)?
+
+Both are what the table of the conflict world has: the configuration that tuning chose, its five seeds, and the epoch
+that validation chose. That epoch is then drawn several times, with other orders of the domains, and two things are
+told apart: what the gradients have in common whatever the order, and what the order of that one epoch adds.
+"""
 
 from __future__ import annotations
 
+import copy
+import json
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from benchmarks.claims.line import Line, Verdict, measured
-from benchmarks.claims.mamdr_conflict import BASE, prepare
+from benchmarks.claims.line import Line, measured
+from benchmarks.claims.mamdr_conflict import contest, prepare
+from benchmarks.claims.mamdr_contest import Rows
 from benchmarks.claims.mamdr_results import AGREEMENT, IMAGES, write_results
 from benchmarks.claims.mamdr_trial import Trial
+from benchmarks.claims.trainings import fresh, run_all
 from benchmarks.claims.workplace import Workplace
-from training.frameworks.agreement import Agreement, agreement
+from training.frameworks.agreement import agreement_apart, gradients
+from training.frameworks.structure import TABLE
 from training.frameworks.table import FRAMEWORKS
+from training.trials.kept import ANY_COMMIT, Found, TrialKey
+from training.trials.student import paired
 
 PLOT = IMAGES / AGREEMENT
-EPOCHS = 30
-CONFIGS = {
-    "alternate": {"framework": "alternate", "inner": {"lr": 1e-3}},
-    "dn": {"framework": "dn", "inner": {"lr": 1e-3}, "outer": {"lr": 0.5}},
-}
-"""The same inner steps, so that the outer step is the whole difference; beta = 1 would be alternate training."""
+METHODS = ("alternate", "dn")
+DRAWS = 10
+POINTS = 8
+"""Epochs of seed 0 that the plot shows."""
+CLAIM = "conflict: mean inner product of domain gradients"
+APART, WHOLE = "whatever the order of the domains", "at the end of one epoch, what its order did included"
 _COLOURS = {"alternate": "#E69F00", "dn": "#0072B2"}
+_OTHER_ORDER = 100_000
 
 
-def series(data: Path, name: str, epochs: int, seed: int) -> list[Agreement]:
-    """The agreement on the training rows after each epoch."""
+@dataclass(frozen=True)
+class Watched:
+    """One training, and the epochs after which the gradients are looked at.
+
+    Args:
+        trial: the training.
+        epochs: in ascending order.
+        draws: how often such an epoch is run from where it starts.
+    """
+
+    trial: Trial
+    epochs: tuple[int, ...]
+    draws: int = DRAWS
+
+    @property
+    def key(self) -> TrialKey:
+        """What its result is kept by."""
+        name = f"{self.trial.key.config}-{self.epochs}-{self.draws}"
+        return TrialKey(self.trial.key.method, self.trial.seed, name, ANY_COMMIT)
+
+
+def watch(watched: Watched) -> Found:
+    """Train, and measure the agreement on the training rows.
+
+    Returns:
+        `epochs`, each with its number, the mean inner product `apart` and `whole` (see `agreement_apart`), the mean
+        `cosine` of the latter, and the training `loss`.
+    """
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="espalier-agreement-") as folder:
-        setting = Trial.of(data, {**BASE, **CONFIGS[name]}, seed).opened(Path(folder)).setting
+        setting = watched.trial.opened(Path(folder)).setting
     framework = FRAMEWORKS[setting.config.framework](setting)
     state = framework.start()
     found = []
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1, watched.epochs[-1] + 1):
+        start = copy.deepcopy(state)
         framework.epoch(state, epoch)
-        found.append(agreement(setting, state, setting.domains.train))
-    return found
+        if epoch in watched.epochs:
+            ends = [gradients(setting, state, setting.domains.train)]
+            for draw in range(1, watched.draws):
+                other = copy.deepcopy(start)
+                framework.epoch(other, epoch + draw * _OTHER_ORDER)  # its number is all that an epoch's draws know
+                ends.append(gradients(setting, other, setting.domains.train))
+            whole, apart = agreement_apart(ends, state.shared[TABLE].shape)
+            means = {"apart": apart.mean_inner, "whole": whole.mean_inner, "cosine": whole.mean_cosine}
+            found.append({"epoch": epoch, **means, "loss": whole.loss})
+    return {"epochs": found}
 
 
-def at_equal_loss(ours: Sequence[Agreement], others: Sequence[Agreement]) -> list[tuple[Agreement, Agreement]]:
-    """Pair each of ours with that of the others whose training loss is nearest: products shrink as the loss does."""
-    return [(one, min(others, key=lambda other: abs(other.loss - one.loss))) for one in ours]
+def plan(rows: Rows, data: Path, quick: bool = False) -> list[Watched]:
+    """Every seed to the epoch that was chosen for it; on the way seed 0 is looked at now and then, for the plot."""
+    found = []
+    for name in METHODS:
+        for seed, recorded in enumerate(rows[name].seeds[: 2 if quick else None]):
+            last = 2 if quick else int(recorded["epoch"])
+            step = max(1, round(last / POINTS)) if seed == 0 else last
+            epochs = tuple(sorted(range(last, 0, -step)))
+            found.append(Watched(Trial.of(data, rows[name].config, seed), epochs, 2 if quick else DRAWS))
+    return sorted(found, key=lambda one: -one.epochs[-1] * (1 + len(one.epochs)))
 
 
-def plot(found: Mapping[str, Sequence[Agreement]], path: Path) -> None:
-    """Draw the mean inner product and the mean cosine by epoch."""
+def plot(path_of: Mapping[str, Sequence[Found]], chosen: Mapping[str, Sequence[Found]], path: Path) -> None:
+    """Draw seed 0's way by epoch, and all seeds at the epoch that was chosen for them."""
     figure = Figure((10.0, 4.0), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, each in found.items():
-        epochs = range(1, len(each) + 1)
-        left.plot(epochs, [one.mean_inner for one in each], color=_COLOURS[name], label=name)
-        right.plot(epochs, [one.mean_cosine for one in each], color=_COLOURS[name], label=name)
-    left.set_yscale("symlog", linthresh=1e-4)
-    for axes, title in ((left, "mean inner product of domain gradients"), (right, "mean cosine")):
+    for name, each in path_of.items():
+        epochs = [one["epoch"] for one in each]
+        left.plot(epochs, [one["apart"] for one in each], "-o", color=_COLOURS[name], label=f"{name}, {APART}")
+        left.plot(
+            epochs, [one["whole"] for one in each], ":", color=_COLOURS[name], label=f"{name}, at one epoch's end"
+        )
+    left.set_title("mean inner product of domain gradients, seed 0")
+    left.set_xlabel("epoch")
+    left.set_yscale("symlog", linthresh=1e-2)
+    left.legend(fontsize="small")
+    _seeds(right, chosen)
+    for axes in (left, right):
         axes.axhline(0.0, color="#DDDDDD")
-        axes.set_title(title)
-        axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.legend()
     figure.savefig(path, metadata={"Software": None})
 
 
-def lines(work: Workplace) -> Iterator[Line]:
-    """Seed 0, and the second half of the epochs, where what all domains share has been learned.
+def _seeds(axes: Axes, chosen: Mapping[str, Sequence[Found]]) -> None:
+    places = [(name, kind) for kind in ("apart", "whole") for name in chosen]
+    for place, (name, kind) in enumerate(places):
+        each = [one[kind] for one in chosen[name]]
+        axes.plot([place] * len(each), each, ".", color="#999999")
+        axes.plot(place, statistics.mean(each), "o", color=_COLOURS[name])
+    labels = {"apart": "whatever\nthe order", "whole": "one\nepoch's end"}
+    axes.set_xticks(range(len(places)), [f"{name},\n{labels[kind]}" for name, kind in places])
+    axes.set_title("at the epoch that validation chose, each seed")
 
-    Alternate training ends an epoch on one domain, and the other domains' gradients agree in undoing that: a few epochs
-    have a product many times the others'. The median and the cosine are printed beside the mean for that reason.
-    """
-    torch.set_num_threads(1)
+
+def lines(work: Workplace) -> Iterator[Line]:
+    """What the record's trainings of DN and Alternate come to, told apart from what an epoch's order adds, and not."""
+    rows = contest().rows()
+    if rows is None:
+        yield Line(f"{CLAIM}, {APART}", "no record of the conflict table", "DN > Alternate", "falls short")
+        return
     data = prepare(work)
-    epochs = 4 if work.quick else EPOCHS
-    found = {name: series(data, name, epochs, seed=0) for name in CONFIGS}
+    watched = plan(rows, data, work.quick)
+    kept = fresh(work, "agreement")
+    found = run_all(watched, watch, _told, kept)
+    by_seed = {
+        name: [found[one]["epochs"] for one in sorted(watched, key=lambda one: one.trial.seed) if _of(one) == name]
+        for name in METHODS
+    }
+    chosen = {name: [each[-1] for each in seeds] for name, seeds in by_seed.items()}
     if not work.quick:
         PLOT.parent.mkdir(exist_ok=True)
-        plot(found, PLOT)
+        plot({name: seeds[0] for name, seeds in by_seed.items()}, chosen, PLOT)
         write_results()
-    late = {name: each[epochs // 2 :] for name, each in found.items()}
-    inner = {name: [one.mean_inner for one in each] for name, each in late.items()}
-    mean, median = ({name: of(each) for name, each in inner.items()} for of in (statistics.mean, statistics.median))
-    what = f"epochs {epochs // 2 + 1} to {epochs}"
-    figure = f"DN {mean['dn']:+.2e}, Alternate {mean['alternate']:+.2e}"
-    verdict: Verdict = "holds" if mean["dn"] > mean["alternate"] else "falls short"
-    yield Line(f"conflict: mean inner product of domain gradients, {what}", figure, "DN > Alternate", verdict)
-    figure = f"DN {median['dn']:+.2e}, Alternate {median['alternate']:+.2e}"
-    yield measured("conflict: the same, the median epoch", figure)
-    cosine = {name: statistics.mean(one.mean_cosine for one in each) for name, each in late.items()}
-    figure = f"DN {cosine['dn']:+.3f}, Alternate {cosine['alternate']:+.3f}"
-    yield measured(f"conflict: mean cosine of domain gradients, {what}", figure)
-    yield measured("conflict: mean training loss of the domains, the same epochs", _both(late, lambda one: one.loss))
-    pairs = at_equal_loss(late["dn"], found["alternate"])
-    ours, theirs = (statistics.mean(one.mean_inner for one in side) for side in zip(*pairs, strict=True))
-    apart = statistics.mean(abs(one.loss - other.loss) for one, other in pairs)
-    claim = f"conflict: mean inner product, each of these DN epochs beside Alternate's of nearest loss ({apart:.4f})"
-    yield measured(claim, f"DN {ours:+.2e}, Alternate {theirs:+.2e}")
+    for kind, what in (("apart", APART), ("whole", WHOLE)):
+        yield compared(f"{CLAIM}, {what}", [[one[kind] for one in chosen[name]] for name in METHODS])
+    for what in ("cosine", "loss"):
+        mean = {name: statistics.mean(one[what] for one in chosen[name]) for name in METHODS}
+        figure = f"DN {mean['dn']:.4f}, Alternate {mean['alternate']:.4f}"
+        yield measured(f"conflict: mean {what} there, at one epoch's end", figure)
 
 
-def _both(late: Mapping[str, Sequence[Agreement]], of: Callable[[Agreement], float]) -> str:
-    mean = {name: statistics.mean(map(of, each)) for name, each in late.items()}
-    return f"DN {mean['dn']:.4f}, Alternate {mean['alternate']:.4f}"
+def compared(claim: str, values: Sequence[Sequence[float]]) -> Line:
+    """DN above Alternate in the mean of the seeds, and told apart from it by the paired 95% interval; no less holds."""
+    alternate, dn = values
+    difference = paired(dn, alternate)
+    interval = ""
+    if difference.low is not None and difference.high is not None:
+        interval = f"; difference {difference.mean:+.2e} [{difference.low:+.2e}, {difference.high:+.2e}]"
+    more = sum(one > other for one, other in zip(dn, alternate, strict=True))
+    figure = f"DN {statistics.mean(dn):+.2e}, Alternate {statistics.mean(alternate):+.2e}{interval}"
+    told = f"{figure}, more in {more} of {len(dn)} seeds"
+    above = difference.low is not None and difference.low > 0
+    return Line(claim, told, "DN - Alternate > 0, 95%", "holds" if above else "falls short")
+
+
+def _told(watched: Watched, found: Found) -> str:
+    last = found["epochs"][-1]
+    return (
+        f"{_of(watched)}, seed {watched.trial.seed}, epoch {last['epoch']}: {last['apart']:+.2e}, {last['whole']:+.2e}"
+    )
+
+
+def _of(watched: Watched) -> str:
+    return str(json.loads(watched.trial.config)["framework"])

@@ -150,12 +150,12 @@ def _agreed(images: Path) -> Iterator[str]:
     if not (images / AGREEMENT).exists():
         yield "Not drawn yet: `make claims-mamdr` draws it.\n"
         return
-    yield "The mean inner product of the domains' gradients (MAMDR, Eq. 21), planted conflict, Alternate and DN as the table"
-    yield "above trained them. An epoch ends where the order of its domains left it, and the others agree in undoing the"
-    yield "last one's visit; so each epoch shown is run ten times from where it starts, and what its gradients have in"
-    yield "common whatever the order stands beside what one epoch's end shows"
-    yield "([why](decisions/2026-11-23-whose-agreement.md)). Each run of `make claims-mamdr` measures and draws it anew, and"
-    yield "says in claims.md what it comes to.\n"
+    yield "The mean inner product of the domains' gradients (MAMDR, Eq. 21), planted conflict, Alternate and DN as the"
+    yield "table above trained them. An epoch ends where the order of its domains left it, and the others agree in undoing"
+    yield "the last one's visit; so each epoch shown is run ten times from where it starts, and what its gradients have"
+    yield "in common whatever the order stands beside what one epoch's end shows"
+    yield "([why](decisions/2026-11-23-whose-agreement.md)). Each run of `make claims-mamdr` measures and draws it anew,"
+    yield "and says in claims.md what it comes to.\n"
     yield f"![Mean inner product of domain gradients, by epoch and by seed](images/{AGREEMENT})\n"
 
 

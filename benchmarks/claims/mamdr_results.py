@@ -151,11 +151,11 @@ def _agreed(images: Path) -> Iterator[str]:
         yield "Not drawn yet: `make claims-mamdr` draws it.\n"
         return
     yield "The mean inner product of the domains' gradients (MAMDR, Eq. 21), planted conflict, Alternate and DN as the"
-    yield "table above trained them. An epoch ends where the order of its domains left it, and the others agree in undoing"
-    yield "the last one's visit; so each epoch shown is run ten times from where it starts, and what its gradients have"
-    yield "in common whatever the order stands beside what one epoch's end shows"
-    yield "([why](decisions/2026-11-23-whose-agreement.md)). Each run of `make claims-mamdr` measures and draws it anew,"
-    yield "and says in claims.md what it comes to.\n"
+    yield "table above trained them. An epoch ends where the order of its domains left it, and the others agree in"
+    yield "undoing the last one's visit; so each epoch shown is run ten times from where it starts, and what its"
+    yield "gradients have in common whatever the order stands beside what one epoch's end shows"
+    yield "([why](decisions/2026-11-23-whose-agreement.md)). Each run of `make claims-mamdr` measures and draws it"
+    yield "anew, and says in claims.md what it comes to.\n"
     yield f"![Mean inner product of domain gradients, by epoch and by seed](images/{AGREEMENT})\n"
 
 

@@ -72,7 +72,8 @@ LayerLayout lay_out(const AdapterLayer& layer, bool own, const Layer& wide, std:
   at.key_shift = at.key + others * layer.rank_p * layer.query;
   at.division_of = at.key_shift + others * layer.query_p;
   at.exit = at.division_of + layer.rank_p;
-  at.scale = at.exit + panel_floats(layer.exit_steps, columns);
+  const int past = layer.exit_steps - layer.exit_held;  // what the last panel's chain reads behind it: zeros
+  at.scale = at.exit + panel_floats(layer.exit_held, columns) + std::size_t(past) * kLanes;
   at.bias = at.scale + columns;
   at.end = at.bias + columns;
   return at;
@@ -88,6 +89,7 @@ AdapterLayer layer_of(const LayerSizes& own, const Network& network) {
   layer.entry_columns = layer.rank_p + layer.query_p;
   layer.exit_inputs = layer.rank + layer.divisions - 1;
   layer.exit_steps = steps_of(whole(layer.exit_inputs, network.group()), network.precision());
+  layer.exit_held = steps_of(layer.exit_inputs, network.precision());
   return layer;
 }
 
@@ -206,7 +208,7 @@ void fill_key(float* memory, const LayerLayout& at, const AdapterLayer& layer, c
 
 void fill_exit(float* memory, const LayerLayout& at, const AdapterLayer& layer, const ModuleSpec& module,
                const Lean& left, const Network& network, int level) {
-  const Panels panels{memory + at.exit, layer.exit_steps, network.precision()};
+  const Panels panels{memory + at.exit, layer.exit_held, network.precision()};
   const int columns = network.outputs(level);
   const float* const bias = module.bias != nullptr ? module.bias : network.bias(level).data();
   const double weight = left.attended ? 1.0 : 1.0 / module.divisions;

@@ -32,7 +32,7 @@ struct ModuleSpec {
 };
 
 // Of packed memory, which may lie in a file: one more whenever a number comes to stand elsewhere, or means another.
-constexpr int kPackedLayout = 3;
+constexpr int kPackedLayout = 4;
 constexpr std::size_t kPackedAlignment = 64;  // bytes; a cache line
 
 class Adapter {

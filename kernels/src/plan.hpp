@@ -58,7 +58,7 @@ struct AdapterLayer {
   const float* key;             // [divisions - 1] panels [rank_p / 16][query][16], float32
   const float* key_shift;       // [divisions - 1][query_p]
   const std::int32_t* division_of;  // [rank_p]
-  const float* exit;            // panels [columns / 16][exit_steps][16]: up, and differences of shifts
+  const float* exit;            // panels [columns / 16][exit_held][16]: up, and differences of shifts
   const float* scale;           // [columns]
   const float* bias;            // [columns]
 
@@ -67,7 +67,8 @@ struct AdapterLayer {
 
   int entry_columns;  // rank_p + query_p
   int exit_inputs;    // rank + divisions - 1
-  int exit_steps;     // with padding to whole groups
+  int exit_steps;     // with padding to whole groups, whose inputs are zero
+  int exit_held;      // without: a chain reads on into the next panel, finite numbers that count nothing
 };
 
 struct Output {

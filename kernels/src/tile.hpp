@@ -260,8 +260,8 @@ class Tower {
       p.b_stride = long(layer.steps) * kLanes;
       p.k = end > from ? end - from : 0;
       p.a2_stride = tile_.low_stride;
-      p.b2 = adapter.exit + long(column) * adapter.exit_steps;
-      p.b2_stride = long(adapter.exit_steps) * kLanes;
+      p.b2 = adapter.exit + long(column) * adapter.exit_held;
+      p.b2_stride = long(adapter.exit_held) * kLanes;
       p.k2 = ends ? adapter.exit_steps : 0;
       p.scale = adapter.scale + column;
       p.bias = adapter.bias + column;

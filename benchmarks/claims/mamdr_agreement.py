@@ -1,19 +1,20 @@
 """Do the domains' gradients agree more under Domain Negotiation than under alternate training (MAMDR, Eq. 21)?
 
-Both are what the table of the conflict world has: the configuration that tuning chose, its five seeds, and the epoch
-that validation chose. That epoch is then drawn several times, with other orders of the domains, and two things are
-told apart: what the gradients have in common whatever the order, and what the order of that one epoch adds.
+In two worlds whose domains contradict each other: that of the conflict table, and one of two camps, a domain each.
+Both methods as that table tuned them, and Alternate once more with DN's own inner loop, so that the outer step is the
+whole difference; every seed is stopped by the table's own rule. The epoch that validation chose is then run again from
+where it starts, with other orders, batches and dropout: a single end of an epoch is mostly what its order made of it.
 """
 
 from __future__ import annotations
 
 import copy
-import json
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -21,167 +22,201 @@ from matplotlib.figure import Figure
 
 from benchmarks.claims.line import Line, measured
 from benchmarks.claims.mamdr_conflict import contest, prepare
-from benchmarks.claims.mamdr_contest import Rows
+from benchmarks.claims.mamdr_contest import SEEDS, Rows
 from benchmarks.claims.mamdr_results import AGREEMENT, IMAGES, write_results
 from benchmarks.claims.mamdr_trial import Trial
 from benchmarks.claims.trainings import fresh, run_all
 from benchmarks.claims.workplace import Workplace
-from training.frameworks.agreement import agreement_apart, gradients
-from training.frameworks.structure import TABLE
+from training.frameworks.agreement import agreement
+from training.frameworks.alternate import order_of
+from training.frameworks.scoring import domain_aucs, mean_auc
 from training.frameworks.table import FRAMEWORKS
+from training.sources.conflict import ConflictWorld, conflicting
 from training.trials.kept import ANY_COMMIT, Found, TrialKey
 from training.trials.student import paired
 
 PLOT = IMAGES / AGREEMENT
-METHODS = ("alternate", "dn")
 DRAWS = 10
-POINTS = 8
-"""Epochs of seed 0 that the plot shows."""
-CLAIM = "conflict: mean inner product of domain gradients"
-APART, WHOLE = "whatever the order of the domains", "at the end of one epoch, what its order did included"
-_COLOURS = {"alternate": "#E69F00", "dn": "#0072B2"}
-_OTHER_ORDER = 100_000
+TWO, TEN = "two domains", "ten domains"
+DN, TUNED, ALIKE = "DN", "Alternate", "Alternate with DN's inner loop"
+CLAIM = "mean inner product of domain gradients"
+_COLOURS = {DN: "#0072B2", TUNED: "#E69F00", ALIKE: "#CC79A7"}
+_REDRAWN = 100_000
 
 
 @dataclass(frozen=True)
 class Watched:
-    """One training, and the epochs after which the gradients are looked at.
+    """One training whose gradients are looked at.
 
     Args:
+        name: of the method.
+        world: of the data.
         trial: the training.
-        epochs: in ascending order.
-        draws: how often such an epoch is run from where it starts.
+        draws: how often the chosen epoch is run again.
+        by_epoch: look at every epoch too, for the plot.
     """
 
+    name: str
+    world: str
     trial: Trial
-    epochs: tuple[int, ...]
     draws: int = DRAWS
+    by_epoch: bool = False
 
     @property
     def key(self) -> TrialKey:
         """What its result is kept by."""
-        name = f"{self.trial.key.config}-{self.epochs}-{self.draws}"
-        return TrialKey(self.trial.key.method, self.trial.seed, name, ANY_COMMIT)
+        told = f"{self.trial.key.config} {self.world} {self.draws} {self.by_epoch}"
+        return TrialKey(self.name, self.trial.seed, told, ANY_COMMIT)
 
 
 def watch(watched: Watched) -> Found:
-    """Train, and measure the agreement on the training rows.
+    """Train until the mean of the domains' validation AUC no longer rises, and measure on the training rows.
 
     Returns:
-        `epochs`, each with its number, the mean inner product `apart` and `whole` (see `agreement_apart`), the mean
-        `cosine` of the latter, and the training `loss`.
+        epoch (that validation chose); inner (mean inner product), last (over pairs with the domain that was visited
+        last), others (over pairs without it; not for two domains), cosine and loss, each the mean over the draws;
+        by_epoch, the mean inner product after each epoch.
     """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="espalier-agreement-") as folder:
         setting = watched.trial.opened(Path(folder)).setting
     framework = FRAMEWORKS[setting.config.framework](setting)
     state = framework.start()
-    found = []
-    for epoch in range(1, watched.epochs[-1] + 1):
+    best, chosen, before = float("-inf"), 0, state
+    by_epoch = []
+    for epoch in range(1, setting.config.epochs + 1):
         start = copy.deepcopy(state)
         framework.epoch(state, epoch)
-        if epoch in watched.epochs:
-            ends = [gradients(setting, state, setting.domains.train)]
-            for draw in range(1, watched.draws):
-                other = copy.deepcopy(start)
-                framework.epoch(other, epoch + draw * _OTHER_ORDER)  # its number is all that an epoch's draws know
-                ends.append(gradients(setting, other, setting.domains.train))
-            whole, apart = agreement_apart(ends, state.shared[TABLE].shape)
-            means = {"apart": apart.mean_inner, "whole": whole.mean_inner, "cosine": whole.mean_cosine}
-            found.append({"epoch": epoch, **means, "loss": whole.loss})
-    return {"epochs": found}
-
-
-def plan(rows: Rows, data: Path, quick: bool = False) -> list[Watched]:
-    """Every seed to the epoch that was chosen for it; on the way seed 0 is looked at now and then, for the plot."""
+        if watched.by_epoch:
+            by_epoch.append(agreement(setting, state, setting.domains.train).mean_inner)
+        value = mean_auc(domain_aucs(setting, state, setting.domains.stop))
+        if value is not None and value > best:
+            best, chosen, before = value, epoch, start
+        elif epoch - chosen >= setting.config.patience:
+            break
     found = []
-    for name in METHODS:
-        for seed, recorded in enumerate(rows[name].seeds[: 2 if quick else None]):
-            last = 2 if quick else int(recorded["epoch"])
-            step = max(1, round(last / POINTS)) if seed == 0 else last
-            epochs = tuple(sorted(range(last, 0, -step)))
-            found.append(Watched(Trial.of(data, rows[name].config, seed), epochs, 2 if quick else DRAWS))
-    return sorted(found, key=lambda one: -one.epochs[-1] * (1 + len(one.epochs)))
+    for draw in range(1, watched.draws + 1):
+        number = chosen + draw * _REDRAWN  # all that an epoch draws is drawn by its number
+        end = copy.deepcopy(before)
+        framework.epoch(end, number)
+        last = order_of(setting, number)[-1]
+        seen = agreement(setting, end, setting.domains.train)
+        each = {"inner": seen.mean_inner, "last": seen.mean_inner_with(last), "others": seen.mean_inner_without(last)}
+        found.append({**each, "cosine": seen.mean_cosine, "loss": seen.loss})
+    means: Found = {what: statistics.mean(one[what] for one in found) for what in found[0]}
+    if len(setting.domains) == 2:
+        del means["others"]
+    return {"epoch": chosen, **means, "by_epoch": by_epoch}
 
 
-def plot(path_of: Mapping[str, Sequence[Found]], chosen: Mapping[str, Sequence[Found]], path: Path) -> None:
-    """Draw seed 0's way by epoch, and all seeds at the epoch that was chosen for them."""
-    figure = Figure((10.0, 4.0), dpi=100, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name, each in path_of.items():
-        epochs = [one["epoch"] for one in each]
-        left.plot(epochs, [one["apart"] for one in each], "-o", color=_COLOURS[name], label=f"{name}, {APART}")
-        left.plot(
-            epochs, [one["whole"] for one in each], ":", color=_COLOURS[name], label=f"{name}, at one epoch's end"
-        )
-    left.set_title("mean inner product of domain gradients, seed 0")
-    left.set_xlabel("epoch")
-    left.set_yscale("symlog", linthresh=1e-2)
+def configs(rows: Rows) -> dict[str, Mapping[str, Any]]:
+    """What tuning chose for both in the conflict table, and that of Alternate with the inner loop of DN's."""
+    alternate, dn = rows["alternate"].config, rows["dn"].config
+    return {DN: dn, TUNED: alternate, ALIKE: {**alternate, "inner": dn["inner"]}}
+
+
+def plan(rows: Rows, worlds: Mapping[str, Path], quick: bool = False) -> list[Watched]:
+    """Every method and seed in both worlds; the longest first."""
+    changes: dict[str, Any] = {"epochs": 2} if quick else {}
+    return [
+        Watched(name, world, Trial.of(data, {**config, **changes}, seed), 2 if quick else DRAWS, seed == SEEDS[0])
+        for name, config in configs(rows).items()
+        for world, data in worlds.items()
+        for seed in SEEDS[: 2 if quick else None]
+    ]
+
+
+def lines(work: Workplace) -> Iterator[Line]:
+    """Eq. 21 in both worlds, then what pairs with the domain visited last have to do with it."""
+    rows = contest().rows()
+    if rows is None:
+        yield Line(f"conflict: {CLAIM}", "no record of the conflict table", "DN > Alternate", "falls short")
+        return
+    worlds = {TWO: camps(work), TEN: prepare(work)}
+    watched = plan(rows, worlds, work.quick)
+    found = run_all(watched, watch, _told, fresh(work, "agreement"))
+    seen = {
+        world: {name: [found[one] for one in watched if (one.name, one.world) == (name, world)] for name in _COLOURS}
+        for world in worlds
+    }
+    if not work.quick:
+        PLOT.parent.mkdir(exist_ok=True)
+        plot(seen, PLOT)
+        write_results()
+    for world, methods in seen.items():
+        yield compared(f"conflict, {world}: {CLAIM}", methods)
+        for what in ("last", "others", "cosine", "loss") if world == TEN else ("cosine", "loss"):
+            yield measured(f"conflict, {world}: {_SAID[what]}", _each(methods, what))
+
+
+_SAID = {
+    "last": f"{CLAIM}, pairs with the domain that was visited last",
+    "others": f"{CLAIM}, pairs without it",
+    "cosine": "mean cosine of domain gradients",
+    "loss": "mean training loss of the domains there",
+}
+
+
+def camps(work: Workplace) -> Path:
+    """The prepared world of two domains, which want the opposite of each other beside what they share."""
+    folder = fresh(work, "conflict-camps")
+    if not (folder / "spec.json").exists():
+        rows = 10_000 if work.quick else ConflictWorld.rows
+        conflicting(ConflictWorld(rows=rows, domains=2, directions=1)).write(folder)
+    return folder
+
+
+def compared(claim: str, methods: Mapping[str, Sequence[Found]]) -> Line:
+    """DN above both forms of Alternate, and told apart from both by paired 95% intervals over the seeds."""
+    dn = [one["inner"] for one in methods[DN]]
+    parts, above = [f"{DN} {statistics.mean(dn):+.2e}"], True
+    for name in (TUNED, ALIKE):
+        others = [one["inner"] for one in methods[name]]
+        difference = paired(dn, others)
+        told = f"{name} {statistics.mean(others):+.2e}"
+        if difference.low is not None and difference.high is not None:
+            told += f", less {difference.mean:+.2e} [{difference.low:+.2e}, {difference.high:+.2e}]"
+        parts.append(told)
+        above = above and difference.low is not None and difference.low > 0
+    bound = "DN - each Alternate > 0, paired 95%"
+    return Line(f"{claim}, {len(dn)} seeds", "; ".join(parts), bound, "holds" if above else "falls short")
+
+
+def plot(seen: Mapping[str, Mapping[str, Sequence[Found]]], path: Path) -> None:
+    """Draw seed 0 by epoch in both worlds, and all seeds at the epoch that was chosen, by kind of pair."""
+    figure = Figure((14.0, 4.2), dpi=100, layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    for axes, (world, methods) in zip((left, middle), seen.items(), strict=True):
+        for name, each in methods.items():
+            values = each[0]["by_epoch"]
+            axes.plot(range(1, len(values) + 1), values, color=_COLOURS[name], label=name)
+        axes.set_yscale("symlog", linthresh=1e-2)
+        axes.set_xlabel("epoch")
+        axes.set_title(f"{world}: mean inner product, seed 0")
     left.legend(fontsize="small")
-    _seeds(right, chosen)
-    for axes in (left, right):
+    _pairs(right, seen)
+    for axes in (left, middle, right):
         axes.axhline(0.0, color="#DDDDDD")
     figure.savefig(path, metadata={"Software": None})
 
 
-def _seeds(axes: Axes, chosen: Mapping[str, Sequence[Found]]) -> None:
-    places = [(name, kind) for kind in ("apart", "whole") for name in chosen]
-    for place, (name, kind) in enumerate(places):
-        each = [one[kind] for one in chosen[name]]
-        axes.plot([place] * len(each), each, ".", color="#999999")
-        axes.plot(place, statistics.mean(each), "o", color=_COLOURS[name])
-    labels = {"apart": "whatever\nthe order", "whole": "one\nepoch's end"}
-    axes.set_xticks(range(len(places)), [f"{name},\n{labels[kind]}" for name, kind in places])
-    axes.set_title("at the epoch that validation chose, each seed")
+def _pairs(axes: Axes, seen: Mapping[str, Mapping[str, Sequence[Found]]]) -> None:
+    kinds = ((TWO, "inner", "two domains"), (TEN, "last", "ten, with\nthe last"), (TEN, "others", "ten, without\nit"))
+    for place, (world, what, _) in enumerate(kinds):
+        for side, (name, each) in enumerate(seen[world].items()):
+            values = [one[what] for one in each]
+            at = place + 0.22 * (side - 1)
+            axes.plot([at] * len(values), values, ".", color="#999999")
+            axes.plot(at, statistics.mean(values), "o", color=_COLOURS[name])
+    axes.set_xticks(range(len(kinds)), [said for _, _, said in kinds])
+    axes.set_title("pairs of domains, each seed at its best epoch")
 
 
-def lines(work: Workplace) -> Iterator[Line]:
-    """What the record's trainings of DN and Alternate come to, told apart from what an epoch's order adds, and not."""
-    rows = contest().rows()
-    if rows is None:
-        yield Line(f"{CLAIM}, {APART}", "no record of the conflict table", "DN > Alternate", "falls short")
-        return
-    data = prepare(work)
-    watched = plan(rows, data, work.quick)
-    kept = fresh(work, "agreement")
-    found = run_all(watched, watch, _told, kept)
-    by_seed = {
-        name: [found[one]["epochs"] for one in sorted(watched, key=lambda one: one.trial.seed) if _of(one) == name]
-        for name in METHODS
-    }
-    chosen = {name: [each[-1] for each in seeds] for name, seeds in by_seed.items()}
-    if not work.quick:
-        PLOT.parent.mkdir(exist_ok=True)
-        plot({name: seeds[0] for name, seeds in by_seed.items()}, chosen, PLOT)
-        write_results()
-    for kind, what in (("apart", APART), ("whole", WHOLE)):
-        yield compared(f"{CLAIM}, {what}", [[one[kind] for one in chosen[name]] for name in METHODS])
-    for what in ("cosine", "loss"):
-        mean = {name: statistics.mean(one[what] for one in chosen[name]) for name in METHODS}
-        figure = f"DN {mean['dn']:.4f}, Alternate {mean['alternate']:.4f}"
-        yield measured(f"conflict: mean {what} there, at one epoch's end", figure)
-
-
-def compared(claim: str, values: Sequence[Sequence[float]]) -> Line:
-    """DN above Alternate in the mean of the seeds, and told apart from it by the paired 95% interval; no less holds."""
-    alternate, dn = values
-    difference = paired(dn, alternate)
-    interval = ""
-    if difference.low is not None and difference.high is not None:
-        interval = f"; difference {difference.mean:+.2e} [{difference.low:+.2e}, {difference.high:+.2e}]"
-    more = sum(one > other for one, other in zip(dn, alternate, strict=True))
-    figure = f"DN {statistics.mean(dn):+.2e}, Alternate {statistics.mean(alternate):+.2e}{interval}"
-    told = f"{figure}, more in {more} of {len(dn)} seeds"
-    above = difference.low is not None and difference.low > 0
-    return Line(claim, told, "DN - Alternate > 0, 95%", "holds" if above else "falls short")
+def _each(methods: Mapping[str, Sequence[Found]], what: str) -> str:
+    form = "+.2e" if what in ("last", "others") else ".4f"
+    means = {name: statistics.mean(one[what] for one in each) for name, each in methods.items()}
+    return ", ".join(f"{name} {value:{form}}" for name, value in means.items())
 
 
 def _told(watched: Watched, found: Found) -> str:
-    last = found["epochs"][-1]
-    return (
-        f"{_of(watched)}, seed {watched.trial.seed}, epoch {last['epoch']}: {last['apart']:+.2e}, {last['whole']:+.2e}"
-    )
-
-
-def _of(watched: Watched) -> str:
-    return str(json.loads(watched.trial.config)["framework"])
+    return f"{watched.name}, {watched.world}, seed {watched.trial.seed}, epoch {found['epoch']}: {found['inner']:+.2e}"

@@ -57,6 +57,11 @@ class Alternate:
         return loss
 
 
+def order_of(setting: Setting, number: int) -> list[int]:
+    """Return the positions of the domains in the order in which an epoch of this number visits them."""
+    return setting.shuffled(setting.domains.trained, setting.stream.of("visits", number).of("domains"))
+
+
 def visit_all(setting: Setting, state: State, number: int) -> tuple[Weights, float]:
     """Carry theta_S through every domain in a random order: one epoch of alternate training.
 
@@ -75,7 +80,7 @@ def visit_all(setting: Setting, state: State, number: int) -> tuple[Weights, flo
     setting.structure.load_moments(state.moments)
     optimizer = setting.inner_optimizer(state)
     loss, rows = 0.0, 0
-    for domain in setting.shuffled(setting.domains.trained, stream.of("domains")):
+    for domain in order_of(setting, number):
         named = stream.of(setting.domains.names[domain])
         visits = setting.visit(domain, named)
         loss += setting.steps(weights, setting.shared_names, visits, optimizer, named)

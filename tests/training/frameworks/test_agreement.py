@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from tests.training.frameworks.settings import SmallData
-from training.frameworks.agreement import Agreement, Gradient, agreement, agreement_apart, gradients
+from training.frameworks.agreement import Agreement, agreement
 from training.frameworks.negotiation import Negotiation
-from training.frameworks.structure import TABLE
 
 
 def test_inner_products_are_those_of_the_domains_full_gradients(small_data: SmallData) -> None:
@@ -76,48 +75,12 @@ def test_the_loss_is_the_mean_of_the_domains_own(small_data: SmallData) -> None:
     assert found.loss == pytest.approx(np.mean(each), rel=1e-5)
 
 
-def test_draws_are_told_apart_from_what_they_have_in_common(small_data: SmallData) -> None:
-    """Law: one part is the mean of each draw's products, the other that of all products between two different draws."""
-    setting = small_data.setting()
-    state = setting.start()
-    draws, flat, each = [], [], []
-    for number in (1, 2, 3):
-        Negotiation(setting).epoch(state, number)
-        found = gradients(setting, state, setting.domains.train)
-        draws.append(found)
-        each.append(agreement(setting, state, setting.domains.train))
-        flat.append([_flat(one, state.shared[TABLE].shape) for one in found.values()])
-    whole, apart = agreement_apart(draws, state.shared[TABLE].shape)
-    np.testing.assert_allclose(whole.inner, np.mean([one.inner for one in each], axis=0), rtol=1e-9)
-    assert whole.loss == pytest.approx(np.mean([one.loss for one in each]))
-    rows = np.array(flat)
-    pairs = [rows[k] @ rows[m].T for k in range(3) for m in range(3) if k != m]
-    np.testing.assert_allclose(apart.inner, np.mean(pairs, axis=0), rtol=1e-6, atol=1e-12)
-    assert apart.domains == whole.domains == tuple(range(len(setting.domains.train)))
-
-
-def test_what_only_the_draw_brought_is_not_in_common() -> None:
-    """Law: domains whose gradients agree only in undoing what moved them all have nothing in common over the draws."""
-    rng = np.random.default_rng(0)
-    none = torch.empty(0, dtype=torch.int64)
-    draws = []
-    for moved in rng.normal(size=(400, 8)):
-        own = [torch.from_numpy(moved + 0.1 * rng.normal(size=8)) for _ in range(2)]
-        rows = torch.zeros(0, 2, dtype=torch.float64)
-        draws.append({domain: Gradient({"w": value}, none, rows, 0.5) for domain, value in enumerate(own)})
-    whole, apart = agreement_apart(draws, torch.Size((3, 2)))
-    assert whole.mean_inner == pytest.approx(8.0, rel=0.1)
-    assert abs(apart.mean_inner) < 0.1
-
-
-def test_one_draw_cannot_be_told_apart(small_data: SmallData) -> None:
-    """Law: with a single draw there is nothing to tell it from, and the error says so."""
-    setting = small_data.setting()
-    found = gradients(setting, setting.start(), setting.domains.train)
-    with pytest.raises(ValueError, match="1 given, and it takes two or more"):
-        agreement_apart([found], torch.Size((3, 2)))
-
-
-def _flat(gradient: Gradient, table: torch.Size) -> np.ndarray:
-    parts = [gradient.dense[name].flatten() for name in sorted(gradient.dense)]
-    return torch.cat([*parts, gradient.spread(table).flatten()]).numpy()
+def test_pairs_are_those_with_a_domain_and_those_without_it() -> None:
+    """Law: a domain is named by its position, whichever were left out, and both parts make up the whole."""
+    inner = np.array([[9.0, 1.0, 2.0], [1.0, 9.0, 6.0], [2.0, 6.0, 9.0]])
+    found = Agreement((0, 3, 4), inner)
+    assert (found.mean_inner_with(3), found.mean_inner_without(3)) == (3.5, 2.0)
+    assert (2 * found.mean_inner_with(3) + found.mean_inner_without(3)) / 3 == found.mean_inner
+    pair = Agreement((0, 1), inner[:2, :2])
+    assert pair.mean_inner_with(1) == 1.0
+    assert np.isnan(pair.mean_inner_without(1))

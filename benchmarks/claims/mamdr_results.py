@@ -150,12 +150,12 @@ def _agreed(images: Path) -> Iterator[str]:
     if not (images / AGREEMENT).exists():
         yield "Not drawn yet: `make claims-mamdr` draws it.\n"
         return
-    yield "The mean inner product of the domains' gradients (MAMDR, Eq. 21) in two worlds of planted conflict, Alternate"
-    yield "and DN as the table above tuned them, and Alternate once more with DN's own inner loop. An epoch ends where the"
-    yield "order of its domains left it: the domain visited last is at odds with the others, and these agree in undoing"
-    yield "its visit. So the pairs with the last one stand apart, and the more domains there are, the fewer they are"
-    yield "([why](decisions/2026-11-23-whose-agreement.md)). Each run of `make claims-mamdr` measures and draws this anew,"
-    yield "and says in claims.md what it comes to.\n"
+    yield "The mean inner product of the domains' gradients (MAMDR, Eq. 21) in two worlds of planted conflict,"
+    yield "Alternate and DN as the table above tuned them, and Alternate once more with DN's own inner loop. An"
+    yield "epoch ends where the order of its domains left it: the domain visited last is at odds with the others,"
+    yield "and these agree in undoing its visit. So the pairs with the last one stand apart, and the more domains"
+    yield "there are, the fewer they are ([why](decisions/2026-11-23-whose-agreement.md)). Each run of `make"
+    yield "claims-mamdr` measures and draws this anew, and says in claims.md what it comes to.\n"
     yield f"![Mean inner product of domain gradients, by epoch and by seed](images/{AGREEMENT})\n"
 
 

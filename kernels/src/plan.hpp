@@ -68,7 +68,7 @@ struct AdapterLayer {
   int entry_columns;  // rank_p + query_p
   int exit_inputs;    // rank + divisions - 1
   int exit_steps;     // with padding to whole groups, whose inputs are zero
-  int exit_held;      // without: a chain reads on into the next panel, finite numbers that count nothing
+  int exit_held;      // without: a chain reads on into the next panel, whose numbers count nothing while they are finite
 };
 
 struct Output {

@@ -82,6 +82,8 @@ class Tower {
  private:
   using Vec = typename Form::Vec;
   static constexpr int kPerStep = per_step(Form::precision);
+  // Whether it is asked ahead during the low-rank part too.
+  static constexpr bool kAsksEarly = kPerStep > 1;
   static constexpr auto kNarrow = product_table<Form, Shape::rows, 1>();
   static constexpr auto kWide = product_table<Form, Shape::rows, Shape::vecs>();
 
@@ -116,6 +118,10 @@ class Tower {
   static int block_columns(int columns) { return (columns + Shape::vecs * kLanes - 1) / (Shape::vecs * kLanes); }
   static int chains(const Layer& layer) { return (layer.steps - 1) / Shape::steps + 1; }
 
+  void go_on_early() {
+    if constexpr (kAsksEarly) ahead_.go_on();
+  }
+
   // How often `ahead_` goes on within a layer, nearly.
   long turns(int level) const {
     const Layer& layer = tile_.layers[level];
@@ -124,7 +130,7 @@ class Tower {
       const Part& part = tile_.parts[i];
       const AdapterLayer& adapter = part.layers[level];
       all += long(block_count(part.rows)) * block_columns(layer.columns) * chains(layer);
-      if (adapter.entry_columns == 0) continue;
+      if (!kAsksEarly || adapter.entry_columns == 0) continue;
       all += long(block_count(part.rows)) * block_columns(adapter.entry_columns);
       if (adapter.divisions > 1) all += (part.rows + kLanes - 1) / kLanes;
     }
@@ -210,12 +216,12 @@ class Tower {
     p.c = low;
     p.c_stride = tile_.low_stride;
     p.finish = Finish::add_bias;
-    all_columns(p, part.rows, adapter.entry_columns, [this] { ahead_.go_on(); });
+    all_columns(p, part.rows, adapter.entry_columns, [this] { go_on_early(); });
     if (adapter.divisions > 1) {
       float deltas[kMaxDivisions * kLanes];
       for (int row = 0; row < part.rows; row += kLanes) {
         const int rows = part.rows - row < kLanes ? part.rows - row : kLanes;
-        ahead_.go_on();
+        go_on_early();
         attend<Vec>(adapter, low + long(row) * tile_.low_stride, tile_.low_stride, rows, deltas);
       }
     }

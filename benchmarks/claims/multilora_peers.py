@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import polars as pl
+import pandas as pd
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
@@ -22,7 +22,6 @@ from training.adapters import AdapterTrainer, Place
 from training.batches import RowTensors
 from training.config import Schedule
 
-_LABEL = "label"
 _DENSE = "dense"
 Row = tuple[dict[str, Any], Any]
 
@@ -31,11 +30,11 @@ class ColumnDataset(Dataset[Row]):
     """Rows out of columns, one at a time, a dictionary each: the form of torch-rechub's generators.
 
     Args:
-        columns: anything that gives a row's value for its number, by name.
-        label: likewise.
+        columns: a mapping or a data frame, whose items are names and what gives a row's value for its number.
+        label: what gives the label for it.
     """
 
-    def __init__(self, columns: Mapping[str, Any], label: Any) -> None:
+    def __init__(self, columns: Any, label: Any) -> None:
         self._columns = columns
         self._label = label
 
@@ -74,10 +73,8 @@ class Rows:
         return ColumnDataset(self._columns(), self.label)
 
     def by_frame(self) -> ColumnDataset:
-        """Columns of a data frame."""
-        frame = pl.DataFrame({**self._columns(), _LABEL: self.label})
-        columns = {column.name: column for column in frame.get_columns()}
-        return ColumnDataset({name: column for name, column in columns.items() if name != _LABEL}, columns[_LABEL])
+        """A data frame of pandas, handed over as it is: its columns are asked for at each row."""
+        return ColumnDataset(pd.DataFrame(self._columns()), pd.Series(self.label))
 
     def _columns(self) -> dict[str, Any]:
         dense = {f"{_DENSE}-{i}": self.dense[:, i] for i in range(self.dense.shape[1])}
@@ -127,11 +124,16 @@ class PeftTrained:
     aucs: tuple[float | None, ...]
 
 
-def by_peft(trainer: AdapterTrainer, domains: Sequence[Place]) -> PeftTrained:
+def by_peft(trainer: AdapterTrainer, domains: Sequence[Place], form: Callable[[Rows], ColumnDataset]) -> PeftTrained:
     """Train domains one after the other as PEFT's documentation shows it.
 
     A fresh wrapping of the backbone for each, LoRA on every hidden layer, the norms among the modules to save, dropout
     as ours. It is spared the early stop; its LoRA has neither scale nor shift of its own.
+
+    Args:
+        trainer: ours, whose backbone, schedule and rows it takes.
+        domains: to train.
+        form: in which it reads them.
     """
     backbone = Backbone(replace(trainer.backbone.shape, dropout=trainer.schedule.dropout))
     backbone.load_state_dict(trainer.backbone.state_dict())
@@ -149,7 +151,7 @@ def by_peft(trainer: AdapterTrainer, domains: Sequence[Place]) -> PeftTrained:
         )
         began = time.process_time()
         network = get_peft_model(copy.deepcopy(backbone), config)
-        train(network, Rows.of(trainer.rows, own).by_numpy(), trainer.schedule)
+        train(network, form(Rows.of(trainer.rows, own)), trainer.schedule)
         aucs.append(trainer.rows.auc(judged, scored(network, trainer.rows, judged)))
         seconds += time.process_time() - began
     return PeftTrained(seconds, tuple(aucs))

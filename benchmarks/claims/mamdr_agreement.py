@@ -42,6 +42,12 @@ DN, TUNED, ALIKE = "DN", "Alternate", "Alternate with DN's inner loop"
 CLAIM = "mean inner product of domain gradients"
 _COLOURS = {DN: "#0072B2", TUNED: "#E69F00", ALIKE: "#CC79A7"}
 _REDRAWN = 100_000
+_SAID = {
+    "last": f"{CLAIM}, pairs with the domain that was visited last",
+    "others": f"{CLAIM}, pairs without it",
+    "cosine": "mean cosine of domain gradients",
+    "loss": "mean training loss of the domains there",
+}
 
 
 @dataclass(frozen=True)
@@ -148,14 +154,6 @@ def lines(work: Workplace) -> Iterator[Line]:
             yield compared(f"conflict, {world}: {CLAIM}", methods[DN], name, methods[name])
         for what in ("last", "others", "cosine", "loss") if world == TEN else ("cosine", "loss"):
             yield measured(f"conflict, {world}: {_SAID[what]}", _each(methods, what))
-
-
-_SAID = {
-    "last": f"{CLAIM}, pairs with the domain that was visited last",
-    "others": f"{CLAIM}, pairs without it",
-    "cosine": "mean cosine of domain gradients",
-    "loss": "mean training loss of the domains there",
-}
 
 
 def camps(work: Workplace) -> Path:

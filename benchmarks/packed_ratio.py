@@ -38,6 +38,7 @@ from training.packed.adapters import PackedAdapters
 from training.packed.config import PackedConfig
 from training.progress import SilentMeter
 from training.seeds import Stream
+from training.threads import use_threads
 
 _WIDTH, _FIELDS, _VALUES = 16, 7, 1_000  # MovieLens' input: 7 sparse fields of width 16 and one dense field
 
@@ -96,7 +97,7 @@ def trainer(setting: Setting) -> AdapterTrainer:
 
 def run(setting: Setting) -> dict[str, Any]:
     """Measure both sides and return the figures."""
-    torch.set_num_threads(setting.threads)
+    use_threads(setting.threads)
     chosen = trainer(setting)
     packed = PackedAdapters(chosen, PackedConfig(memory_mib=4_096, domains=setting.pack))
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -32,6 +31,7 @@ from training.frameworks.alternate import order_of
 from training.frameworks.scoring import domain_aucs, mean_auc
 from training.frameworks.table import FRAMEWORKS
 from training.sources.conflict import ConflictWorld, conflicting
+from training.threads import use_threads
 from training.trials.kept import ANY_COMMIT, Found, TrialKey
 from training.trials.student import paired
 
@@ -83,7 +83,7 @@ def watch(watched: Watched) -> Found:
         last), others (over pairs without it; not for two domains), cosine and loss, each the mean over the draws;
         by_epoch, the mean inner product after each epoch.
     """
-    torch.set_num_threads(1)
+    use_threads(1)
     with tempfile.TemporaryDirectory(prefix="espalier-agreement-") as folder:
         setting = watched.trial.opened(Path(folder)).setting
     framework = FRAMEWORKS[setting.config.framework](setting)

@@ -28,6 +28,7 @@ from training.frameworks.scoring import domain_aucs, mean_auc
 from training.frameworks.state import State
 from training.progress import SilentMeter
 from training.sources.synthetic import SyntheticWorld, synthetic
+from training.threads import use_threads
 
 WORLD = SyntheticWorld(seed=0, rows=30_000, users=400, items=150, domains=8, segments=2)
 KEYS: dict[str, Any] = {
@@ -60,7 +61,7 @@ STORE_BYTES = 200 * 2**20
 
 def lines(work: Workplace) -> Iterator[Line]:
     """Equality and noise, staleness, kills, then bytes."""
-    torch.set_num_threads(1)
+    use_threads(1)
     data = trainings.fresh(work, "cluster-data")
     if not (data / "spec.json").exists():
         synthetic(WORLD).write(data)
@@ -230,6 +231,6 @@ def byte_lines(work: Workplace, small: Path) -> Iterator[Line]:
 
 if __name__ == "__main__":
     killed = MamdrConfig.model_validate_json(sys.argv[1])
-    torch.set_num_threads(1)
+    use_threads(1)
     held = HeldEngine(int(sys.argv[3]), cpus=2, object_store_bytes=STORE_BYTES)
     on_cluster(run_of(killed, Path(sys.argv[2])), ClusterConfig(workers=2, shards=2), held)

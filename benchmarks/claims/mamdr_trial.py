@@ -26,6 +26,7 @@ from training.frameworks.setting import Setting
 from training.frameworks.state import State
 from training.metrics import auc
 from training.progress import SilentMeter
+from training.threads import use_threads
 from training.trials.code import code_commit
 from training.trials.kept import ANY_COMMIT, TrialKey
 
@@ -100,7 +101,7 @@ def run(trial: Trial) -> Found:
         validation and test (mean over domains), domains {name: test AUC}, pooled (test AUC), epoch, seconds, and code
         (that trained it, as `training.trials.code.code_commit` names it).
     """
-    torch.set_num_threads(1)
+    use_threads(1)
     code, began = code_commit(), time.monotonic()
     config = trial.checked()
     loaded = None if config.left_out else _loaded(trial.data, trial.seed, config.network.width)

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
 from adapters_store.canonical import canonical_json, digest
 from benchmarks.claims.line import Line, at_least, at_most, between, measured
@@ -29,6 +28,7 @@ from benchmarks.claims.trainings import RECORDS, dated, fresh, origin, sittings,
 from benchmarks.claims.workplace import Workplace
 from training.prepared import PreparedDataset
 from training.stages import folder_digest
+from training.threads import use_threads
 from training.trials.code import code_commit
 from training.trials.kept import ANY_COMMIT, Found, KeptResults, TrialKey
 
@@ -50,7 +50,7 @@ Results = Mapping[str, Sequence[Found]]
 
 def lines(work: Workplace) -> Iterator[Line]:
     """The table, its bounds, then seed 0 of one way again."""
-    torch.set_num_threads(1)
+    use_threads(1)
     if work.quick:
         way = {"theme-02": pl.col("domain_id") == "theme-02"}
         data = PreparedDataset.load(small_world(work))

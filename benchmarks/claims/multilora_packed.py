@@ -25,6 +25,7 @@ from training.packed.config import PackedConfig
 from training.pretrain import pretrain
 from training.progress import SilentMeter
 from training.seeds import Stream
+from training.threads import use_threads
 
 BOUNDS = {(256, 128): 2.5, (64, 32): 5.0}
 SETTING = Setting(domains=1_000, rows=500, batch_rows=64)
@@ -37,7 +38,7 @@ LOADER_TIMES, LOADER_ROWS, LOADER_BATCH = 10.0, 40_000, 4_096
 
 def lines(work: Workplace) -> Iterator[Line]:
     """Both towers against our loop, then PEFT, then stage 1; one thread, processor time."""
-    torch.set_num_threads(1)
+    use_threads(1)
     setting = QUICK if work.quick else SETTING
     for tower, bound in BOUNDS.items():
         yield from ratio_lines(replace(setting, tower=tower, rank=8), bound)

@@ -28,6 +28,7 @@ from training.packed.whole import WholeTrainer
 from training.pipeline import train_all
 from training.progress import SilentMeter
 from training.stages import Run, folder_digest
+from training.threads import use_threads
 from training.trials.code import code_commit
 from training.trials.kept import ANY_COMMIT, Found, TrialKey
 from training.whole import whole_trainer
@@ -96,7 +97,7 @@ def run(training: Training) -> dict[str, Found]:
         seconds, code (that trained it)}. Of `multi_lora` also `gated`: domain to {passed, low, high}, the verdict of
         the gate and the ends of the paired interval of its test AUC less the backbone's.
     """
-    torch.set_num_threads(1)
+    use_threads(1)
     code, began = code_commit(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="espalier-multilora-") as folder:
         found = stages(training, Path(folder)) if training.kind == "stages" else whole(training, Path(folder))

@@ -35,6 +35,7 @@ from training.frameworks.setting import Setting
 from training.frameworks.state import State
 from training.frameworks.structure import TABLE
 from training.progress import Meter
+from training.threads import use_threads
 
 LOG = "cluster.log"
 
@@ -179,12 +180,12 @@ def dealt(sizes: Sequence[int], workers: int) -> list[tuple[int, ...]]:
 def _shard(
     placement: Placement, config: MamdrConfig, combination: Combination, parts: PartFolder, index: int
 ) -> ShardServer:
-    torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     return ShardServer(index, placement, combination, parts)
 
 
 def _worker(places: Sequence[WorkerPlace], index: int, link: Link) -> Worker:
-    torch.set_num_threads(places[index].config.threads)
+    use_threads(places[index].config.threads)
     return Worker(places[index], link)
 
 

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -30,7 +29,7 @@ from training.packed.plan import Pack
 from training.pipeline import train
 from training.progress import Meter, SilentMeter
 from training.stages import Run, refuse_existing
-from training.threads import threads
+from training.threads import threads, use_threads
 
 
 class PackCluster(Section):
@@ -93,7 +92,7 @@ class PackWorker:
     """
 
     def __init__(self, packed: PackedAdapters, cores: int) -> None:
-        torch.set_num_threads(cores)
+        use_threads(cores)
         self._packed = packed
 
     def train(self, task: PackTask) -> Saved:

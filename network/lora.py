@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from network.adapted import Into, adapted
 from network.backbone import Backbone
 from network.errors import ShapeError
 from network.inputs import NetworkShape
@@ -68,8 +69,25 @@ class Lora(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the LoRA's output (n, d) for the layer's input x (n, k)."""
-        low = functional.linear(functional.linear(x, self.down), self.up)
-        return self.scale * low + self.shift
+        return functional.linear(functional.linear(x, self.down), self.scaled_up(), self.shift)
+
+    def scaled_up(self) -> Tensor:
+        """`up` (d, r) with the scale in it: it is smaller than what it makes, (n, d)."""
+        up: Tensor = self.scale.unsqueeze(1) * self.up
+        return up
+
+    def beside(self, linear: Callable[[Tensor], Tensor], x: Tensor, into: Into | None = None) -> Tensor:
+        """Return linear(x) and the LoRA's output together, (n, d).
+
+        Args:
+            linear: the module that it adapts.
+            x: (n, k).
+            into: what learns from the gradient of a constant x; of a frozen `nn.Linear` alone.
+        """
+        if isinstance(linear, nn.Linear) and x.ndim == 2 and not linear.weight.requires_grad:
+            return adapted(linear, x, self.down, self.scaled_up(), self.shift, into)
+        both: Tensor = linear(x) + self(x)
+        return both
 
 
 class DomainAdapter(nn.Module):
@@ -128,9 +146,8 @@ class DomainAdapter(nn.Module):
 
     def forward(self, level: int, x: Tensor, linear: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the module's output (n, d), normed where it has a norm. Source: MultiLoRA, Eq. 8 and 9."""
-        h = linear(x)
         lora = self.lora(level)
-        return normed(self.norms, level, h if lora is None else h + lora(x))
+        return normed(self.norms, level, linear(x) if lora is None else lora.beside(linear, x))
 
     def lora(self, level: int) -> Lora | None:
         """The LoRA of one module, None where it is not adapted."""

@@ -17,7 +17,7 @@ from training.config import BackboneConfig, TrainingConfig
 from training.dataset import EncodedDataset
 from training.metrics import auc
 
-EVAL_ROWS = 32768
+EVAL_ROWS = 4096
 """Rows of a batch where nothing is learned; bounds memory, changes no result."""
 
 
@@ -103,6 +103,11 @@ def shape_of(fields: Iterable[Field], settings: BackboneConfig, dropout: float) 
     )
 
 
+def batch_count(rows: int, batch_rows: int, min_batches: int) -> int:
+    """How many batches `split_batches` cuts so many rows into."""
+    return max(math.ceil(rows / batch_rows), min(min_batches, rows // 32), 1)
+
+
 def split_batches(rows: Tensor, batch_rows: int, min_batches: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     """Shuffle rows and cut them into batches of nearly equal size, so that none is a small rest.
 
@@ -112,7 +117,7 @@ def split_batches(rows: Tensor, batch_rows: int, min_batches: int, generator: to
         min_batches: batches, at least, while one keeps 32 rows.
         generator: of the order.
     """
-    count = max(math.ceil(len(rows) / batch_rows), min(min_batches, len(rows) // 32), 1)
+    count = batch_count(len(rows), batch_rows, min_batches)
     order = torch.randperm(len(rows), generator=generator)
     return torch.tensor_split(rows.index_select(0, order), count)
 

@@ -82,6 +82,7 @@ class Loop:
         memory: where it keeps its checkpoint.
         meter: where progress goes.
         clock: seconds, for the speed shown.
+        falling: the step size falls linearly to zero over all of the schedule's epochs.
     """
 
     def __init__(
@@ -94,7 +95,9 @@ class Loop:
         memory: Memory,
         meter: Meter,
         clock: Callable[[], float] = time.monotonic,
+        falling: bool = False,
     ) -> None:
+        self._falling = falling
         self._trainee = trainee
         self._rows = rows
         self._schedule = schedule
@@ -166,7 +169,11 @@ class Loop:
         learned = self._trainee.trained.state_dict()  # shares memory with what the steps move
         self._trainee.layer.train()
         with self._stream.of("dropout", self._epoch).ambient():
-            for batch in batches:
+            for i, batch in enumerate(batches):
+                if self._falling:
+                    done = (self._epoch - 1 + i / len(batches)) / self._schedule.epochs
+                    for group in optimizer.param_groups:
+                        group["lr"] = self._schedule.lr * (1 - done)
                 optimizer.zero_grad(set_to_none=True)
                 loss = self._trainee.loss(batch)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped

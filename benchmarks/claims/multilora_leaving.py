@@ -150,8 +150,9 @@ class Grounds:
         train, stop = torch.from_numpy(self.split.train), torch.from_numpy(self.split.stop)
         place, stream = _place(rows), Stream(config.seed, ("overlay",))
         shape = self.backbone.shape
+        schedule = config.schedule.of_rows(len(train))
         plain = AdapterTrainer(
-            self.backbone, rows, train, stop, config.lora(shape), config.schedule, "best", stream, SilentMeter()
+            self.backbone, rows, train, stop, config.lora(shape), schedule, "best", stream, SilentMeter()
         )
         network = NewcomerNetwork(self.backbone, rows, plain.untrained(place).requires_grad_(False).eval(), overlays)
         own = nn.ModuleList(chosen.overlay for chosen in overlays)
@@ -171,7 +172,7 @@ class Grounds:
         )
         memory = Memory(StateFolder(self.folder / "overlay-alone"), NAME, {})
         _fresh(memory)
-        Loop(trainee, train, config.schedule, "best", stream, memory, SilentMeter()).run()
+        Loop(trainee, train, schedule, "best", stream, memory, SilentMeter(), falling=True).run()
         return network
 
     def _whole(self, schedule: Schedule) -> tuple[float, Added]:

@@ -30,7 +30,7 @@ NAME = "vegan"
 SETTINGS = """
 threads: 1
 adapter: {ranks: [3, 2]}
-schedule: {lr: 0.01, batch_rows: 64, min_batches: 4, epochs: 6, patience: 6, dropout: 0.1}
+schedule: {lr: 0.01, batch_rows: 64, min_batches: 4, steps: 10000, epochs: 6, dropout: 0.1}
 min_of_class: 1000  # the last epoch is taken: an adapter differs from the backbone whatever validation would prefer
 blind_epochs: 4
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,13 @@ from training.seeds import Stream
 
 
 def fit(
-    folder: Path, problem: Problem, select: Select = "last_epoch", lr: float = 0.01, patience: int = 2, epochs: int = 5
+    folder: Path,
+    problem: Problem,
+    select: Select = "last_epoch",
+    lr: float = 0.01,
+    patience: int = 2,
+    epochs: int = 5,
+    falling: bool = False,
 ) -> Fitted:
     schedule = Schedule(lr=lr, batch_rows=64, epochs=epochs, patience=patience)
     memory = Memory(StateFolder(folder), "piece", {"lr": lr})
@@ -31,6 +38,7 @@ def fit(
         memory,
         SilentMeter(),
         clock=lambda: 0.0,
+        falling=falling,
     ).run()
 
 
@@ -56,6 +64,36 @@ def test_killed_loop_of_two_kinds_of_parameters_ends_alike(tmp_path: Path) -> No
     assert same(resumed.weights(), whole.weights())
     fit(tmp_path / "decayed", decayed)
     assert not same(decayed.weights(), whole.weights())
+
+
+def test_a_falling_step_ends_at_zero_and_resumes_where_it_was(tmp_path: Path) -> None:
+    """Law: the step size falls linearly over all batches of all epochs; a kill changes none of them."""
+    own = nn.ParameterDict({"w": torch.zeros(1)})
+    before, steps = [0.0], []
+
+    def loss(rows: Tensor) -> Tensor:
+        steps.append(own["w"].item() - before[-1])
+        before.append(own["w"].item())
+        return own["w"].sum()  # a constant gradient: Adam moves by its step size
+
+    trainee = Trainee(own, own, lambda: None, loss, lambda: 0.5, True)
+    schedule = Schedule(lr=0.01, weight_decay=0.0, batch_rows=math.ceil(ROWS / 4), epochs=3)
+    memory = Memory(StateFolder(tmp_path / "still"), "still", {})
+    loop = Loop(
+        trainee, torch.arange(ROWS), schedule, "last_epoch", Stream(1, ("test",)), memory, SilentMeter(), falling=True
+    )
+    loop.run()
+    moved = [*steps[1:], own["w"].item() - before[-1]]
+    assert moved == pytest.approx([-0.01 * (1 - i / 12) for i in range(12)], rel=1e-3)
+
+    whole, resumed, constant = Problem(), Problem(), Problem()
+    expected = fit(tmp_path / "whole", whole, falling=True)
+    with pytest.raises(Killed):
+        fit(tmp_path / "killed", Problem(kill_after=10), falling=True)
+    assert fit(tmp_path / "killed", resumed, falling=True) == expected
+    assert same(resumed.weights(), whole.weights())
+    fit(tmp_path / "constant", constant)
+    assert not same(constant.weights(), whole.weights())
 
 
 def test_weight_decay_leaves_alone_what_it_shall(tmp_path: Path) -> None:

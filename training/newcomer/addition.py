@@ -147,7 +147,7 @@ def _live(
 ) -> Live | None:
     """What is live, scored on all rows; None where nothing is, or nothing that scores here."""
     if ground.begun is not None:
-        return Live(ground.begun, trained.start)
+        return Live(ground.begun, trained.start_logits(np.arange(len(trained.network.rows.label))))
     if ground.replaced is None:
         return None
     backbone, rows = trained.network.backbone, trained.network.rows

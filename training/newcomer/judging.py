@@ -45,7 +45,7 @@ def judge_newcomer(
             for name, found in calibrations["single"].items()
         }
     own = tuple(calibrations["single"].values())
-    start = trained.start[split.gate]
+    start = trained.start_logits(split.gate)
     rival = on_the_line(backbone, start, shift) if live is None else live.logits(split.gate, shift)
     verdicts = gate(held, trained.logits(split.gate), rival, own, config.gate)
     return Judged(calibrations, verdicts, config.gate)
@@ -97,6 +97,6 @@ def _figures(trained: TrainedNewcomer, positions: NDArray[np.int64], live: Live 
         "rows": len(label),
         "positives": int(label.sum()),
         "auc_backbone": auc(label, trained.backbone_logits(positions)),
-        "auc_start": auc(label, trained.start[positions]),
+        "auc_start": auc(label, trained.start_logits(positions)),
         "auc": auc(label, trained.logits(positions)),
     }

@@ -35,6 +35,8 @@ from training.newcomer.overlay import Chosen
 from training.progress import Meter
 from training.seeds import Stream
 
+_MOMENT_ROWS = 32_768
+
 
 @dataclass(frozen=True)
 class TrainedNewcomer:
@@ -43,7 +45,7 @@ class TrainedNewcomer:
     Args:
         network: frozen and in eval mode.
         fitted: how it went; epoch 0 is the start.
-        start: (n,) logits of all rows by what training started from: the backbone, or the adapter that was live.
+        started: what training started from: the backbone, or the adapter that was live.
         blind: whether the `stop` half had too few rows of a label to stop the training by.
         line: the calibration that it was trained under, of an adapter that stays as it is; None where it learns its
             own scale.
@@ -51,13 +53,17 @@ class TrainedNewcomer:
 
     network: NewcomerNetwork
     fitted: Fitted
-    start: Floats
+    started: NewcomerNetwork
     blind: bool
     line: Calibration | None = None
 
     def logits(self, positions: NDArray[np.int64]) -> Floats:
         """Logits (n,) of rows as the domain is served, before calibration."""
         return logits_of(torch.from_numpy(positions), self.network.score)
+
+    def start_logits(self, positions: NDArray[np.int64]) -> Floats:
+        """Logits (n,) of rows by what training started from."""
+        return logits_of(torch.from_numpy(positions), self.started.score)
 
     def backbone_logits(self, positions: NDArray[np.int64]) -> Floats:
         """Logits (n,) of rows by the backbone alone."""
@@ -100,7 +106,7 @@ def train_newcomer(
     place = Place(0, 0, rows.divisions[0].name, rows.divisions[0].domains[0])
     train, stop = torch.from_numpy(split.train), torch.from_numpy(split.stop)
     blind = _fewest(rows.label[stop]) < config.min_of_class
-    schedule, select = _course(config, blind)
+    schedule, select = _course(config, len(train), blind)
     stream = Stream(config.seed, ("newcomer", place.division_name, place.name))
     plain = AdapterTrainer(backbone, rows, train, stop, config.lora(backbone.shape), schedule, select, stream, meter)
     adapter: DomainAdapter | FusedTower
@@ -117,7 +123,7 @@ def train_newcomer(
         adapter = loaded_adapter(backbone, begun, schedule.dropout, plain.config.moments)
     network = NewcomerNetwork(backbone, rows, adapter, overlays)
     own = OwnParts(network).eval()
-    start = logits_of(torch.arange(len(rows.label)), network.score)
+    started = network.copied()
 
     line = begun.manifest.calibration if begun is not None and isinstance(adapter, FusedTower) else None
     scale, offset = (1.0, 0.0) if line is None else (line.slope, line.intercept - config.calibration.shift)
@@ -138,18 +144,22 @@ def train_newcomer(
     )
     with tempfile.TemporaryDirectory() as folder:
         memory = Memory(StateFolder(Path(folder)), place.name, {})
-        fitted = Loop(trainee, train, schedule, select, stream, memory, meter).run()
+        fitted = Loop(trainee, train, schedule, select, stream, memory, meter, falling=True).run()
     own.requires_grad_(False).eval()
-    return TrainedNewcomer(network, fitted, start, blind, line)
+    return TrainedNewcomer(network, fitted, started, blind, line)
 
 
 @torch.no_grad()
 def _compensate(network: NewcomerNetwork, train: Tensor, moments: Moments) -> None:
-    """Move the norms to the domain's own moments before the first step, the function unchanged (methods.md 2)."""
+    """Move the norms to the domain's own moments before the first step, the function unchanged (methods.md 2).
+
+    Of many rows some tell the moments well enough: a few batches later the running ones are those of the batches.
+    """
     if moments != "compensated" or isinstance(network.adapter, FusedTower):
         return
+    some = train[torch.linspace(0, len(train) - 1, min(len(train), _MOMENT_ROWS)).long()]
     with compensating(network.adapter.dom_norms()):
-        for part in torch.split(train, EVAL_ROWS):
+        for part in torch.split(some, EVAL_ROWS):
             network.score(part)
 
 
@@ -158,8 +168,8 @@ def _fewest(label: Tensor) -> int:
     return min(positives, len(label) - positives)
 
 
-def _course(config: NewcomerConfig, blind: bool) -> tuple[Schedule, Select]:
-    """How long: until validation no longer gains, or a number of passes where it could not tell."""
+def _course(config: NewcomerConfig, rows: int, blind: bool) -> tuple[Schedule, Select]:
+    """How long: all passes, the best of them taken; the last where validation cannot tell."""
     if not blind:
-        return config.schedule, "best"
-    return config.schedule.model_copy(update={"epochs": config.blind_epochs}), "last_epoch"
+        return config.schedule.of_rows(rows), "best"
+    return config.schedule.model_copy(update={"epochs": config.blind_epochs}).of_rows(rows), "last_epoch"

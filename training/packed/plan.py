@@ -9,6 +9,7 @@ from itertools import accumulate
 
 from network.inputs import PROJECTIONS, NetworkShape
 from training.adapters import Place
+from training.batches import batch_count
 from training.config import Schedule
 from training.errors import ConfigError
 from training.packed.config import PackedConfig
@@ -151,11 +152,6 @@ def passing_floats(shape: NetworkShape, copies: int) -> int:
     return shape.input_width + copies * widest
 
 
-def batch_count(rows: int, schedule: Schedule) -> int:
-    """How many batches an epoch `training.batches.split_batches` makes of so many rows."""
-    return max(math.ceil(rows / schedule.batch_rows), min(schedule.min_batches, rows // 32), 1)
-
-
 def plan(sizes: Iterable[Size], footprint: Footprint, config: PackedConfig) -> Plan:
     """Sort domains by size and cut them into packs, each within the bound on memory.
 
@@ -167,7 +163,9 @@ def plan(sizes: Iterable[Size], footprint: Footprint, config: PackedConfig) -> P
         config: the bounds.
     """
     bound, schedule = config.memory_mib * _MIB, footprint.schedule
-    ordered = sorted(sizes, key=lambda size: (-batch_count(size.train, schedule), -size.train))  # stable
+    ordered = sorted(
+        sizes, key=lambda size: (-batch_count(size.train, schedule.batch_rows, schedule.min_batches), -size.train)
+    )  # stable
     costs = {size.place: _running_costs([size], footprint)[0] for size in ordered}
     together = [size for size in ordered if costs[size.place] <= bound]
     packs: list[Pack] = []
@@ -188,4 +186,4 @@ def _running_costs(sizes: Sequence[Size], footprint: Footprint) -> list[int]:
 
 
 def _largest_batch(size: Size, schedule: Schedule) -> int:
-    return max(1, math.ceil(size.train / batch_count(size.train, schedule)))
+    return max(1, math.ceil(size.train / batch_count(size.train, schedule.batch_rows, schedule.min_batches)))

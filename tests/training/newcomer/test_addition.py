@@ -100,7 +100,7 @@ def test_an_overlay_learns_what_no_lora_can(ground: Ground) -> None:
     assert len(alike) >= 2
     parts = [str(part) for part in np.random.default_rng(7).choice(["train", "validation", "test"], 400)]
     frame = frame_of(400, users=tuple(alike)).with_columns(split=pl.Series(parts))
-    schedule = {"lr": 1e-2, "weight_decay": 0.0, "batch_rows": 64, "epochs": 15, "patience": 15, "dropout": 0.0}
+    schedule = {"lr": 1e-2, "weight_decay": 0.0, "batch_rows": 64, "steps": 10_000, "epochs": 15}
     without, with_overlay = (
         made(frame, ground, schedule=schedule, overlay={"ids": ids}).figures["test"]["auc"]
         for ids in ("none", "unseen")
@@ -201,10 +201,10 @@ def test_training_goes_on_from_what_is_live(ground: Ground) -> None:
     begun = replace(ground, begun=decode_adapter(live.content), live=live.revision)
     addition = made(new_rows, begun, gate={"min_positives": 1}, **MOVED)
     oracle = Oracle(Path(str(ground.bundle.files["weights.safetensors"])).parent)
-    few = list(range(0, 200, 20))
+    few = np.arange(0, 200, 20)
     line = AdapterFile(live.content).manifest["calibration"]
-    started = sigmoid(line["slope"] * addition.trained.start[few] + line["intercept"])
-    np.testing.assert_allclose(started, scored(oracle, new_rows[few], AdapterFile(live.content)), atol=2e-5)
+    started = sigmoid(line["slope"] * addition.trained.start_logits(few) + line["intercept"])
+    np.testing.assert_allclose(started, scored(oracle, new_rows[few.tolist()], AdapterFile(live.content)), atol=2e-5)
     old, new = AdapterFile(live.content).overlay["user"], AdapterFile(addition.content).overlay["user"]
     assert set(new) == set(old)
     untouched = [raw for raw in old if raw not in ("3", "37", "38")]
@@ -221,10 +221,11 @@ def test_a_replacement_is_judged_against_what_is_live(ground: Ground) -> None:
     """Law: what is better than the backbone and worse than the live adapter passes where nothing is live and is
     withheld where that one is; the live one is scored under its own overlay and calibration."""
     frame = frame_of(1000, seed=1)
-    long = {"lr": 1e-2, "weight_decay": 0.0, "batch_rows": 64, "epochs": 15, "patience": 15, "dropout": 0.0}
+    long = {"lr": 1e-2, "weight_decay": 0.0, "batch_rows": 64, "steps": 10_000, "epochs": 15}
     live = made(frame, ground, overlay={"ids": "all"}, schedule=long)
     over = replace(ground, replaced=decode_adapter(live.content), live=live.revision)
-    changes = {"overlay": {"ids": "none"}, "gate": {"policy": "withhold", "min_positives": 5}}
+    gate, short = {"policy": "withhold", "min_positives": 5}, {**long, "lr": 2e-2, "epochs": 6}
+    changes: dict[str, Any] = {"overlay": {"ids": "none"}, "gate": gate, "schedule": short}
     alone, judged = (made(frame, where, **changes) for where in (ground, over))
     assert (alone.withheld, judged.withheld) == (False, True)
     assert _course(alone) == _course(judged)

@@ -38,9 +38,7 @@ from training.newcomer.publishing import verify_newcomer
 from training.progress import SilentMeter
 
 DOMAIN = THEMES[0]
-LONG: dict[str, Any] = {
-    "schedule": {"lr": 1e-2, "weight_decay": 0.0, "batch_rows": 64, "epochs": 15, "patience": 15, "dropout": 0.0}
-}
+LONG: dict[str, Any] = {"schedule": {"lr": 3e-2, "batch_rows": 64, "steps": 10_000, "epochs": 15}}
 
 
 def pins_of(run: Run) -> Pins:
@@ -146,7 +144,7 @@ def test_it_is_trained_under_its_calibration(random_run: Run) -> None:
         shifted = line.intercept - np.log(kept)
         before, after = (
             abs(sigmoid(line.slope * raw + shifted).mean() - frame["label"][:1300].mean())
-            for raw in (addition.trained.start[train], addition.trained.logits(train))
+            for raw in (addition.trained.start_logits(train), addition.trained.logits(train))
         )
         assert after < 0.9 * before  # as far as embeddings alone bring it
 
@@ -196,7 +194,7 @@ def test_it_starts_from_what_is_live_and_goes_on(random_run: Run) -> None:
     assert set(AdapterFile(first.content).overlay["user"]) == set(UNSEEN_USERS)
     frame = frame_of(60, seed=5)
     adapter = AdapterFile(random_run.natural("attention")[DOMAIN])
-    start = made(frame, ground).trained.start
+    start = made(frame, ground).trained.start_logits(np.arange(len(frame)))
     assert ground.begun is not None
     np.testing.assert_allclose(calibrated(ground.begun, start), served(random_run, frame, adapter), atol=2e-6)
     begun = decode_adapter(first.content)

@@ -31,7 +31,7 @@ def settings(**changes: Any) -> NewcomerConfig:
     usual: dict[str, Any] = {
         "threads": 1,
         "overlay": {"ids": "all"},
-        "schedule": {"lr": 5e-3, "batch_rows": 512, "epochs": 2, "patience": 2, "dropout": 0.1},
+        "schedule": {"lr": 5e-3, "batch_rows": 512, "epochs": 2, "dropout": 0.1},
         "gate": {"policy": "record"},
     }
     return NewcomerConfig.model_validate(usual | changes)

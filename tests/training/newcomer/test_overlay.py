@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,20 +11,25 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from torch import Tensor, nn
 
 from features.index import RawIndex
 from features.overlay import IdOverlay
 from features.vocabulary import Vocabulary
+from network.lora import DomainAdapter
+from network.norm import Moments
 from tests.factory import Sizes
 from tests.kinds import KINDS
 from tests.training.newcomer.world import NEW_USERS, UNSEEN_USERS, config_of, frame_of, ground_of, make_bundle, rows_of
 from training.batches import RowTensors
+from training.config import AdapterConfig
 from training.dataset import Split
 from training.newcomer.addition import overlays_of
-from training.newcomer.config import OverlayConfig
+from training.newcomer.config import NewcomerSchedule, OverlayConfig
 from training.newcomer.encoding import EncodedNewcomer, encode_rows
 from training.newcomer.ground import Ground
 from training.newcomer.loading import network_of
+from training.newcomer.network import OwnParts
 from training.newcomer.overlay import Chosen, choose_overlay
 from training.newcomer.rows import split_rows
 from training.newcomer.trainer import TrainedNewcomer, train_newcomer
@@ -99,8 +106,8 @@ def test_an_untrained_overlay_leaves_every_logit_as_it_is(kind: str, tmp_path: P
     scene = Scene(tmp_path, Sizes() if kind == "mlp" else KINDS["deepfm"], rows=80)
     trained = scene.trained(ids="all")
     everything = np.arange(80)
-    np.testing.assert_array_equal(trained.start, trained.backbone_logits(everything))
-    assert np.abs(trained.logits(everything) - trained.start).max() > 1e-3
+    np.testing.assert_array_equal(trained.start_logits(everything), trained.backbone_logits(everything))
+    assert np.abs(trained.logits(everything) - trained.start_logits(everything)).max() > 1e-3
 
 
 def test_rows_start_from_the_backbone_s_own_and_are_held_there(scene: Scene) -> None:
@@ -120,7 +127,7 @@ def test_the_weight_decay_is_the_lora_s_alone(scene: Scene) -> None:
     that takes back every step of what it holds."""
     far = []
     for decay in (0.0, 1e3):
-        schedule = {"lr": 1e-2, "weight_decay": decay, "batch_rows": 64, "epochs": 6, "patience": 6, "dropout": 0.0}
+        schedule = {"lr": 1e-2, "weight_decay": decay, "batch_rows": 64, "steps": 10_000, "epochs": 6}
         changes: dict[str, object] = {"schedule": schedule, "min_of_class": 1000, "blind_epochs": 6}
         trained = scene.trained(changes, ids="all", l2=0.0)
         far.append(trained.network.overlays[0].overlay.moved.abs().mean().item())
@@ -156,3 +163,59 @@ def test_a_live_overlay_is_started_from_and_keeps_every_id(scene: Scene) -> None
     places = {raw: i for i, raw in enumerate(chosen.overlay.ids)}
     expected = [places.get(raw, -1) for raw in scene.frame["user_id"].to_list()]
     assert chosen.positions.tolist() == expected
+
+
+@pytest.mark.parametrize("moments", ["compensated", "frozen"])
+def test_gradients_are_those_of_the_network_written_out(scene: Scene, moments: Moments) -> None:
+    """Law: that the first layer's gradient goes to the overlays' columns alone, and its LoRA is merged into it, changes
+    no gradient: they are those of x made of the rows, W0 x + b0 + scale * (up (down x)) + shift."""
+    adapter = AdapterConfig(ranks=scene.sizes.ranks, moments=moments)
+    network = scene.trained({"adapter": adapter, "schedule": NewcomerSchedule(epochs=2)}, ids="all").network
+    own = OwnParts(network).requires_grad_(True).train()
+    for name, value in own.named_parameters():
+        if name.endswith(".up"):  # the best epoch may be the start, where it is zero
+            nn.init.normal_(value, generator=torch.Generator().manual_seed(0))
+    part = torch.from_numpy(scene.split.train[:64])
+
+    def literal(level: int, x: Tensor, linear: Callable[[Tensor], Tensor]) -> Tensor:
+        adapter = network.adapter
+        assert isinstance(adapter, DomainAdapter)
+        lora = adapter.lora(level)
+        assert lora is not None
+        found: Tensor = adapter.norms[level](linear(x) + lora.scale * (x @ lora.down.T @ lora.up.T) + lora.shift)
+        return found
+
+    literal.training, literal.dropout = True, 0.0  # type: ignore[attr-defined]
+    with torch.no_grad():
+        looked = scene.backbone.embeddings.look_up(network.rows.batch(part))
+    for chosen in network.overlays:
+        looked = chosen.overlay.laid_over(looked, chosen.positions[part])
+    found = []
+    for logits in (network.score(part), scene.backbone.score_looked_up(looked, literal)):  # type: ignore[arg-type]
+        own.zero_grad()
+        logits.square().sum().backward()
+        found.append({name: value.grad.clone() for name, value in own.named_parameters() if value.grad is not None})
+    ours, expected = found
+    assert set(ours) == set(expected) == {name for name, _ in own.named_parameters()}
+    for name, gradient in expected.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max() + 1))
+        assert gradient.abs().max() > 0 or "shift" in name, name
+
+
+@pytest.mark.parametrize(
+    ("rows", "epochs", "share"),
+    [
+        (200, 5, 200 / 6 / 1024),
+        (2_000, 5, 100 / 1024),
+        (20_480, 5, 1.0),
+        (102_400, 4, 1.0),
+        (1_000_000, 2, 1.0),
+        (1, 5, 0),
+    ],
+)
+def test_few_rows_get_smaller_batches_and_steps_and_many_get_fewer_passes(rows: int, epochs: int, share: float) -> None:
+    """Law: a batch's step is by the root of its share of a full one; so many steps are enough, two passes at least."""
+    schedule = NewcomerSchedule(min_batches=20, steps=320, epochs=5, batch_rows=1024, lr=0.01).of_rows(rows)
+    assert (schedule.epochs, schedule.patience) == (epochs, epochs)
+    assert schedule.lr == pytest.approx(0.01 * math.sqrt(share))
+    assert NewcomerSchedule(epochs=1).of_rows(rows).epochs == 1

@@ -16,9 +16,9 @@ from adapters_store.manifest import BackboneManifest
 from adapters_store.tensors import write_tensors
 from features.vocabulary import Vocabulary
 from tests.factory import Sizes, make_divisions, make_fields, make_tables, make_vocabulary, random_backbone
-from training.config import AdapterConfig, Schedule
+from training.config import AdapterConfig
 from training.export import form_of
-from training.newcomer.config import NewcomerConfig
+from training.newcomer.config import NewcomerConfig, NewcomerSchedule
 from training.newcomer.ground import Ground
 from training.newcomer.rows import NewRows
 
@@ -84,7 +84,7 @@ def config_of(sizes: Sizes | None = None, **changes: Any) -> NewcomerConfig:
     settings: dict[str, Any] = {
         "threads": 1,
         "adapter": AdapterConfig(ranks=sizes.ranks, interaction_rank=sizes.interaction_rank),
-        "schedule": Schedule(lr=1e-2, weight_decay=0.0, batch_rows=64, epochs=6, patience=6, dropout=0.1),
+        "schedule": NewcomerSchedule(lr=1e-2, batch_rows=64, steps=10_000, epochs=6, dropout=0.1),
         "calibration": {"min_rows": 20, "min_of_class": 5},
     }
     return NewcomerConfig.model_validate(settings | changes)

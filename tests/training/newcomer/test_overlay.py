@@ -204,14 +204,7 @@ def test_gradients_are_those_of_the_network_written_out(scene: Scene, moments: M
 
 @pytest.mark.parametrize(
     ("rows", "epochs", "share"),
-    [
-        (200, 5, 200 / 6 / 1024),
-        (2_000, 5, 100 / 1024),
-        (20_480, 5, 1.0),
-        (102_400, 4, 1.0),
-        (1_000_000, 2, 1.0),
-        (1, 5, 0),
-    ],
+    [(1, 5, 1 / 1024), (200, 5, 200 / 6 / 1024), (2_000, 5, 100 / 1024), (102_400, 4, 1.0), (1_024_000, 2, 1.0)],
 )
 def test_few_rows_get_smaller_batches_and_steps_and_many_get_fewer_passes(rows: int, epochs: int, share: float) -> None:
     """Law: a batch's step is by the root of its share of a full one; so many steps are enough, two passes at least."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from adapters_store.artifact import Adapter
 from adapters_store.backbone import Backbone
-from adapters_store.errors import DoesNotFit, MalformedArtifact
-from adapters_store.structure import OVERLAY, overlaid_sides
+from adapters_store.errors import BadValue, DoesNotFit, MalformedArtifact
+from adapters_store.structure import CODED_PARTS, OVERLAY, overlaid_sides
 from features.errors import MalformedTensors
 from features.fields import Field
-from features.overlay import IdOverlay, OverlaidSide, Overlay, read_ids
+from features.overlay import CodedRows, IdOverlay, OverlaidSide, Overlay, read_ids
 
 
 def check_overlay(backbone: Backbone, adapter: Adapter) -> None:
@@ -20,8 +23,9 @@ def check_overlay(backbone: Backbone, adapter: Adapter) -> None:
         DoesNotFit: The backbone has no id field of the side, or one of another width.
     """
     for side in overlaid_sides(adapter.tensors):
-        field, rows = _id_field(backbone, side), f"{OVERLAY}{side}.rows"
-        width = adapter.tensors[rows].shape[1]
+        field, prefix = _id_field(backbone, side), f"{OVERLAY}{side}."
+        rows = prefix + ("start" if prefix + "start" in adapter.tensors else "rows")
+        width = adapter.tensors[rows].shape[-1]
         if width != field.width:
             raise DoesNotFit(f"tensor {rows!r} has width {width}; field {field.name!r} has {field.width}")
         _check_first_order(f"{OVERLAY}{side}.first_order", field, backbone, adapter)
@@ -34,6 +38,7 @@ def read_overlay(backbone: Backbone, adapter: Adapter) -> Overlay | None:
 
     Raises:
         MalformedArtifact: The ids are not sorted, occur twice or are none; the tensor is named.
+        BadValue: Coded rows leave what float16 holds.
     """
     sides: dict[OverlaidSide, IdOverlay] = {}
     for side in overlaid_sides(adapter.tensors):
@@ -42,11 +47,25 @@ def read_overlay(backbone: Backbone, adapter: Adapter) -> Overlay | None:
             index = read_ids(adapter.tensors[name + "ids"], adapter.tensors.get(name + "offsets"), name + "ids")
         except MalformedTensors as error:
             raise MalformedArtifact(f"tensor {error}") from None
-        rows, weights = (adapter.tensors.get(name + part) for part in ("rows", "first_order"))
+        weights = adapter.tensors.get(name + "first_order")
         sides[side] = IdOverlay(
-            _id_field(backbone, side).name, index, np.array(rows), None if weights is None else np.array(weights)
+            _id_field(backbone, side).name,
+            index,
+            _rows(adapter, name),
+            None if weights is None else np.array(weights),
         )
     return Overlay(sides) if sides else None
+
+
+def _rows(adapter: Adapter, prefix: str) -> NDArray[Any]:
+    """The embeddings (n, E), a copy; float16 where they are coded."""
+    if prefix + "codes" not in adapter.tensors:
+        return np.array(adapter.tensors[prefix + "rows"])
+    rows = CodedRows(*(np.asarray(adapter.tensors[prefix + part]) for part in CODED_PARTS)).rows()
+    if not np.isfinite(rows).all():
+        row, column = np.argwhere(~np.isfinite(rows))[0].tolist()
+        raise BadValue(f"tensor {prefix + 'codes'!r}: the value at [{row}, {column}] is outside of float16")
+    return rows
 
 
 def _check_first_order(name: str, field: Field, backbone: Backbone, adapter: Adapter) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from adapters_store.errors import BadValue, LimitExceeded, MalformedArtifact
 from adapters_store.manifest import AdapterManifest, FusionManifest
 from adapters_store.tensors import Array, TensorFile, TensorLimits
-from features.overlay import OVERLAID_SIDES, OverlaidSide
+from features.overlay import FEWEST_BITS, MOST_BITS, OVERLAID_SIDES, OverlaidSide
 
 LORA_PARTS = ("down", "up", "scale", "shift")
 NORM_PARTS = ("norm.weight", "norm.bias", "norm.mean", "norm.var")
@@ -21,6 +21,9 @@ DELTA = "delta."
 OVERLAY = "overlay."
 _LOW_RANK_TYPES = frozenset({"F32", "F16", "BF16"})
 _ONLY_F32 = frozenset({"F32"})
+_INTEGERS = frozenset({"I8", "I16", "I32", "I64"})
+CODED_PARTS = ("codes", "start", "step")
+"""Of an overlay's rows, where they are not `rows` (`features.overlay.CodedRows`)."""
 _GOLDEN_ROWS = 4096
 _GOLDEN_VALUES = 65_536  # of one golden input
 _SMALL = 16_384  # values of a tensor
@@ -134,28 +137,43 @@ def _check_overlay(file: TensorFile) -> set[str]:
     """Hold an id overlay's tensors to each other, and golden rows to name its rows."""
     expected: set[str] = set()
     for side in overlaid_sides(file.tensors):
-        ids, offsets, rows, golden = (
-            *(f"{OVERLAY}{side}.{part}" for part in ("ids", "offsets", "rows")),
-            f"{GOLDEN}{OVERLAY}{side}",
-        )
-        n = _tensor(file, rows, _LOW_RANK_TYPES, 2).shape[0]
+        ids, offsets = (f"{OVERLAY}{side}.{part}" for part in ("ids", "offsets"))
+        golden = f"{GOLDEN}{OVERLAY}{side}"
+        rows, n, names = _check_rows(file, f"{OVERLAY}{side}.")
         if offsets in file.tensors:
             _tensor(file, ids, frozenset({"U8"}), 1)
             _check_shape(offsets, _tensor(file, offsets, frozenset({"I64"}), 1), (n + 1,))
             expected.add(offsets)
         else:
-            _check_shape(ids, _tensor(file, ids, frozenset({"I64"}), 1), (n,))
+            _check_shape(ids, _tensor(file, ids, _INTEGERS, 1), (n,))
         positions = _tensor(file, golden, frozenset({"I32"}), 1)
         if not len(positions) or positions.min() < -1 or positions.max() >= n:
             raise MalformedArtifact(f"tensor {golden!r} names a row outside the {n} of {rows!r}")
         if positions.max() < 0:
             raise MalformedArtifact(f"tensor {golden!r} names no row of {rows!r}: some golden row must be scored by it")
-        expected |= {ids, rows, golden}
+        expected |= {ids, golden, *names}
         weights = f"{OVERLAY}{side}.first_order"
         if weights in file.tensors:
             _check_shape(weights, _tensor(file, weights, _LOW_RANK_TYPES, 1), (n,))
             expected.add(weights)
     return expected
+
+
+def _check_rows(file: TensorFile, prefix: str) -> tuple[str, int, set[str]]:
+    """Hold an overlay's embeddings to their form: the tensor that has a row for each id, how many, and all names."""
+    if prefix + "codes" not in file.tensors:
+        rows = prefix + "rows"
+        return rows, _tensor(file, rows, _LOW_RANK_TYPES, 2).shape[0], {rows}
+    codes, start, step = (prefix + part for part in CODED_PARTS)
+    n, bits, packed = _tensor(file, codes, frozenset({"U8"}), 3).shape
+    width = len(_tensor(file, start, _ONLY_F32, 1))
+    if not FEWEST_BITS <= bits <= MOST_BITS or packed != -(-width // 8):
+        raise MalformedArtifact(
+            f"tensor {codes!r} has shape {(n, bits, packed)}; with {start!r} of {width} it must have "
+            f"{FEWEST_BITS} to {MOST_BITS} bits of {-(-width // 8)} byte(s) a row"
+        )
+    _check_shape(step, _tensor(file, step, _ONLY_F32, 1), (width,))
+    return codes, n, {codes, start, step}
 
 
 def _check_ranks(ranks: Mapping[str, int], limits: TensorLimits) -> None:

@@ -79,11 +79,25 @@ class AdapterFile:
         found = {}
         for side in ("user", "item"):
             t, name = self.tensors, f"overlay.{side}."
-            if f"{name}rows" not in t:
+            if f"{name}ids" not in t:
                 continue
             form = "bytes" if f"{name}offsets" in t else "values"
             index = {f"ids.{form}": t[f"{name}ids"], "ids.offsets": t.get(f"{name}offsets")}
             known = raw_values({key: value for key, value in index.items() if value is not None}, "ids")
-            rows = np.column_stack([t[part] for part in (f"{name}rows", f"{name}first_order") if part in t])
+            weights = [t[f"{name}first_order"]] if f"{name}first_order" in t else []
+            rows = np.column_stack([self.embeddings(name), *weights])
             found[side] = {raw: rows[i] for raw, i in known.items()}
         return found
+
+    def embeddings(self, name: str) -> Array:
+        """An overlay's rows (n, E), decoded bit by bit where they are coded."""
+        t = self.tensors
+        if f"{name}rows" in t:
+            return t[f"{name}rows"]
+        codes, start, step = (t[f"{name}{part}"] for part in ("codes", "start", "step"))
+        rows = np.empty((len(codes), len(start)))
+        for i, planes in enumerate(codes.tolist()):
+            for j in range(len(start)):
+                code = sum((plane[j // 8] >> (7 - j % 8) & 1) << bit for bit, plane in enumerate(planes))
+                rows[i, j] = np.float16(start[j] + step[j] * code)
+        return rows

@@ -16,7 +16,7 @@ from adapters_store.folding import Folded
 from adapters_store.tensors import Array, Bfloat16, TensorLimits
 from adapters_store.verification import verify_adapter
 from features.lookup import EmbeddingLookup, OwnVectors
-from features.overlay import read_ids
+from features.overlay import CodedRows, read_ids
 from features.rows import EncodedRows
 from tests.adapters_store.world import FIELDS, World, literal_logits, raw
 
@@ -118,6 +118,32 @@ def texts(*ids: bytes, offsets: list[int] | None = None) -> Spoil:
     ends = np.cumsum([0, *map(len, ids)]) if offsets is None else np.array(offsets)
     parts = {"overlay.user.ids": np.frombuffer(b"".join(ids), np.uint8), "overlay.user.offsets": ends.astype(np.int64)}
     return lambda manifest, tensors: tensors.update(parts)
+
+
+def of(*spoils: Spoil) -> Spoil:
+    return lambda manifest, tensors: [spoil(manifest, tensors) for spoil in spoils]
+
+
+def coded(codes: Array, step: float = 0.25, width: int = 4) -> Spoil:
+    parts = {"codes": codes, "start": np.zeros(width, F32), "step": np.full(width, step, F32)}
+    return lambda manifest, tensors: tensors.update({f"overlay.user.{part}": value for part, value in parts.items()})
+
+
+@pytest.mark.parametrize("ids", [np.int16, np.int32, np.int64])
+def test_coded_rows_are_what_they_decode_to(dense: DenseWorld, ids: type[np.signedinteger[Any]]) -> None:
+    """Law: an overlay in a few bits a coordinate folds to start + step * code, and golden rows are scored by that; ids
+    may be of any integer type."""
+    manifest, tensors = dense.delta_parts()
+    codes = CodedRows.of(tensors.pop("overlay.user.rows").astype(F32), 6)
+    decoded = codes.rows()
+    tensors |= {f"overlay.user.{part}": value for part, value in codes.tensors().items()}
+    tensors["overlay.user.ids"] = tensors["overlay.user.ids"].astype(ids)
+    tensors["golden.logits"] = dense.literal_delta(tensors | {"overlay.user.rows": decoded})
+    folded = verify(dense, (manifest, tensors))
+    assert folded.overlay is not None
+    user = folded.overlay.sides["user"]
+    np.testing.assert_array_equal(user.rows, decoded)
+    assert user.index.find(["4", "900", "5"]).tolist() == [0, 1, -1]
 
 
 def test_a_delta_folds_to_the_sum_and_is_reproduced(dense: DenseWorld) -> None:
@@ -229,9 +255,51 @@ REFUSED: list[tuple[str, Spoil, type[ArtifactError], str]] = [
     ),
     (
         "dtype of ids",
-        put("overlay.user.ids", np.array([4, 9], np.int32)),
+        put("overlay.user.ids", np.array([4.0, 9.0], np.float32)),
         MalformedArtifact,
-        r"'overlay\.user\.ids' has dtype I32",
+        r"'overlay\.user\.ids' has dtype F32",
+    ),
+    (
+        "coded and not",
+        coded(np.zeros((2, 6, 1), np.uint8)),
+        MalformedArtifact,
+        r"'overlay\.user\.rows' has no place",
+    ),
+    (
+        "too few bits",
+        of(drop("overlay.user.rows"), coded(np.zeros((2, 3, 1), np.uint8))),
+        MalformedArtifact,
+        r"'overlay\.user\.codes' has shape \(2, 3, 1\); with .* it must have 4 to 8 bits of 1 byte",
+    ),
+    (
+        "wider codes",
+        of(drop("overlay.user.rows"), coded(np.zeros((2, 6, 2), np.uint8))),
+        MalformedArtifact,
+        r"'overlay\.user\.codes' has shape \(2, 6, 2\)",
+    ),
+    (
+        "steps",
+        of(drop("overlay.user.rows"), coded(np.zeros((2, 6, 1), np.uint8)), put("overlay.user.step", np.ones(3, F32))),
+        MalformedArtifact,
+        r"'overlay\.user\.step' has shape \(3,\).*\(4,\)",
+    ),
+    (
+        "no start",
+        of(drop("overlay.user.rows"), coded(np.zeros((2, 6, 1), np.uint8)), drop("overlay.user.start")),
+        MalformedArtifact,
+        r"'overlay\.user\.start' is missing",
+    ),
+    (
+        "coded beyond",
+        of(drop("overlay.user.rows"), coded(np.full((2, 6, 1), 255, np.uint8), 2e3)),
+        BadValue,
+        r"'overlay\.user\.codes': the value at \[0, 0\] is outside of float16",
+    ),
+    (
+        "width of codes",
+        of(drop("overlay.user.rows"), coded(np.zeros((2, 6, 1), np.uint8), width=5)),
+        DoesNotFit,
+        r"'overlay\.user\.start' has width 5; field 'user_id' has 4",
     ),
     ("no rows", drop("overlay.user.rows"), MalformedArtifact, r"'overlay\.user\.rows' is missing"),
     ("no ids", drop("overlay.user.ids"), MalformedArtifact, r"'overlay\.user\.ids' is missing"),

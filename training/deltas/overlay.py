@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from features.fields import Field
 from features.index import RawIndex
-from features.overlay import OverlaidSide, id_tensors
+from features.overlay import CodedRows, OverlaidSide, id_tensors
 from features.vocabulary import Vocabulary
 from training.golden import Dtype
 
@@ -29,6 +29,7 @@ class OverlayRows:
         ids: the raw ids, sorted.
         rows: (n, E), in the order of `ids`.
         first_order: (n,) first-order weights, where the backbone's kind has them.
+        coded: the rows in the form that an artifact holds them in, where that is not a number a coordinate.
     """
 
     side: OverlaidSide
@@ -36,16 +37,27 @@ class OverlayRows:
     ids: RawIndex
     rows: Tensor
     first_order: Tensor | None = None
+    coded: CodedRows | None = None
 
     def stored(self, dtype: Dtype) -> OverlayRows:
         """The same as an artifact holds it: rounded to `dtype`."""
         weights = None if self.first_order is None else self.first_order.to(TORCH[dtype])
         return OverlayRows(self.side, self.field, self.ids, self.rows.to(TORCH[dtype]), weights)
 
+    def in_bits(self, bits: int) -> OverlayRows:
+        """The same as an artifact holds it in so many bits a coordinate.
+
+        Raises:
+            InvalidValue: a value is not finite.
+        """
+        coded = CodedRows.of(self.rows.float().numpy(), bits)
+        return replace(self.stored("float16"), rows=torch.from_numpy(coded.rows()), coded=coded)
+
     def tensors(self) -> dict[str, NDArray[Any]]:
         """The tensors `overlay.<side>.*` of an artifact."""
         prefix = f"overlay.{self.side}"
-        found = id_tensors(self.ids, prefix) | {f"{prefix}.rows": self.rows.numpy()}
+        rows = {"rows": self.rows.numpy()} if self.coded is None else self.coded.tensors()
+        found = id_tensors(self.ids, prefix) | {f"{prefix}.{part}": value for part, value in rows.items()}
         if self.first_order is not None:
             found[f"{prefix}.first_order"] = self.first_order.numpy()
         return found

@@ -18,10 +18,11 @@ from network.lora import DomainAdapter
 from training.artifacts_of import Notes, Source, arrays, ranks_of
 from training.deltas.golden import overlaid_golden
 from training.deltas.overlay import OverlayRows
-from training.golden import exact_adapter, exact_backbone, over_combinations, stored
+from training.golden import Dtype, exact_adapter, exact_backbone, over_combinations, stored
 from training.newcomer.config import NewcomerConfig
 from training.newcomer.encoding import EncodedNewcomer
 from training.newcomer.ground import Ground
+from training.newcomer.overlay import TrainedOverlay
 from training.newcomer.trainer import TrainedNewcomer
 
 
@@ -42,12 +43,17 @@ def newcomer_artifact(
         dtype=config.artifact_dtype,
         created_at=None,
     )
-    overlays = [chosen.overlay.exported().stored(source.dtype) for chosen in trained.network.overlays]
+    overlays = [_stored(chosen.overlay, source.dtype) for chosen in trained.network.overlays]
     adapter = trained.network.adapter
     if isinstance(adapter, FusedTower):
         assert ground.begun is not None
         return _fused(source, adapter, ground.begun, overlays, notes)
     return _alone(source, adapter, overlays, notes)
+
+
+def _stored(overlay: TrainedOverlay, dtype: Dtype) -> OverlayRows:
+    rows = overlay.exported()
+    return rows.stored(dtype) if overlay.bits is None else rows.in_bits(overlay.bits)
 
 
 def _alone(source: Source, adapter: DomainAdapter, overlays: list[OverlayRows], notes: Notes) -> bytes:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from features.fields import Field
-from features.overlay import IdOverlay
+from features.overlay import MOST_BITS, CodedRows, IdOverlay
 from features.vocabulary import Vocabulary
 from network.backbone import Backbone
 from network.embeddings import LookedUp
@@ -50,6 +50,8 @@ class TrainedOverlay(nn.Module):
         self.place = place
         self.ids = tuple(ids)
         self.pace = pace
+        self.bits: int | None = None
+        """Of a coordinate in an artifact, once the rows are rounded to them."""
         self.register_buffer("own", own, persistent=False)
         self.register_buffer("start", start, persistent=False)
         self.register_buffer("spread", spread, persistent=False)
@@ -79,6 +81,25 @@ class TrainedOverlay(nn.Module):
         if first_order is not None:
             first_order = first_order + known * (rows - self.own[at])[:, width:]
         return replace(looked, x=torch.cat(vectors, dim=1), vectors=vectors, first_order=first_order)
+
+    @torch.no_grad()
+    def round_to(self, bits: int) -> None:
+        """Move the embeddings to where an artifact of so many bits a coordinate holds them; weights stay.
+
+        Rows of a live overlay that nothing moved must not be moved by others' wider grid: it gets more bits, or the
+        rows stay numbers.
+        """
+        rows, width = self.rows(), self.field.width
+        if not bool(torch.isfinite(rows).all()):
+            return  # whoever checks an artifact's values names the row
+        kept = (self.moved == 0).all(1) & (self.start != self.own).any(1)
+        for more in range(bits, MOST_BITS + 1):
+            coded = torch.from_numpy(CodedRows.of(rows[:, :width].numpy(), more).rows()).float()
+            if torch.equal(coded[kept], rows[kept, :width]):
+                rows[:, :width] = coded
+                self.moved.copy_((rows - self.start) / (self.spread * self.pace))
+                self.bits = more
+                return
 
     def exported(self) -> OverlayRows:
         """The rows by raw id, for an artifact."""

@@ -146,6 +146,9 @@ def train_newcomer(
         memory = Memory(StateFolder(Path(folder)), place.name, {})
         fitted = Loop(trainee, train, schedule, select, stream, memory, meter, falling=True).run()
     own.requires_grad_(False).eval()
+    if config.coded_bits is not None and fitted.epoch > 0:
+        for chosen in overlays:  # what is calibrated and judged is what will be served
+            chosen.overlay.round_to(config.coded_bits)
     return TrainedNewcomer(network, fitted, started, blind, line)
 
 

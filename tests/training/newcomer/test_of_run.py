@@ -71,7 +71,7 @@ def test_the_folder_is_a_run_with_overlays(alone: Path, overlaid: Path) -> None:
     assert changed == {f"adapters/{theme}.safetensors" for theme in THEMES}
     for name in changed:
         tensors = decode_adapter(after[name]).tensors
-        assert {"overlay.user.rows", "overlay.item.rows"} <= set(tensors)
+        assert {"overlay.user.codes", "overlay.item.codes"} <= set(tensors)
         assert not any(key.startswith("overlay.") for key in decode_adapter(before[name]).tensors)
     assert len(verify_run(find_run(overlaid), engine_of).adapters) == len(find_run(alone).adapters)
 
@@ -158,7 +158,7 @@ def test_a_fused_domain_gets_its_overlay_beside_what_it_fuses(mixed: Path, tmp_p
     )
     assert (after.manifest.kind, after.manifest.mode, after.manifest.fuses) == ("fused", "avg", before.manifest.fuses)
     added = {name for name in after.tensors if name not in before.tensors}
-    assert {"overlay.user.rows", "overlay.item.rows"} <= added
+    assert {"overlay.user.ids", "overlay.item.ids"} <= added
     assert all(name.startswith(("overlay.", "golden.overlay.")) for name in added)
     assert verify_run(find_run(tmp_path / "out"), engine_of).adapters
 

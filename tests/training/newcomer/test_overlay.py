@@ -116,7 +116,7 @@ def test_rows_start_from_the_backbone_s_own_and_are_held_there(scene: Scene) -> 
     overlay = scene.chosen(ids="all")["user"].overlay
     known = scene.ground.vocabulary.rows("user_id", list(overlay.ids))
     torch.testing.assert_close(overlay.rows(), table[torch.from_numpy(known.astype(np.int64))], rtol=0, atol=0)
-    free, held = (scene.trained(ids="all", l2=l2).network.overlays[0].overlay for l2 in (0.0, 1e9))
+    free, held = (scene.trained(ids="all", l2=l2, bits=None).network.overlays[0].overlay for l2 in (0.0, 1e9))
     far, near = ((one.rows() - one.own).abs().max().item() for one in (free, held))
     assert far > 20 * near
     assert near < 0.05

@@ -19,6 +19,7 @@ OVERLAID_SIDES: tuple[OverlaidSide, ...] = ("user", "item")
 Positions = NDArray[np.int64]
 FEWEST_BITS, MOST_BITS = 4, 8
 """Of a coded coordinate; a file of fewer could ask for many times its own bytes."""
+_INTEGERS = (np.int8, np.int16, np.int32)
 _FINEST = -40.0  # exponent of the step of a coordinate that all rows agree in
 _CODED_ROWS = 65_536
 
@@ -158,10 +159,15 @@ def read_ids(ids: NDArray[Any], offsets: NDArray[Any] | None, name: str) -> RawI
 
 
 def id_tensors(index: RawIndex, prefix: str) -> dict[str, NDArray[Any]]:
-    """The tensors that `read_ids` reads: `<prefix>.ids`, and `<prefix>.offsets` of texts."""
+    """The tensors that `read_ids` reads: `<prefix>.ids`, in the narrowest type, and `<prefix>.offsets` of texts."""
     tensors = index.to_tensors("")
     if ".values" in tensors:
-        values = tensors[".values"]
-        narrow = np.result_type(*map(np.min_scalar_type, (values[0], values[-1], -1))) if len(values) else np.int64
-        return {f"{prefix}.ids": values.astype(narrow)}  # they are sorted
+        values = tensors[".values"]  # sorted
+        fitting = (one for one in _INTEGERS if len(values) and _holds(one, values[0]) and _holds(one, values[-1]))
+        return {f"{prefix}.ids": values.astype(next(fitting, np.int64))}
     return {f"{prefix}.ids": tensors[".bytes"], f"{prefix}.offsets": tensors[".offsets"]}
+
+
+def _holds(integer: type[np.signedinteger[Any]], value: np.int64) -> bool:
+    limits = np.iinfo(integer)
+    return bool(limits.min <= value <= limits.max)

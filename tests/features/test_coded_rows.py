@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from features.errors import InvalidValue
-from features.overlay import FEWEST_BITS, MOST_BITS, CodedRows
+from features.index import RawIndex
+from features.overlay import FEWEST_BITS, MOST_BITS, CodedRows, id_tensors, read_ids
 
 Rows = NDArray[np.float32]
 BITS = st.integers(FEWEST_BITS, MOST_BITS)
@@ -56,3 +57,14 @@ def test_many_rows_are_decoded_in_parts() -> None:
     """Law: where the parts meet nothing is lost."""
     rows = np.arange(70_000, dtype=np.float32)[:, None] % np.array([16, 13], np.float32)
     np.testing.assert_array_equal(CodedRows.of(rows, 4).rows(), rows)
+
+
+@pytest.mark.parametrize(
+    ("ids", "dtype"),
+    [([0, 127], "int8"), ([-129, 5], "int16"), ([6040], "int16"), ([3, 40_000], "int32"), ([-(2**31) - 1, 0], "int64")],
+)
+def test_ids_take_the_narrowest_type_that_holds_them(ids: list[int], dtype: str) -> None:
+    """Law: the file holds them in as few bytes as they need, and they are found as before."""
+    stored = id_tensors(RawIndex.from_values(ids), "overlay.user")["overlay.user.ids"]
+    assert stored.dtype == dtype
+    assert read_ids(stored, None, "overlay.user.ids").find([*ids, 1]).tolist() == [*range(len(ids)), -1]

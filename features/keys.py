@@ -46,6 +46,10 @@ def distinct(values: NDArray[AnyT]) -> NDArray[AnyT]:
     return values[is_first]
 
 
+_DIRECT_VALUES = 65_536
+_DIRECT_SHARE = 8  # integers a value, of four bytes each
+
+
 class IntegerKeys:
     """Raw values that are all canonical decimal integers.
 
@@ -55,6 +59,7 @@ class IntegerKeys:
 
     def __init__(self, values: NDArray[np.int64]) -> None:
         self._values = values
+        self._direct = _direct(values)
 
     def __len__(self) -> int:
         return len(self._values)
@@ -62,7 +67,10 @@ class IntegerKeys:
     def search(self, asked: Question) -> NDArray[np.int64]:
         """Positions of the ids asked for, -1 where unknown; (n,)."""
         numbers, canonical = asked.integers
-        found = _positions(self._values, numbers)
+        if self._direct is None:
+            found = _positions(self._values, numbers)
+        else:  # whatever lies outside, also by wrapping around, is clipped to an end, where nothing is
+            found = self._direct.take(numbers - (self._values[0] - 1), mode="clip").astype(np.int64)
         if canonical is not None:
             found[~canonical] = -1
         return found
@@ -70,7 +78,7 @@ class IntegerKeys:
     @property
     def nbytes(self) -> int:
         """Memory of the column, bytes."""
-        return self._values.nbytes
+        return self._values.nbytes + (0 if self._direct is None else self._direct.nbytes)
 
     def raw(self, position: int) -> str:
         """The value at `position`, as a decimal string."""
@@ -222,8 +230,24 @@ def _padded(joined: NDArray[np.uint8], offsets: NDArray[np.int64], lengths: NDAr
     return matrix.view(f"S{width}").reshape(-1)
 
 
+def _direct(values: NDArray[np.int64]) -> NDArray[np.int32] | None:
+    """The position of each integer from the first value's predecessor to the last one's successor; -1 where none is.
+
+    None where the values are many, or so few among those integers that this would be larger than they are.
+    """
+    if not 0 < len(values) < _DIRECT_VALUES:
+        return None
+    first, last = int(values[0]), int(values[-1])
+    if last - first >= _DIRECT_SHARE * len(values) or first == np.iinfo(np.int64).min:
+        return None
+    found = np.full(last - first + 3, -1, np.int32)
+    found[values - (first - 1)] = np.arange(len(values), dtype=np.int32)
+    return found
+
+
 def _positions(values: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.int64]:
     if len(values) == 0:
         return np.full(len(wanted), -1, np.int64)
-    position = np.minimum(np.searchsorted(values, wanted), len(values) - 1)
-    return np.where(values[position] == wanted, position, -1).astype(np.int64, copy=False)
+    position = values.searchsorted(wanted).astype(np.int64, copy=False)
+    position[values.take(position, mode="clip") != wanted] = -1
+    return position

@@ -42,9 +42,10 @@ class Question:
         if numbers is not None:
             return numbers, None
         try:
-            return as_integers(self._ids)  # type: ignore[arg-type] # whatever is no string is told by TypeError
+            found, canonical = as_integers(self._ids)  # type: ignore[arg-type] # whatever is no string is told by TypeError
         except TypeError:
-            return as_integers(self.texts)
+            found, canonical = as_integers(self.texts)
+        return found, None if bool(canonical.all()) else canonical
 
     @cached_property
     def texts(self) -> list[str]:

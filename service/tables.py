@@ -79,10 +79,11 @@ class Encoded:
         user, items = overlay.find("user", self.asked[0]), overlay.find("item", self.asked[1])
         found: dict[OverlaidSide, Positions] = {}
         if user is not None:
-            found["user"] = np.repeat(user, self.rows.n)
+            found["user"] = user.repeat(self.rows.n)
         if items is not None:
             found["item"] = items
-        return replace(self, rows=replace(self.rows, overlaid=found), overlaid_user=user, overlaid_items=items)
+        rows = EncodedRows(self.rows.n, self.rows.arrays, found)
+        return Encoded(rows, self.user, self.items, self.context, self.asked, user, items)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

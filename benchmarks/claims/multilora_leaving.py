@@ -22,7 +22,6 @@ from adapters_store.feature_tables import SIDES, bundled_table
 from features.vocabulary import Vocabulary
 from network.backbone import Backbone
 from training.adapters import AdapterTrainer, Place
-from training.artifacts_of import Notes
 from training.batches import RowTensors, logits_of
 from training.checkpoint import Memory, StateFolder
 from training.config import Schedule, TrainingConfig
@@ -30,8 +29,7 @@ from training.dataset import Split
 from training.export import TrainedRun, export_bundle
 from training.loops import Fitted, Loop, Trainee
 from training.metrics import auc
-from training.newcomer.addition import overlays_of
-from training.newcomer.artifact import newcomer_artifact
+from training.newcomer.addition import make_addition, overlays_of
 from training.newcomer.config import NewcomerConfig, OverlayConfig
 from training.newcomer.encoding import EncodedNewcomer, encode_rows
 from training.newcomer.ground import Ground
@@ -40,9 +38,6 @@ from training.newcomer.network import NewcomerNetwork
 from training.newcomer.overlay import Chosen
 from training.newcomer.rows import NewRows, split_rows
 from training.newcomer.trainer import TrainedNewcomer, train_newcomer
-from training.packed.config import PackedConfig
-from training.packed.course import Terms
-from training.packed.whole import WholeTrainer
 from training.prepared import PARTS, PreparedDataset
 from training.progress import SilentMeter
 from training.seeds import Stream
@@ -52,6 +47,8 @@ NAME = "left-out"
 WHOLE = Schedule(lr=1e-3, weight_decay=1e-5, batch_rows=1024, epochs=20, patience=3, dropout=0.2)
 RATES = (1e-3, 3e-4)
 """Step sizes of the full fine-tune; validation chooses, and the other one's time is not counted."""
+FALLING = WHOLE.model_copy(update={"epochs": 3, "patience": 3})
+"""The full fine-tune as new domains are trained: few passes of a falling step."""
 REQUESTS, ITEMS = 32, 100
 Ids = Literal["unseen", "none"]
 
@@ -128,15 +125,19 @@ class Grounds:
         seconds = time.process_time() - began
         return Added(self._auc(logits_of(torch.from_numpy(self.split.test), network.score)), seconds)
 
-    def whole(self) -> Added:
-        """Fine-tune every weight, the ids that the backbone never saw with rows of their own."""
-        tried = [self._whole(WHOLE.model_copy(update={"lr": rate})) for rate in RATES]
+    def whole(self, falling: bool = False) -> Added:
+        """Fine-tune every weight, the ids that the backbone never saw with rows of their own.
+
+        Args:
+            falling: by few passes of a falling step, rather than a constant one until validation no longer gains.
+        """
+        schedule = FALLING if falling else WHOLE
+        tried = [self._whole(schedule.model_copy(update={"lr": rate}), falling) for rate in RATES]
         return max(tried, key=lambda one: one[0])[1]
 
-    def artifact(self, added: Added) -> bytes:
-        """The domain's file."""
-        assert added.trained is not None
-        return newcomer_artifact(added.trained, self.encoded, self.ground, self.config, Notes())
+    def artifact(self) -> bytes:
+        """The domain's file as `espalier domain add` publishes it, with its figures, verdict and record."""
+        return make_addition(self.rows, self.ground, self.config, SilentMeter(), self.split).content
 
     def requests(self) -> list[tuple[str, list[str]]]:
         """Users of the domain, each with items of it."""
@@ -175,22 +176,33 @@ class Grounds:
         Loop(trainee, train, schedule, "best", stream, memory, SilentMeter(), falling=True).run()
         return network
 
-    def _whole(self, schedule: Schedule) -> tuple[float, Added]:
+    def _whole(self, schedule: Schedule, falling: bool) -> tuple[float, Added]:
         """Validation AUC, and the result."""
         rows, start = extended(self.encoded, self.backbone)
         train, stop, test = (torch.from_numpy(part) for part in (self.split.train, self.split.stop, self.split.test))
-        stream = Stream(self.config.seed, ("whole",))
-        terms = Terms(schedule, "best", start_counts=True)
-        trainer = WholeTrainer(start, rows, train, stop, test, terms, stream, SilentMeter(), PackedConfig())
+        network = Backbone(replace(start.shape, dropout=schedule.dropout), rows.given)
+        network.load_state_dict(start.state_dict())
+
+        def logits(part: Tensor) -> Tensor:
+            found: Tensor = network(rows.batch(part))
+            return found
+
+        trainee = Trainee(
+            layer=network,
+            trained=network,
+            prepare=lambda: None,
+            loss=lambda batch: functional.binary_cross_entropy_with_logits(logits(batch), rows.label[batch]),
+            auc=lambda: rows.auc(stop, logits_of(stop, logits)),
+            start_counts=True,
+        )
         memory = Memory(StateFolder(self.folder / "whole"), f"{NAME}-{schedule.lr:g}", {})
         _fresh(memory)
+        stream = Stream(self.config.seed, ("whole",))
         began = time.process_time()
-        found = trainer.one(_place(rows), memory)
+        fitted = Loop(trainee, train, schedule, "best", stream, memory, SilentMeter(), falling=falling).run()
         seconds = time.process_time() - began
-        logits = np.full(len(rows.label), np.nan)
-        logits[found.rows.numpy()] = found.logits
         size = sum(4 * value.numel() for value in start.weights().values())
-        return _validation(found.fitted), Added(self._auc(logits[self.split.test]), seconds, None, size)
+        return _validation(fitted), Added(self._auc(logits_of(test, logits)), seconds, None, size)
 
     def _auc(self, logits: NDArray[np.float64]) -> float:
         found = auc(self.rows.label[self.split.test], logits)

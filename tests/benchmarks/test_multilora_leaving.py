@@ -57,10 +57,11 @@ def test_an_overlay_alone_leaves_the_layers_alone(grounds: Grounds, tmp_path: Pa
     found = {name: grounds.added(lora, ids) for name, lora, ids in _METHODS}
     assert all(0 < one.auc < 1 for one in found.values())
     assert found["overlay"].trained is None
-    content = grounds.artifact(found["both"])
+    content = grounds.artifact()
     assert overlay_speed(grounds.bundle, content, grounds.requests()[:2]) > 0
     assert 0 < grounds.auc_of_backbone() < 1
     assert 0 < grounds.whole().auc < 1
+    assert 0 < grounds.whole(falling=True).auc < 1
 
 
 _METHODS: Any = (("overlay", False, "unseen"), ("both", True, "unseen"))

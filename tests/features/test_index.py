@@ -62,6 +62,19 @@ def test_integers_beyond_64_bits_are_unknown_and_wrap_to_nothing() -> None:
     assert index.find([str(2**64 + 7), str(2**63 - 1), str(-(2**63))]).tolist() == [-1, 3, 0]
 
 
+@pytest.mark.parametrize("first", [-(2**63), -(2**63) + 1, -3, 0, 2**31 - 2, 2**63 - 6])
+@given(step=st.integers(1, 12), asked=st.lists(st.one_of(INT64, st.integers(-20, 20)), max_size=12))
+def test_close_integers_are_found_as_scattered_ones_are(first: int, step: int, asked: list[int]) -> None:
+    """Law: integers that lie close together are looked up without a search, those of either end of 64 bits too, and
+    nothing that wraps around is taken for one of them."""
+    values = [value for value in range(first, first + 6 * step, step) if value < 2**63]
+    near = [min(max(first + offset, -(2**63)), 2**63 - 1) for offset in (*asked, *range(-2, 8))]
+    ends = [-(2**63), 2**63 - 1, -1, 0]
+    questions = [*near, *(one for one in asked), *ends]
+    expected = [values.index(one) if one in values else -1 for one in questions]
+    assert RawIndex.from_values(values).find(questions).tolist() == expected
+
+
 def test_values_are_sorted_by_bytes_so_that_writers_agree() -> None:
     """The position of a value depends on the set of values alone."""
     shuffled = RawIndex.from_values(["é", "b", "a", "z", "a"])

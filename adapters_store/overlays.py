@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from adapters_store.artifact import Adapter
 from adapters_store.backbone import Backbone
 from adapters_store.errors import BadValue, DoesNotFit, MalformedArtifact
-from adapters_store.structure import CODED_PARTS, OVERLAY, overlaid_sides
+from adapters_store.structure import CODED_PARTS, OVERLAY, overlaid_sides, place_of
 from features.errors import MalformedTensors
 from features.fields import Field
 from features.overlay import CodedRows, IdOverlay, OverlaidSide, Overlay, read_ids
@@ -62,9 +62,9 @@ def _rows(adapter: Adapter, prefix: str) -> NDArray[Any]:
     if prefix + "codes" not in adapter.tensors:
         return np.array(adapter.tensors[prefix + "rows"])
     rows = CodedRows(*(np.asarray(adapter.tensors[prefix + part]) for part in CODED_PARTS)).rows()
-    if not np.isfinite(rows).all():
-        row, column = np.argwhere(~np.isfinite(rows))[0].tolist()
-        raise BadValue(f"tensor {prefix + 'codes'!r}: the value at [{row}, {column}] is outside of float16")
+    infinite = ~np.isfinite(rows)
+    if infinite.any():
+        raise BadValue(f"tensor {prefix + 'codes'!r}: the value at {place_of(infinite)} is outside of float16")
     return rows
 
 

@@ -33,12 +33,12 @@ def check_adapter(manifest: AdapterManifest, file: TensorFile, limits: TensorLim
     """Hold an adapter's tensors to its manifest.
 
     Raises:
-        LimitExceeded: A rank or the number of golden rows is over its limit.
+        LimitExceeded: A rank, the number of golden rows, or the bytes of decoded rows are over a limit.
         MalformedArtifact: A tensor is missing, unknown, or of a wrong dtype or shape; named.
         BadValue: A value is not finite or a variance is negative; tensor and place named.
     """
     _check_ranks(manifest.ranks, limits)
-    expected = _check_overlay(file)
+    expected = _check_overlay(file, limits)
     if manifest.kind == "delta":
         expected |= _check_delta(file)
     for module, rank in manifest.ranks.items():
@@ -93,7 +93,7 @@ def check_values(tensors: Mapping[str, Array]) -> None:
     for name, tensor in floats.items():
         # what a delta adds to a variance may be negative
         if name.endswith(".norm.var") and not name.startswith(DELTA) and tensor.min() < 0:
-            raise BadValue(f"tensor {name!r}: the variance at {_place(tensor < 0)} is negative")
+            raise BadValue(f"tensor {name!r}: the variance at {place_of(tensor < 0)} is negative")
 
 
 _SIGNLESS, _NO_NUMBER = np.uint16(0x7FFF), 0x7C00  # bits of a float16; from the second on it is infinite or none
@@ -109,7 +109,7 @@ def _is_finite(tensor: Array) -> bool:
 
 def _check_finite(name: str, tensor: Array) -> None:
     if not _is_finite(tensor):
-        raise BadValue(f"tensor {name!r}: the value at {_place(~np.isfinite(tensor))} is not finite")
+        raise BadValue(f"tensor {name!r}: the value at {place_of(~np.isfinite(tensor))} is not finite")
 
 
 def golden_inputs(tensors: Mapping[str, Array]) -> dict[str, Array]:
@@ -133,13 +133,13 @@ def _check_delta(file: TensorFile) -> set[str]:
     return names
 
 
-def _check_overlay(file: TensorFile) -> set[str]:
+def _check_overlay(file: TensorFile, limits: TensorLimits) -> set[str]:
     """Hold an id overlay's tensors to each other, and golden rows to name its rows."""
     expected: set[str] = set()
     for side in overlaid_sides(file.tensors):
         ids, offsets = (f"{OVERLAY}{side}.{part}" for part in ("ids", "offsets"))
         golden = f"{GOLDEN}{OVERLAY}{side}"
-        rows, n, names = _check_rows(file, f"{OVERLAY}{side}.")
+        rows, n, names = _check_rows(file, f"{OVERLAY}{side}.", limits)
         if offsets in file.tensors:
             _tensor(file, ids, frozenset({"U8"}), 1)
             _check_shape(offsets, _tensor(file, offsets, frozenset({"I64"}), 1), (n + 1,))
@@ -159,7 +159,7 @@ def _check_overlay(file: TensorFile) -> set[str]:
     return expected
 
 
-def _check_rows(file: TensorFile, prefix: str) -> tuple[str, int, set[str]]:
+def _check_rows(file: TensorFile, prefix: str, limits: TensorLimits) -> tuple[str, int, set[str]]:
     """Hold an overlay's embeddings to their form: the tensor that has a row for each id, how many, and all names."""
     if prefix + "codes" not in file.tensors:
         rows = prefix + "rows"
@@ -173,6 +173,8 @@ def _check_rows(file: TensorFile, prefix: str) -> tuple[str, int, set[str]]:
             f"{FEWEST_BITS} to {MOST_BITS} bits of {-(-width // 8)} byte(s) a row"
         )
     _check_shape(step, _tensor(file, step, _ONLY_F32, 1), (width,))
+    if 2 * n * width > limits.bytes:
+        raise LimitExceeded(f"tensor {codes!r} decodes to {2 * n * width} bytes, more than the limit of {limits.bytes}")
     return codes, n, {codes, start, step}
 
 
@@ -259,6 +261,6 @@ def _check_nothing_else(names: Iterable[str], expected: set[str]) -> None:
     raise MalformedArtifact(f"tensor {unknown[0]!r} has no place in this artifact's manifest")
 
 
-def _place(mask: Array) -> str:
+def place_of(mask: Array) -> str:
     position = np.unravel_index(int(np.argmax(mask)), mask.shape)
     return "[" + ", ".join(str(int(index)) for index in position) + "]"

@@ -20,7 +20,8 @@ Positions = NDArray[np.int64]
 FEWEST_BITS, MOST_BITS = 4, 8
 """Of a coded coordinate; a file of fewer could ask for many times its own bytes."""
 _INTEGERS = (np.int8, np.int16, np.int32)
-_FINEST = -40.0  # exponent of the step of a coordinate that all rows agree in
+_LEAST = 2.0**-24  # what float16 holds
+_DIGITS = 11
 _CODED_ROWS = 65_536
 
 
@@ -78,8 +79,8 @@ class Overlay:
 class CodedRows:
     """Embeddings as an artifact holds them in a few bits a coordinate: row = start + step * code.
 
-    The step is a power of two and the start a multiple of it, so that a row which stands on the grid already is coded
-    without a loss, also beside other rows, unless those ask for a wider step.
+    The step is a power of two and the start a multiple of it, none finer than float16 is there: so a row which stands
+    on the grid already is coded without a loss, also beside other rows, unless those ask for a wider step.
 
     Args:
         codes: (n, bits, ceil(E / 8)) uint8: for each bit, the lowest first, that of all E coordinates, packed.
@@ -102,7 +103,9 @@ class CodedRows:
         if not np.isfinite(high - low).all():
             raise InvalidValue("a row has a value that is not finite")
         most = 2**bits - 1
-        power = np.floor(np.log2(np.maximum((high - low) / most, 2.0**_FINEST)))
+        far = np.maximum(np.maximum(np.abs(low), np.abs(high)), _LEAST)
+        # no finer than float16 is there, which all of the grid shall be
+        power = np.maximum(np.floor(np.log2(np.maximum((high - low) / most, _LEAST))), np.ceil(np.log2(far)) - _DIGITS)
         while (wide := np.rint(high / 2.0**power) - np.rint(low / 2.0**power) > most).any():
             power += wide  # by one or two: the grid's own points can lie wider than the span
         step = 2.0**power

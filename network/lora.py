@@ -83,9 +83,14 @@ class Lora(nn.Module):
             linear: the module that it adapts.
             x: (n, k).
             into: what learns from the gradient of a constant x; of a frozen `nn.Linear` alone.
+
+        Raises:
+            ValueError: there is such, and the module is none.
         """
         if isinstance(linear, nn.Linear) and x.ndim == 2 and not linear.weight.requires_grad:
             return adapted(linear, x, self.down, self.scaled_up(), self.shift, into)
+        if into is not None:
+            raise ValueError("what learns from the gradient of a constant x needs a frozen nn.Linear")
         both: Tensor = linear(x) + self(x)
         return both
 

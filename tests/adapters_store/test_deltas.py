@@ -383,6 +383,22 @@ def test_caps_hold_for_deltas_too(dense: DenseWorld, limits: TensorLimits) -> No
         decode_adapter(raw(*dense.delta_parts()), limits)
 
 
+def test_the_cap_on_bytes_holds_for_what_codes_decode_to(dense: DenseWorld) -> None:
+    """Law: four bits a coordinate must not ask for four times the limit."""
+    manifest, tensors = dense.delta_parts()
+    many = 3_000
+    of(
+        drop("overlay.user.rows"),
+        coded(np.zeros((many, 4, 2), np.uint8), width=16),
+        put("overlay.user.ids", np.arange(many, dtype=np.int16)),
+    )(manifest, tensors)
+    content = raw(manifest, tensors)
+    assert len(content) < 2 * many * 16
+    decode_adapter(content, TensorLimits(bytes=2 * many * 16))
+    with pytest.raises(LimitExceeded, match=r"'overlay\.user\.codes' decodes to 96000 bytes"):
+        decode_adapter(content, TensorLimits(bytes=2 * many * 16 - 1))
+
+
 def test_long_ids_cost_no_more_than_their_bytes() -> None:
     """Law: many short ids beside one of 255 bytes are not all padded to it: a small file cannot ask for much memory."""
     ids = sorted({b"%06d" % i for i in range(70_000)} | {b"9" * 255})

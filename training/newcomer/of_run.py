@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -144,7 +145,8 @@ class _Work:
         if path.exists():
             content = json.loads(path.read_text(encoding="utf-8"))
             begun = content["identity"]
-            begun["config"] = NewcomerConfig.model_validate(begun["config"]).model_dump(mode="json")
+            with suppress(ValidationError):  # of an older build's keys, which the differences then name
+                begun["config"] = NewcomerConfig.model_validate(begun["config"]).model_dump(mode="json")
             changes = differences(begun, self._identity)
             if changes:
                 raise StateMismatch(f"{self._out} was begun with other settings: {'; '.join(changes)}")

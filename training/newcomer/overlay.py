@@ -91,10 +91,12 @@ class TrainedOverlay(nn.Module):
         """
         rows, width = self.rows(), self.field.width
         if not bool(torch.isfinite(rows).all()):
-            return  # whoever checks an artifact's values names the row
+            return  # whoever checks an artifact's values names the row; so with what float16 does not hold
         kept = (self.moved == 0).all(1) & (self.start != self.own).any(1)
         for more in range(bits, MOST_BITS + 1):
             coded = torch.from_numpy(CodedRows.of(rows[:, :width].numpy(), more).rows()).float()
+            if not bool(torch.isfinite(coded).all()):
+                return
             if torch.equal(coded[kept], rows[kept, :width]):
                 rows[:, :width] = coded
                 self.moved.copy_((rows - self.start) / (self.spread * self.pace))

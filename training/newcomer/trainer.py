@@ -160,7 +160,8 @@ def _compensate(network: NewcomerNetwork, train: Tensor, moments: Moments) -> No
     """
     if moments != "compensated" or isinstance(network.adapter, FusedTower):
         return
-    some = train[torch.linspace(0, len(train) - 1, min(len(train), _MOMENT_ROWS)).long()]
+    count = min(len(train), _MOMENT_ROWS)
+    some = train[torch.arange(count) * len(train) // max(count, 1)]
     with compensating(network.adapter.dom_norms()):
         for part in torch.split(some, EVAL_ROWS):
             network.score(part)

@@ -114,7 +114,8 @@ class Stopping(SilentMeter):
 
 
 def test_it_goes_on_where_it_was_stopped(alone: Path, overlaid: Path, tmp_path: Path) -> None:
-    """Law: what is done stays done, and the folder ends as that of one sitting; other settings are refused."""
+    """Law: what is done stays done, and the folder ends as that of one sitting; other settings are refused, those of an
+    older build's keys too."""
     out = tmp_path / "out"
     with pytest.raises(Stopped):
         overlay_run(alone, out, settings(), engine_of, meter=Stopping())
@@ -122,6 +123,14 @@ def test_it_goes_on_where_it_was_stopped(alone: Path, overlaid: Path, tmp_path: 
         overlay_run(alone, out, settings(), engine_of)
     with pytest.raises(StateMismatch, match="seed was 0, is now 1"):
         overlay_run(alone, out, settings(seed=1), engine_of, resume=True)
+    path = out / "overlays.json"
+    kept = path.read_text()
+    older = json.loads(kept)
+    older["identity"]["config"]["schedule"] |= {"patience": 5}
+    path.write_text(json.dumps(older))
+    with pytest.raises(StateMismatch, match=r"config\.schedule\.patience was 5, is now None"):
+        overlay_run(alone, out, settings(), engine_of, resume=True)
+    path.write_text(kept)
     overlay_run(alone, out, settings(), engine_of, resume=True)
     assert published(out) == published(overlaid)
     assert (out / "overlays.json").read_bytes() == (overlaid / "overlays.json").read_bytes()

@@ -13,6 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from adapters_store.artifact import decode_adapter
+from adapters_store.overlays import read_overlay
+from features.fields import Field
 from features.index import RawIndex
 from features.overlay import IdOverlay
 from features.vocabulary import Vocabulary
@@ -21,16 +24,18 @@ from network.norm import Moments
 from tests.factory import Sizes
 from tests.kinds import KINDS
 from tests.training.newcomer.world import NEW_USERS, UNSEEN_USERS, config_of, frame_of, ground_of, make_bundle, rows_of
+from training.artifacts_of import Notes
 from training.batches import RowTensors
 from training.config import AdapterConfig
 from training.dataset import Split
 from training.newcomer.addition import overlays_of
+from training.newcomer.artifact import newcomer_artifact
 from training.newcomer.config import NewcomerSchedule, OverlayConfig
 from training.newcomer.encoding import EncodedNewcomer, encode_rows
 from training.newcomer.ground import Ground
 from training.newcomer.loading import network_of
 from training.newcomer.network import OwnParts
-from training.newcomer.overlay import Chosen, choose_overlay
+from training.newcomer.overlay import Chosen, TrainedOverlay, choose_overlay
 from training.newcomer.rows import split_rows
 from training.newcomer.trainer import TrainedNewcomer, train_newcomer
 from training.progress import SilentMeter
@@ -212,3 +217,76 @@ def test_few_rows_get_smaller_batches_and_steps_and_many_get_fewer_passes(rows: 
     assert (schedule.epochs, schedule.patience) == (epochs, epochs)
     assert schedule.lr == pytest.approx(0.01 * math.sqrt(share))
     assert NewcomerSchedule(epochs=1).of_rows(rows).epochs == 1
+
+
+def overlay_of(start: list[list[float]], live: list[bool], moved: list[list[float]], width: int) -> TrainedOverlay:
+    """An overlay of these rows; a live row's start is not the backbone's own."""
+    field = Field(name="user_id", kind="sparse", of="user", id=True, vocabulary_size=9, width=width)
+    rows = torch.tensor(start)
+    own = torch.where(torch.tensor(live).unsqueeze(1), rows + 1, rows)
+    overlay = TrainedOverlay(field, 0, [str(i) for i in range(len(rows))], own, rows, torch.ones(rows.shape[1]), 2.0)
+    with torch.no_grad():
+        overlay.moved.copy_(torch.tensor(moved))
+    return overlay
+
+
+@pytest.mark.parametrize(
+    ("far", "bits"),
+    [(0.5, 6), (1.5, 7), (3.5, 8), (100.0, None), (1e6, None), (math.inf, None)],
+    ids=["within the grid", "one bit more", "two bits more", "no grid", "not in float16", "not finite"],
+)
+def test_live_rows_that_nothing_moved_keep_their_values(far: float, bits: int | None) -> None:
+    """Law: where another row would make the grid too wide for them, more bits are taken, and at last numbers; what is
+    rounded is what an artifact gives, and first-order weights are not."""
+    step = 2.0**-6
+    start = [[step, 0.3], [62 * step, 0.3], [0.0, 0.3]]
+    overlay = overlay_of(start, [True, True, False], [[0.0, 0.0], [0.0, 0.0], [far / 2, 0.7]], width=1)
+    before = overlay.rows().detach().clone()
+    overlay.round_to(6)
+    after = overlay.rows().detach()
+    assert overlay.bits == bits
+    torch.testing.assert_close(after[:2], before[:2], rtol=0, atol=0)
+    torch.testing.assert_close(after[:, 1], before[:, 1], rtol=1e-6, atol=0)
+    if bits is None:
+        torch.testing.assert_close(after, before, rtol=0, atol=0)
+    else:
+        stored = overlay.exported().in_bits(bits)
+        torch.testing.assert_close(stored.rows.float(), after[:, :1], rtol=0, atol=1e-7)
+        assert abs(float(after[2, 0] - before[2, 0])) <= step / 2
+
+
+def test_a_live_row_off_every_grid_keeps_its_value() -> None:
+    """Law: an overlay that was stored in numbers stays in numbers where it is trained on."""
+    overlay = overlay_of([[0.1234567], [0.5], [0.9]], [True, False, False], [[0.0], [0.3], [-0.2]], width=1)
+    overlay.round_to(6)
+    assert overlay.bits is None
+    assert float(overlay.rows().detach()[0, 0]) == pytest.approx(0.1234567, rel=1e-7)
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("float16", "mlp"), ("float16", "deepfm"), ("float32", "mlp")])
+def test_what_is_judged_is_what_the_artifact_holds(dtype: str, kind: str, tmp_path: Path) -> None:
+    """Law: after training the rows are those of the file, coded where it is of float16 and numbers where it is not."""
+    scene = Scene(tmp_path, Sizes() if kind == "mlp" else KINDS["deepfm"], rows=200)
+    changes: dict[str, object] = {"artifact_dtype": dtype, "min_of_class": 1000}
+    config = config_of(scene.sizes, overlay={"ids": "all"}, **changes)
+    trained = scene.trained(changes, ids="all")
+    adapter = decode_adapter(newcomer_artifact(trained, scene.encoded, scene.ground, config, Notes()))
+    overlay = read_overlay(scene.ground.bundle, adapter)
+    assert overlay is not None
+    for chosen in trained.network.overlays:
+        own, side = chosen.overlay, overlay.sides[chosen.overlay.field.of]  # type: ignore[index]
+        rows = own.rows()[torch.from_numpy(np.argsort(side.index.find(own.ids)))]
+        np.testing.assert_allclose(rows[:, : side.rows.shape[1]].numpy(), side.rows, rtol=1e-6, atol=1e-7)
+        assert own.bits == (6 if dtype == "float16" else None)
+        assert (f"overlay.{own.field.of}.codes" in adapter.tensors) == (dtype == "float16")
+
+
+def test_a_backbone_that_learns_is_no_ground_for_overlays(scene: Scene) -> None:
+    """Law: the narrow gradient is of a frozen layer; without one it is refused, rather than lost."""
+    network = scene.trained(ids="all").network
+    scene.backbone.linears[0].requires_grad_(True)
+    try:
+        with pytest.raises(ValueError, match="frozen"):
+            network.score(torch.arange(40))
+    finally:
+        scene.backbone.requires_grad_(False)

@@ -6,9 +6,10 @@ import random
 
 from network.inputs import FieldShape, NetworkShape
 from training.adapters import Place
+from training.batches import batch_count
 from training.config import Schedule
 from training.packed.config import PackedConfig
-from training.packed.plan import Footprint, Plan, Size, batch_count, plan
+from training.packed.plan import Footprint, Plan, Size, plan
 from training.packed.stack import lora_layout
 
 SHAPE = NetworkShape((FieldShape("user", "sparse", 9),), tower=(64, 32))
@@ -46,7 +47,9 @@ def test_stated_memory_is_that_of_the_packs_domains() -> None:
     wanted = {size.place: size for size in sizes(100)}
     for pack in plan(wanted.values(), FOOTPRINT, PackedConfig(memory_mib=8)).packs:
         own = [wanted[place] for place in pack.places]
-        largest = max(-(-size.train // batch_count(size.train, SCHEDULE)) for size in own)
+        largest = max(
+            -(-size.train // batch_count(size.train, SCHEDULE.batch_rows, SCHEDULE.min_batches)) for size in own
+        )
         rows = sum(size.train + size.stop for size in own)
         assert pack.memory_bytes == FOOTPRINT.of(len(own), rows, max(1, largest))
 
@@ -62,7 +65,7 @@ def test_domains_of_a_pack_are_of_like_size() -> None:
     """Law: along the packs neither the batches of an epoch nor, among equal ones, the rows grow."""
     wanted = {size.place: size.train for size in sizes(200)}
     rows = [wanted[place] for place in members(plan(sizes(200), FOOTPRINT, PackedConfig()))]
-    keys = [(batch_count(n, SCHEDULE), n) for n in rows]
+    keys = [(batch_count(n, SCHEDULE.batch_rows, SCHEDULE.min_batches), n) for n in rows]
     assert keys == sorted(keys, reverse=True)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.claims.mamdr_agreement import ALIKE, DN, DRAWS, TEN, TUNED, TWO, Watched, compared, plan, watch
-from benchmarks.claims.mamdr_contest import SEEDS, Row
+from benchmarks.claims.mamdr_agreement import ALIKE, DN, DRAWS, SEEDS, TEN, TUNED, TWO, Watched, compared, plan, watch
+from benchmarks.claims.mamdr_contest import Row
 from benchmarks.claims.mamdr_trial import Trial
 from training.sources.conflict import ConflictWorld, conflicting
 

@@ -30,7 +30,10 @@ def threads(count: int) -> Iterator[None]:
 
 
 def use_threads(count: int) -> None:
-    """The same for the rest of the process: of a worker that does nothing but train."""
+    """The same for the rest of the process: of a worker that does nothing but train.
+
+    A process's first session of ONNX Runtime takes denormal numbers up again; what trains after it says so again.
+    """
     torch.set_num_threads(count)
     torch.set_flush_denormal(True)  # False where the processor cannot: it is slower there, and no less right
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
+import torch
 
 from benchmarks.forge import Run
 from tests.factory import Sizes, make_run
@@ -13,6 +15,13 @@ from tests.factory import Sizes, make_run
 def pytest_configure() -> None:
     """Let Triton's kernels run in its interpreter: that is decided when Triton is imported, and peft imports it too."""
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """A worker that trains takes denormal numbers as zero for good, and tests call workers: the next test has them."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

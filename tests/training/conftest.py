@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.training.small import SETTINGS, small_config
 from training.pipeline import train_all
 from training.progress import SilentMeter
 from training.sources.synthetic import SyntheticWorld, synthetic
 from training.stages import Run
-from training.threads import threads
 
 
 @pytest.fixture(autouse=True)
-def as_the_commands_do() -> Iterator[None]:
-    """Bits are compared: stages run by hand compute as the commands do that train by the small configuration."""
-    with threads(SETTINGS["threads"]):
-        yield
+def one_thread() -> None:
+    """Bits are compared: stages run by hand take as many threads as the small configuration says."""
+    torch.set_num_threads(SETTINGS["threads"])
 
 
 @pytest.fixture(scope="session")

@@ -72,4 +72,4 @@ def test_packs_of_three_divisions_learn_what_one_by_one_does(divided: Path, tmp_
     assert alone.keys() == packs.keys()
     assert len(alone) == 3 + 2 + 3
     for name, auc in alone.items():
-        assert packs[name] == pytest.approx(auc, abs=5e-3), name
+        assert packs[name] == pytest.approx(auc, abs=1e-2), name  # a pair of the smallest domain's 105 is 0.0095

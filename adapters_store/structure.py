@@ -262,5 +262,6 @@ def _check_nothing_else(names: Iterable[str], expected: set[str]) -> None:
 
 
 def place_of(mask: Array) -> str:
+    """The first place of a mask, as a message names it."""
     position = np.unravel_index(int(np.argmax(mask)), mask.shape)
     return "[" + ", ".join(str(int(index)) for index in position) + "]"

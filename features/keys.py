@@ -47,7 +47,7 @@ def distinct(values: NDArray[AnyT]) -> NDArray[AnyT]:
 
 
 _DIRECT_VALUES = 65_536
-_DIRECT_SHARE = 8  # integers a value, of four bytes each
+_DIRECT_SHARE = 4  # integers a value, of four bytes each
 
 
 class IntegerKeys:

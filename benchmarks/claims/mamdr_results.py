@@ -154,9 +154,8 @@ def _agreed(images: Path) -> Iterator[str]:
     yield "Alternate and DN as the table above tuned them, and Alternate once more with DN's own inner loop. An"
     yield "epoch ends where the order of its domains left it: the domain visited last is at odds with the others,"
     yield "and these agree in undoing its visit. So the pairs with the last one stand apart, and the more domains"
-    yield "there are, the fewer they are ([why](decisions/2026-11-23-whose-agreement.md)). Of two domains the product"
-    yield "rises under DN in 20 of 20 seeds; of ten it does not. Each run of `make claims-mamdr` measures and draws"
-    yield "this anew, and says in claims.md what it comes to.\n"
+    yield "there are, the fewer they are ([why](decisions/2026-11-23-whose-agreement.md)). Each run of"
+    yield "`make claims-mamdr` measures and draws this anew, and says in claims.md what it comes to.\n"
     yield f"![Mean inner product of domain gradients, by epoch and by seed](images/{AGREEMENT})\n"
 
 

@@ -38,6 +38,9 @@ from training.newcomer.network import NewcomerNetwork
 from training.newcomer.overlay import Chosen
 from training.newcomer.rows import NewRows, split_rows
 from training.newcomer.trainer import TrainedNewcomer, train_newcomer
+from training.packed.config import PackedConfig
+from training.packed.course import Terms
+from training.packed.whole import WholeTrainer
 from training.prepared import PARTS, PreparedDataset
 from training.progress import SilentMeter
 from training.seeds import Stream
@@ -180,29 +183,18 @@ class Grounds:
         """Validation AUC, and the result."""
         rows, start = extended(self.encoded, self.backbone)
         train, stop, test = (torch.from_numpy(part) for part in (self.split.train, self.split.stop, self.split.test))
-        network = Backbone(replace(start.shape, dropout=schedule.dropout), rows.given)
-        network.load_state_dict(start.state_dict())
-
-        def logits(part: Tensor) -> Tensor:
-            found: Tensor = network(rows.batch(part))
-            return found
-
-        trainee = Trainee(
-            layer=network,
-            trained=network,
-            prepare=lambda: None,
-            loss=lambda batch: functional.binary_cross_entropy_with_logits(logits(batch), rows.label[batch]),
-            auc=lambda: rows.auc(stop, logits_of(stop, logits)),
-            start_counts=True,
-        )
+        stream = Stream(self.config.seed, ("whole",))
+        terms = Terms(schedule, "best", start_counts=True)
+        trainer = WholeTrainer(start, rows, train, stop, test, terms, stream, SilentMeter(), PackedConfig())
         memory = Memory(StateFolder(self.folder / "whole"), f"{NAME}-{schedule.lr:g}", {})
         _fresh(memory)
-        stream = Stream(self.config.seed, ("whole",))
         began = time.process_time()
-        fitted = Loop(trainee, train, schedule, "best", stream, memory, SilentMeter(), falling=falling).run()
+        found = trainer.one(_place(rows), memory, falling)
         seconds = time.process_time() - began
+        logits = np.full(len(rows.label), np.nan)
+        logits[found.rows.numpy()] = found.logits
         size = sum(4 * value.numel() for value in start.weights().values())
-        return _validation(fitted), Added(self._auc(logits_of(test, logits)), seconds, None, size)
+        return _validation(found.fitted), Added(self._auc(logits[self.split.test]), seconds, None, size)
 
     def _auc(self, logits: NDArray[np.float64]) -> float:
         found = auc(self.rows.label[self.split.test], logits)

@@ -121,8 +121,14 @@ class WholeTrainer:
         )
         return plan(sizes, footprint, self.config)
 
-    def one(self, place: Place, memory: Memory) -> TrainedWhole:
-        """Train one domain by itself."""
+    def one(self, place: Place, memory: Memory, falling: bool = False) -> TrainedWhole:
+        """Train one domain by itself.
+
+        Args:
+            place: the domain.
+            memory: where it keeps what it has learned.
+            falling: as `Loop` takes it; packs have none.
+        """
         shape = replace(self.start.shape, dropout=self.terms.schedule.dropout)
         network = Backbone(shape, self.rows.given)
         network.to(self.start.output.weight.dtype).load_state_dict(self.start.state_dict())
@@ -141,7 +147,8 @@ class WholeTrainer:
             start_counts=self.terms.start_counts,
         )
         stream = self._stream_of(place)
-        fitted = Loop(trainee, train, self.terms.schedule, self.terms.select, stream, memory, self.meter).run()
+        schedule, select = self.terms.schedule, self.terms.select
+        fitted = Loop(trainee, train, schedule, select, stream, memory, self.meter, falling=falling).run()
         return TrainedWhole(place, fitted, score, logits_of(score, logits))
 
     def pack(self, pack: Pack, memory: Memory) -> list[TrainedWhole]:

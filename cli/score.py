@@ -72,10 +72,11 @@ def show(console: Console, items: list[str], reply: dict[str, Any]) -> None:
         reply: of POST /score.
     """
     unknown = set(reply["unknown_items"])
-    table = Table("item", "score", "", title=f"domain {reply['domain_id']}")
+    notes = ["note"] if unknown else []
+    table = Table("item", "score", *notes, title=f"domain {reply['domain_id']}")
     for position in sorted(range(len(items)), key=lambda each: -reply["scores"][each]):
         note = "unknown item" if position in unknown else ""
-        table.add_row(items[position], f"{reply['scores'][position]:.6f}", f"[dim]{note}[/dim]")
+        table.add_row(items[position], f"{reply['scores'][position]:.6f}", *([f"[dim]{note}[/dim]"] if notes else []))
     console.print(table)
     console.print(served_by(reply["served"], reply["unknown_user"]), markup=False)
 

@@ -126,7 +126,7 @@ def _trained(run: Run, kind: WholeKind, plain: NDArray[np.float64]) -> tuple[NDA
     by_row = np.zeros(len(run.rows.label))
     by_row[test.numpy()] = plain
     curves: Record = {}
-    for one in whole_trainer(run, kind, test).every(memory_of):
+    for one in whole_trainer(run, kind, test).each(memory_of):
         by_row[one.rows.numpy()] = one.logits
         curves[one.place.name] = curve(one.fitted)
     return by_row[test.numpy()], curves

@@ -173,7 +173,7 @@ def _scored(trainer: WholeTrainer, state: Path, rows: int) -> NDArray[np.float64
     """Logits (rows,) of what was to be scored, NaN elsewhere."""
     kept = StateFolder(state)
     logits = np.full(rows, np.nan)
-    for one in trainer.every(lambda name, content: Memory(kept, name, content)):
+    for one in trainer.each(lambda name, content: Memory(kept, name, content)):
         logits[one.rows.numpy()] = one.logits
     return logits
 

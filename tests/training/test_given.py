@@ -7,29 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 from pydantic import ValidationError
 
 from adapters_store.backbone import read_bundle
 from adapters_store.verification import verify_backbone
 from service.engines.onnx import OnnxEngine
+from tests.training.pictures import PICTURE, with_pictures
 from tests.training.small import small_config
 from training.dataset import encode, split_rows
 from training.errors import PreparedError
 from training.pipeline import train_all
-from training.prepared import DatasetSpec, FieldSpec, PreparedDataset
-
-PICTURE = FieldSpec(name="picture", kind="sparse", of="item", column="item_id", vectors="pixels")
-
-
-def with_pictures(small_world: Path, pixels: Any = None) -> PreparedDataset:
-    """The small world, each of its items with three numbers."""
-    prepared = PreparedDataset.load(small_world)
-    drawn = np.random.default_rng(0).normal(size=(len(prepared.items), 3)).round(4).tolist()
-    items = prepared.items.with_columns(pl.Series("pixels", drawn if pixels is None else pixels, strict=False))
-    spec = DatasetSpec(**{**dict(prepared.spec), "fields": (*prepared.spec.fields, PICTURE)})
-    return replace(prepared, spec=spec, items=items)
+from training.prepared import FieldSpec, PreparedDataset
 
 
 def test_vectors_are_laid_out_by_vocabulary_row(small_world: Path) -> None:

@@ -111,7 +111,7 @@ class Footprint:
         self._domain_bytes = (copies * layout.learned_width + (6 + average) * layout.moments_width) * itemsize
         self._step_bytes = (kept_floats(shape) + passing_floats(shape, _STEP_PASSING)) * itemsize
         self._score_bytes = passing_floats(shape, _SCORE_PASSING) * itemsize
-        self._table_row_bytes = (copies + 2) * shape.width * itemsize
+        self._table_row_bytes = (copies + 2) * (shape.width + int(shape.first_order)) * itemsize
 
     def of(self, domains: int, rows: int, batch_rows: int, table_rows: int = 0) -> int:
         """Return the bytes that training takes at most.

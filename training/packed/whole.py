@@ -67,9 +67,6 @@ class WholeTrainer:
         stream: of this baseline's random numbers.
         meter: where progress goes.
         config: how large a pack may be.
-
-    Raises:
-        ConfigError: where it must train in packs: the network is not of kind mlp.
     """
 
     start: Backbone
@@ -97,18 +94,10 @@ class WholeTrainer:
         for place in chosen.alone:
             yield self.one(place, memory_of(place.name, {}))
 
-    def every(self, memory_of: MemoryOf) -> Iterator[TrainedWhole]:
-        """As `each`; networks of a kind that no pack can hold are trained one domain after the other."""
-        if self.start.shape.kind == "mlp":
-            yield from self.each(memory_of)
-            return
-        for place in self._places():
-            yield self.one(place, memory_of(place.name, {}))
-
     @cached_property
     def plan(self) -> Plan:
         """All packs, and the domains that are too large for one."""
-        layout = whole_layout(self.start.shape, 0)
+        layout = whole_layout(self.start, 0)
         footprint = Footprint(self.start.shape, layout, self.terms.schedule, self.start.output.weight.element_size())
         sizes = (
             Size(
@@ -171,9 +160,9 @@ class WholeTrainer:
         ids = [self._own_rows(place) for place in pack.places]
         train, stop, score = (self._inputs(rows, pack, ids) for rows in (self._train, self._stop, self._score))
         table_rows = max(1, *map(len, ids))
-        layout = whole_layout(self.start.shape, table_rows)
+        layout = whole_layout(self.start, table_rows)
         start = layout.stacked([whole_tensors(self.start, own, table_rows) for own in ids])
-        network = WholeNetwork(self.start.shape, layout, blocks(self.start, self.rows.batch(self.train[:1])))
+        network = WholeNetwork(self.start, layout, blocks(self.start, self.rows.batch(self.train[:1])))
         courses = [
             Course(place, self._stream_of(place), rows, judged, EarlyStopping(self.terms.schedule.patience))
             for place, rows, judged in zip(

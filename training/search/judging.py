@@ -199,7 +199,7 @@ def _whole(run: Run, kind: WholeKind) -> Judged:
     def memory_of(name: str, content: Record) -> Memory:
         return Memory(run.state, f"{kind}/{name}", {**identity, **content})
 
-    trained = list(trainer.every(memory_of))
+    trained = list(trainer.each(memory_of))
     rows = torch.cat([one.rows for one in trained])
     return _measured(run.rows.label[rows], np.concatenate([one.logits for one in trained]))
 

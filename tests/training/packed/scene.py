@@ -51,13 +51,13 @@ def scene(data: Path, out: Path, *, select: str = "best", **changes: Any) -> Ada
     """
     sections: dict[str, Any] = {"adapters": schedule().model_dump(), "select": select} | changes
     run = Run(small_config(data, **sections), out, SilentMeter())
+    rows = RowTensors(dealt(run.dataset))
+    rows.label = rows.label.to(torch.get_default_dtype())
     torch.manual_seed(5)
-    backbone = Backbone(run.shape)
+    backbone = Backbone(run.shape, rows.given)
     with torch.no_grad():
         for value in backbone.state_dict().values():
             value.copy_(torch.rand_like(value) + 0.5 if value.dim() == 1 else torch.randn_like(value) * 0.3)
-    rows = RowTensors(dealt(run.dataset))
-    rows.label = rows.label.to(torch.get_default_dtype())
     where = run.positions
     return AdapterTrainer(
         backbone.freeze(),

@@ -9,13 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from network.inputs import Kind
+from network.kinds.table import KINDS
 from tests.training.packed.scene import TRAIN, memories, scene, schedule
+from tests.training.pictures import with_pictures
 from training.checkpoint import Memory, StateFolder
-from training.errors import ConfigError
 from training.packed.config import PackedConfig
 from training.packed.course import Terms
 from training.packed.whole import WholeTrainer
 from training.seeds import Stream
+
+OTHERS: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind != "mlp")
+
+
+def small(kind: Kind) -> dict[str, Any]:
+    """A small backbone of a kind."""
+    return {"width": 4, "tower": [9, 7], "kind": kind}
 
 
 def whole(data: Path, out: Path, terms: Terms, **changes: Any) -> WholeTrainer:
@@ -35,14 +44,16 @@ def whole(data: Path, out: Path, terms: Terms, **changes: Any) -> WholeTrainer:
             Terms(schedule(epochs=2, weight_decay=1e-2), "best", start_counts=False),
             {"backbone": {"width": 4, "tower": [9, 7], "norm": False}},
         ),
+        *((Terms(schedule(epochs=2, weight_decay=1e-3), "best"), {"backbone": small(kind)}) for kind in OTHERS),
     ],
-    ids=["fine-tune", "last epoch", "single, weight decay, no norms"],
+    ids=["fine-tune", "last epoch", "single, weight decay, no norms", *OTHERS],
 )
 def test_pack_equals_each_whole_network_alone(
     small_world: Path, tmp_path: Path, terms: Terms, changes: dict[str, Any]
 ) -> None:
     """Law: losses, AUCs, the epoch kept and the scores are those of training the domain alone, to 1e-7 in float64."""
-    trainer = whole(small_world, tmp_path / "run", terms, **changes)
+    with_pictures(small_world).write(tmp_path / "data")
+    trainer = whole(tmp_path / "data", tmp_path / "run", terms, **changes)
     before = trainer.start.weights()
     packed = {trained.place: trained for trained in trainer.each(memories(tmp_path / "packed"))}
     assert len(packed) == len(TRAIN)
@@ -68,12 +79,3 @@ def test_scores_of_a_finished_pack_are_kept(small_world: Path, tmp_path: Path) -
         assert mine.place == other.place
         assert mine.fitted == other.fitted
         np.testing.assert_array_equal(mine.logits, other.logits)
-
-
-def test_other_kinds_are_refused(small_world: Path, tmp_path: Path) -> None:
-    """Law: a network of another kind is an error that names the kind."""
-    trainer = whole(
-        small_world, tmp_path / "run", Terms(schedule(), "best"), backbone={"width": 4, "tower": [9, 7], "kind": "dcn"}
-    )
-    with pytest.raises(ConfigError, match="kind dcn"):
-        list(trainer.each(memories(tmp_path / "packed")))

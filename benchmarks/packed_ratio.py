@@ -145,7 +145,7 @@ def _warm(setting: Setting, chosen: AdapterTrainer) -> None:
     few.one(place, _memory(place.name))
     packed = PackedAdapters(few, PackedConfig(memory_mib=4_096, domains=setting.pack))
     pack = packed.plan.packs[0]
-    packed.one(pack, _memory("warm"))
+    packed.pack(pack, _memory("warm"))
 
 
 def _memory(name: str) -> Memory:

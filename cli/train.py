@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Train a backbone, its domains' adapters and their fusion.", no_args_is_help=True)
 
+Packs = Annotated[
+    str | None, typer.Option("--packs", help="i/n: train the i-th of n shares of the packs alone (`packed`).")
+]
 PacksOnRay = Annotated[
     str | None,
     typer.Option(
@@ -46,19 +49,16 @@ def adapters(
     resume: Resume = False,
     seed: Seed = None,
     data: Data = None,
-    packs: Annotated[
-        str | None, typer.Option("--packs", help="i/n: train the i-th of n shares of the packs alone (`packed`).")
-    ] = None,
+    packs: Packs = None,
     ray: PacksOnRay = None,
     workers: PackWorkers = 2,
 ) -> None:
     """Train every domain's adapter; the run folder must hold a backbone (stage 2)."""
-    if ray is not None and packs is not None:
-        raise typer.BadParameter("a Ray cluster trains all packs: leave --packs out", param_hint="--ray")
+    share = _share(packs, ray)
     if ray is not None:
         _train_on_ray("adapters", config, out, resume, seed, data, ray, workers)
     else:
-        _train("adapters", config, out, resume, seed, data, None if packs is None else share_of(packs))
+        _train("adapters", config, out, resume, seed, data, share)
 
 
 @app.command()
@@ -96,7 +96,7 @@ class Whole(StrEnum):
     SINGLE = "single"
 
 
-@app.command()
+@app.command(cls=MayLackAddress)
 def whole(
     config: Config,
     out: Out,
@@ -107,20 +107,31 @@ def whole(
     resume: Resume = False,
     seed: Seed = None,
     data: Data = None,
+    packs: Packs = None,
+    ray: PacksOnRay = None,
+    workers: PackWorkers = 2,
 ) -> None:
     """Train a whole network for each domain, and compare these baselines with the backbone; OUT/whole is the report.
 
-    The backbone is the run folder's, and is trained first where that has none.
+    The backbone is the run folder's, and is trained first where that has none. With --packs nothing is compared:
+    bring the shares together and run it once more with --resume.
     """
+    share = _share(packs, ray)
 
     def work(console: Console) -> None:
         from training.config import load_config
         from training.progress import RichMeter
         from training.whole import WHOLE_KINDS, train_whole
 
-        settings = load_config(config, seed=seed, data=data)
+        settings, meter = load_config(config, seed=seed, data=data), RichMeter(console)
         kinds = [kind for kind in WHOLE_KINDS if not names or Whole(kind) in names]
-        train_whole(kinds, settings, out, resume=resume, meter=RichMeter(console))
+        if ray is None:
+            train_whole(kinds, settings, out, resume=resume, meter=meter, share=share)
+            return
+        from training.packed.ray_packs import PackCluster, train_whole_on_ray
+
+        address, cluster = address_of(ray), PackCluster(workers=workers)
+        train_whole_on_ray(kinds, settings, out, address=address, resume=resume, meter=meter, cluster=cluster)
 
     run_training(out, work)
 
@@ -249,6 +260,13 @@ def share_of(packs: str) -> tuple[int, int]:
     if not (slash and part.isascii() and part.isdigit() and parts.isascii() and parts.isdigit()):
         raise typer.BadParameter(f"{packs!r} is no share: write i/n, such as 1/4", param_hint="--packs")
     return int(part), int(parts)
+
+
+def _share(packs: str | None, ray: str | None) -> tuple[int, int] | None:
+    """What `--packs` says, which stands beside no `--ray`."""
+    if ray is not None and packs is not None:
+        raise typer.BadParameter("a Ray cluster trains all packs: leave --packs out", param_hint="--ray")
+    return None if packs is None else share_of(packs)
 
 
 async def _reached(store: AdapterStore) -> None:

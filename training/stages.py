@@ -166,10 +166,10 @@ class Run:
                 )
 
     def _require_packs(self, packed: PackedAdapters) -> None:
-        missing = packed.unfinished(self._pack_memory)
+        missing = next(packed.unfinished(self._pack_memory), None)
         if missing is not None:
             raise StageMissing(
-                f"{self.out} holds no finished adapters/{missing}: run `espalier train adapters` into it first, "
+                f"{self.out} holds no finished adapters/{missing.name}: run `espalier train adapters` into it first, "
                 "or bring the share that has it"
             )
 

@@ -5,7 +5,7 @@ They show what adapters are to be compared with; no service loads them, so nothi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,7 @@ from training.figures import BASELINE
 from training.notes import curve
 from training.packed.config import PackedConfig
 from training.packed.course import Terms
+from training.packed.packer import MemoryOf
 from training.packed.whole import WholeTrainer
 from training.pipeline import predictions_of
 from training.predictions import write_predictions
@@ -36,6 +37,7 @@ from training.threads import threads
 
 WholeKind = Literal["finetune", "single"]
 WHOLE_KINDS: tuple[WholeKind, ...] = ("finetune", "single")
+Fill = Callable[[WholeTrainer, MemoryOf], None]
 FOLDER = "whole"
 """Of a run folder: where predictions and report of the baselines lie."""
 
@@ -69,7 +71,14 @@ def whole_trainer(run: Run, kind: WholeKind, score: Tensor) -> WholeTrainer:
 
 
 def train_whole(
-    kinds: Sequence[WholeKind], config: TrainingConfig, out: Path, *, resume: bool = False, meter: Meter | None = None
+    kinds: Sequence[WholeKind],
+    config: TrainingConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    meter: Meter | None = None,
+    share: tuple[int, int] | None = None,
+    fill: Fill | None = None,
 ) -> Path:
     """Train baselines, and compare them with the backbone (the baseline Mix) on the test rows.
 
@@ -79,9 +88,11 @@ def train_whole(
         out: a run folder that holds a backbone of this configuration, or a new one, where it is trained first.
         resume: go on where a training in `out` stopped; what is finished is read.
         meter: where progress goes; nowhere by default.
+        share: (i, n) trains the i-th of n shares of each baseline's packs, and compares nothing.
+        fill: trains a baseline's packs into their memories before they are read.
 
     Returns:
-        OUT/whole, with predictions and report in it, which `espalier evaluate` takes as it takes a run.
+        OUT/whole, with predictions and report in it, which `espalier evaluate` takes as it takes a run; of a share OUT.
 
     Raises:
         TrainingError: the folder holds other training, the data or the configuration cannot be used.
@@ -94,8 +105,15 @@ def train_whole(
         with run.state.locked():
             pretrained = run.pretrained()
             test = run.positions.test
+            if share is not None:
+                for kind in kinds:
+                    trained = whole_trainer(run, kind, test).each(_memories(run, kind), share)
+                    run.meter.say(
+                        f"{kind}: {sum(1 for _ in trained)} domains of share {share[0]}/{share[1]} are trained"
+                    )
+                return out
             plain = logits_of(test, lambda part: pretrained.backbone(run.rows.batch(part)))
-            found = {kind: _trained(run, kind, plain) for kind in kinds}
+            found = {kind: _trained(run, kind, plain, fill) for kind in kinds}
             predictions = predictions_of(run, {BASELINE: plain} | {kind: logits for kind, (logits, _) in found.items()})
             folder.mkdir(parents=True, exist_ok=True)
             write_predictions(folder, predictions)
@@ -114,19 +132,35 @@ def _refuse(kinds: Sequence[WholeKind], out: Path, resume: bool) -> None:
         refuse_existing(out, kind, resume)
 
 
-def _trained(run: Run, kind: WholeKind, plain: NDArray[np.float64]) -> tuple[NDArray[np.float64], Record]:
-    """Logits of the test rows, and every domain's curve; a row of no natural domain is the backbone's."""
-    test = run.positions.test
+def _train_share(run: Run, kinds: Sequence[WholeKind], share: tuple[int, int]) -> None:
+    for kind in kinds:
+        trained = whole_trainer(run, kind, run.positions.test).each(_memories(run, kind), share)
+        count = sum(1 for _ in trained)
+        run.meter.say(f"{kind}: {count} domains of share {share[0]}/{share[1]} are trained")
+
+
+def _memories(run: Run, kind: WholeKind) -> MemoryOf:
     settings = run.config.whole.model_dump(mode="json")
 
     def memory_of(name: str, content: Record) -> Memory:
         memory = run.memory("pretrain", f"{kind}/{name}")
         return replace(memory, identity={**memory.identity, "whole": settings, **content})
 
+    return memory_of
+
+
+def _trained(
+    run: Run, kind: WholeKind, plain: NDArray[np.float64], fill: Fill | None
+) -> tuple[NDArray[np.float64], Record]:
+    """Logits of the test rows, and every domain's curve; a row of no natural domain is the backbone's."""
+    test = run.positions.test
+    trainer, memory_of = whole_trainer(run, kind, test), _memories(run, kind)
+    if fill is not None:
+        fill(trainer, memory_of)
     by_row = np.zeros(len(run.rows.label))
     by_row[test.numpy()] = plain
     curves: Record = {}
-    for one in whole_trainer(run, kind, test).each(memory_of):
+    for one in trainer.each(memory_of):
         by_row[one.rows.numpy()] = one.logits
         curves[one.place.name] = curve(one.fitted)
     return by_row[test.numpy()], curves

@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.training.packed.losing import LosingEngine
 from tests.training.small import small_config
 from training.checkpoint import Memory, StateFolder
+from training.cluster.engine import DirectEngine
 from training.config import TrainingConfig
-from training.errors import RunExists, StateMismatch
+from training.errors import ConfigError, RunExists, StateMismatch
+from training.packed.ray_packs import PackCluster, train_whole_on
 from training.predictions import read_predictions
 from training.progress import SilentMeter
 from training.stages import Run
@@ -86,10 +89,79 @@ def test_a_folder_of_something_else_is_refused(small_world: Path, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_kinds_that_no_pack_holds_are_trained_too(small_world: Path, tmp_path: Path) -> None:
-    """Law: a backbone of another kind is trained first, and its baselines domain by domain."""
+def test_every_kind_is_trained(small_world: Path, tmp_path: Path) -> None:
+    """Law: a backbone of another kind is trained first, and its baselines after it."""
     config = small_config(small_world, whole=ONCE, backbone={"width": 4, "tower": [16, 8], "kind": "deepfm"})
     folder = train_whole(["finetune"], config.model_copy(update={"pretrain": config.whole}), tmp_path / "run")
     found = read_predictions(folder)
     assert list(found.logits) == ["backbone", "finetune"]
     assert (found.logits["finetune"] != found.logits["backbone"]).any()
+
+
+SMALL_PACKS = {"domains": 2}
+
+
+@pytest.fixture(scope="module")
+def in_packs(small_world: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with both baselines in packs of two domains; nobody may change it."""
+    run = with_backbone(finished, tmp_path_factory.mktemp("packs") / "run")
+    train_whole(WHOLE_KINDS, small_config(small_world, whole=ONCE, packed=SMALL_PACKS), run)
+    return run
+
+
+def with_backbone(finished: Path, folder: Path) -> Path:
+    """A run folder with a backbone, and no more."""
+    (folder / "state").mkdir(parents=True)
+    shutil.copy(finished / "state" / "pretrain.safetensors", folder / "state")
+    return folder
+
+
+def assert_the_same_scores(mine: Path, other: Path) -> None:
+    ours, theirs = read_predictions(mine / "whole").logits, read_predictions(other / "whole").logits
+    assert list(ours) == list(theirs) == ["backbone", *WHOLE_KINDS]
+    for name, logits in ours.items():
+        np.testing.assert_array_equal(logits, theirs[name])
+
+
+def test_shares_together_are_the_whole(small_world: Path, finished: Path, in_packs: Path, tmp_path: Path) -> None:
+    """Law: two shares of two machines, brought together, are read and not trained again; the scores are the same."""
+    config = small_config(small_world, whole=ONCE, packed=SMALL_PACKS)
+    shares = [with_backbone(finished, tmp_path / f"share-{i}") for i in (1, 2)]
+    for i, run in enumerate(shares, 1):
+        assert train_whole(WHOLE_KINDS, config, run, share=(i, 2)) == run
+        assert not (run / "whole").exists()
+    packs = [{path.name for path in (run / "state" / "single" / "packed").iterdir()} for run in shares]
+    assert all(packs)
+    assert not packs[0] & packs[1]
+    shutil.copytree(shares[1] / "state", shares[0] / "state", dirs_exist_ok=True)
+    kept = {path: path.stat().st_mtime_ns for path in (shares[0] / "state").rglob("*/packed/*")}
+    train_whole(WHOLE_KINDS, config, shares[0], resume=True)
+    assert {path: path.stat().st_mtime_ns for path in (shares[0] / "state").rglob("*/packed/*")} == kept
+    assert_the_same_scores(shares[0], in_packs)
+
+
+@pytest.mark.parametrize("memory_mib", [512, 1])
+def test_workers_of_a_cluster_train_the_same(
+    small_world: Path, finished: Path, in_packs: Path, tmp_path: Path, memory_mib: int
+) -> None:
+    """Law: packs, or domains too large for one, that a worker died over are run again; the scores are the same."""
+    config = small_config(small_world, whole=ONCE, packed={**SMALL_PACKS, "memory_mib": memory_mib})
+    other = in_packs
+    if memory_mib == 1:
+        other = with_backbone(finished, tmp_path / "one")
+        train_whole(WHOLE_KINDS, config, other)
+    run, engine = with_backbone(finished, tmp_path / "run"), LosingEngine({2})
+    train_whole_on(engine, WHOLE_KINDS, config, run, PackCluster(workers=2), resume=False, meter=SilentMeter())
+    assert any(name.startswith("packed/") for name in engine.names) == (memory_mib == 512)
+    assert len(engine.names) == len(set(engine.names)) * len(WHOLE_KINDS) + 1
+    assert_the_same_scores(run, other)
+
+
+def test_rows_on_the_disk_are_not_sent_to_workers(small_world: Path, tmp_path: Path) -> None:
+    """Law: what a worker is sent it holds in memory; nothing is written."""
+    config = small_config(small_world, rows="disk")
+    with pytest.raises(ConfigError, match="rows: memory"):
+        train_whole_on(
+            DirectEngine(), ["single"], config, tmp_path / "run", PackCluster(), resume=False, meter=SilentMeter()
+        )
+    assert not (tmp_path / "run").exists()

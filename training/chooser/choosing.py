@@ -26,8 +26,8 @@ from training.chooser.writing import write_choice
 from training.config import TrainingConfig
 from training.encoding import Side
 from training.errors import PreparedError
-from training.packed.adapters import MemoryOf
 from training.packed.config import PackedConfig
+from training.packed.packer import MemoryOf
 from training.prepared import PreparedDataset
 from training.pretrain import Pretrained
 from training.progress import Meter, SilentMeter

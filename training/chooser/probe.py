@@ -19,8 +19,9 @@ from training.chooser.estimate import Floats, entropy, losses
 from training.config import AdapterConfig, Schedule
 from training.dataset import EncodedDataset
 from training.metrics import probabilities
-from training.packed.adapters import MemoryOf, PackedAdapters
+from training.packed.adapters import PackedAdapters
 from training.packed.config import PackedConfig
+from training.packed.packer import MemoryOf
 from training.progress import Meter
 from training.seeds import Stream
 

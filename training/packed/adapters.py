@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor
 
-from adapters_store.canonical import canonical_json, digest
 from network.lora import DomainAdapter
-from training.adapters import AdapterTrainer, TrainedAdapter, places
-from training.checkpoint import Memory, Record, Saved
+from training.adapters import AdapterTrainer, Place, TrainedAdapter, places
+from training.checkpoint import Memory, Saved
 from training.early_stopping import EarlyStopping
 from training.loops import Fitted
 from training.packed.compensation import compensate
@@ -20,17 +19,16 @@ from training.packed.course import Course, Terms
 from training.packed.layer import Rules
 from training.packed.loop import PackLoop
 from training.packed.network import LoraNetwork
+from training.packed.packer import MemoryOf, Packer, fitted_of, record_of
 from training.packed.plan import Footprint, Pack, Plan, Size, plan
 from training.packed.rows import DomainRows, PackInputs
 from training.packed.stack import Stack, lora_layout
+from training.progress import SilentMeter
 from training.ranks import adapter_ranks
-
-MemoryOf = Callable[[str, Record], Memory]
-"""The checkpoint of one name, with what its content depends on beside the stage's settings."""
 
 
 @dataclass(frozen=True)
-class PackedAdapters:
+class PackedAdapters(Packer[TrainedAdapter]):
     """Trains the adapters of one backbone in packs.
 
     Args:
@@ -71,35 +69,24 @@ class PackedAdapters:
         found = {trained.place: trained for trained in self.each(memory_of, share)}
         return [found[place] for place in places(self.trainer.rows) if place in found]
 
-    def each(self, memory_of: MemoryOf, share: tuple[int, int] = (1, 1)) -> Iterator[TrainedAdapter]:
-        """As `every`, pack by pack: what is not held on to needs no memory."""
-        chosen = self.plan.share(*share)
-        self.trainer.meter.say(f"adapters: {chosen.line()}")
-        for pack in chosen.packs:
-            yield from self.one(pack, memory_of(*self.memory_key(pack)))
-        for place in chosen.alone:
-            yield self.trainer.one(place, memory_of(place.name, {}))
+    @property
+    def title(self) -> str:
+        """Stage 2, by its name."""
+        return "adapters"
 
-    def unfinished(self, memory_of: MemoryOf) -> str | None:
-        """Name the first pack or domain that is not finished yet; None where all are.
+    def say(self, text: str) -> None:
+        """Show progress."""
+        self.trainer.meter.say(text)
 
-        Raises:
-            StateMismatch: a checkpoint is of other settings, or of other packs.
-        """
-        keys = [self.memory_key(pack) for pack in self.plan.packs]
-        keys += [(place.name, {}) for place in self.plan.alone]
-        for name, content in keys:
-            saved = memory_of(name, content).load()
-            if saved is None or not saved.record["finished"]:
-                return name
-        return None
+    def bare(self) -> PackedAdapters:
+        """Return the same without a terminal and without what can be looked up again."""
+        return PackedAdapters(replace(self.trainer, meter=SilentMeter()), self.config)
 
-    def memory_key(self, pack: Pack) -> tuple[str, Record]:
-        """Return the name of a pack's checkpoint, and what it holds: packs of other domains are not taken for it."""
-        domains = [[place.division_name, place.name] for place in pack.places]
-        return f"packed/{pack.number:05d}", {"pack": digest(canonical_json(domains))}
+    def one(self, place: Place, memory: Memory) -> TrainedAdapter:
+        """Train one domain by itself, or take the finished one."""
+        return self.trainer.one(place, memory)
 
-    def one(self, pack: Pack, memory: Memory) -> list[TrainedAdapter]:
+    def pack(self, pack: Pack, memory: Memory) -> list[TrainedAdapter]:
         """Train one pack, or take the finished one.
 
         Raises:
@@ -159,23 +146,6 @@ class PackedAdapters:
     @cached_property
     def _stop(self) -> DomainRows:
         return DomainRows(self.trainer.rows, self.trainer.stop)
-
-
-def record_of(fitted: Sequence[Fitted]) -> Record:
-    """Describe a finished pack."""
-    return {
-        "finished": True,
-        "epochs": [how.epoch for how in fitted],
-        "averaged": [how.averaged for how in fitted],
-        "histories": [list(how.history) for how in fitted],
-    }
-
-
-def fitted_of(record: Record) -> list[Fitted]:
-    """Read back how a finished pack went."""
-    epochs, histories = record["epochs"], record["histories"]
-    averaged = record.get("averaged", [False] * len(epochs))  # an older build averaged nothing
-    return [Fitted(tuple(h), *how) for h, *how in zip(histories, epochs, averaged, strict=True)]
 
 
 def _stack_of(saved: Saved) -> Stack:

@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from training.adapters import Place
 from training.checkpoint import Memory, Record, Saved, StateFolder
 from training.cluster.client import Link
 from training.cluster.engine import Engine
@@ -24,12 +23,14 @@ from training.cluster.errors import ActorLost, ClusterLost
 from training.cluster.ray_engine import RayEngine
 from training.config import Positive, Rate, Section, TrainingConfig
 from training.errors import ConfigError
-from training.packed.adapters import MemoryOf, PackedAdapters
-from training.packed.plan import Pack
+from training.packed.adapters import PackedAdapters
+from training.packed.packer import MemoryOf, Packer, PackTask
+from training.packed.whole import WholeTrainer
 from training.pipeline import train
 from training.progress import Meter, SilentMeter
 from training.stages import Run, refuse_existing
 from training.threads import threads, use_threads
+from training.whole import WholeKind, train_whole
 
 
 class PackCluster(Section):
@@ -46,21 +47,6 @@ class PackCluster(Section):
     restarts: Annotated[int, Field(ge=0)] = 3
     object_store_bytes: Annotated[int, Field(ge=80 * 2**20)] = 200 * 2**20
     start_timeout_s: Rate = 120.0
-
-
-@dataclass(frozen=True)
-class PackTask:
-    """One piece of stage 2.
-
-    Args:
-        name: of its checkpoint.
-        content: what that holds beside the stage's settings.
-        what: the pack, or the domain that is too large for one.
-    """
-
-    name: str
-    content: Record
-    what: Pack | Place
 
 
 @dataclass(frozen=True)
@@ -87,21 +73,18 @@ class PackWorker:
     """Trains what it is given.
 
     Args:
-        packed: what trains packs.
+        packer: what trains packs.
         cores: that torch uses here; part of the result, as in one process.
     """
 
-    def __init__(self, packed: PackedAdapters, cores: int) -> None:
+    def __init__(self, packer: Packer[Any], cores: int) -> None:
         use_threads(cores)
-        self._packed = packed
+        self._packer = packer
 
     def train(self, task: PackTask) -> Saved:
         """Train one pack, or one domain by itself, and return its finished checkpoint."""
         memory = Carried.of(task.name)
-        if isinstance(task.what, Pack):
-            self._packed.one(task.what, memory)
-        else:
-            self._packed.trainer.one(task.what, memory)
+        self._packer.trained(task, memory)
         (saved,) = memory.saved
         return saved
 
@@ -111,39 +94,38 @@ class PackDriver:
 
     Args:
         engine: runs the workers; it has no shards.
-        packed: what every worker trains with.
+        packer: what every worker trains with.
         memory_of: where finished checkpoints are kept.
         cluster: how many workers, and how often they may be lost.
         cores: that torch uses in each.
-        meter: where progress goes.
     """
 
     def __init__(
         self,
         engine: Engine,
-        packed: PackedAdapters,
+        packer: Packer[Any],
         memory_of: MemoryOf,
         cluster: PackCluster,
         cores: int,
-        meter: Meter,
     ) -> None:
         self._engine = engine
-        # a meter holds a terminal, and what a stage has looked up can be looked up again: neither has to travel
-        bare = PackedAdapters(replace(packed.trainer, meter=SilentMeter()), packed.config)
-        self._worker_of = partial(_worker, bare, cores)
+        self._packer = packer
+        self._worker_of = partial(_worker, packer.bare(), cores)
         self._memory_of = memory_of
         self._cluster = cluster
-        self._meter = meter
 
-    def run(self, tasks: Sequence[PackTask]) -> None:
-        """Train all; the engine is stopped at the end, whatever happens.
+    def run(self) -> None:
+        """Train all that is not finished; the engine is stopped at the end, whatever happens.
 
         Raises:
+            StateMismatch: a checkpoint is of other settings, or of other packs.
             ClusterUnreachable: there is no room for the workers.
             ClusterLost: workers died again and again without one pack finished in between.
             RoundFailed: training raised an error.
         """
-        left = {task.name: task for task in tasks}
+        left = {task.name: task for task in self._packer.unfinished(self._memory_of)}
+        plan = self._packer.plan.line()
+        self._packer.say(f"{self._packer.title}: {plan}; {len(left)} tasks for {self._cluster.workers} workers")
         lost = 0
         try:
             while left:
@@ -184,7 +166,7 @@ class PackDriver:
             del left[task.name]
             free.append(worker)
         if busy:
-            self._meter.say(f"a worker died: {', '.join(task.name for task in busy.values())} is run again")
+            self._packer.say(f"a worker died: {', '.join(task.name for task in busy.values())} is run again")
 
     def _began(self, worker: int, task: PackTask) -> bool:
         try:
@@ -195,19 +177,7 @@ class PackDriver:
 
     def _keep(self, task: PackTask, saved: Saved) -> None:
         self._memory_of(task.name, task.content).save(saved.tensors, saved.record)
-        self._meter.say(f"adapters/{task.name} is finished")
-
-
-def unfinished_tasks(packed: PackedAdapters, memory_of: MemoryOf) -> list[PackTask]:
-    """List the packs and the large domains whose checkpoint is not a finished one.
-
-    Raises:
-        StateMismatch: a checkpoint is of other settings, or of other packs.
-    """
-    tasks = [PackTask(*packed.memory_key(pack), pack) for pack in packed.plan.packs]
-    tasks += [PackTask(place.name, {}, place) for place in packed.plan.alone]
-    kept = [(task, memory_of(task.name, task.content).load()) for task in tasks]
-    return [task for task, saved in kept if saved is None or not saved.record["finished"]]
+        self._packer.say(f"{self._packer.title}/{task.name} is finished")
 
 
 def pack_memories(run: Run) -> MemoryOf:
@@ -266,8 +236,7 @@ def train_packs_on(
     """Do the same on any engine."""
     if config.packed is None:
         raise ConfigError("tasks of a cluster are packs: set `packed` in the configuration, or leave --ray out")
-    if config.rows == "disk":
-        raise ConfigError("a worker of a cluster holds all rows in memory: set rows: memory, or leave --ray out")
+    _refuse_disk(config)
     if stage == "all":
         train("pretrain", config, out, resume=resume, meter=meter)
     else:
@@ -280,16 +249,63 @@ def train_packs_on(
     return train("fuse", config, out, resume=True, meter=meter) if stage == "all" else out
 
 
+def train_whole_on_ray(
+    kinds: Sequence[WholeKind],
+    config: TrainingConfig,
+    out: Path,
+    *,
+    address: str | None = None,
+    resume: bool = False,
+    meter: Meter | None = None,
+    cluster: PackCluster | None = None,
+) -> Path:
+    """Train baselines as `training.whole.train_whole`, with their packs on Ray.
+
+    Args:
+        kinds, config, out, resume, meter: as there.
+        address: of a running Ray cluster; None starts one here for each baseline, and ends it.
+        cluster: the processes.
+
+    Raises:
+        TrainingError: as there, or the cluster cannot go on.
+    """
+    settings = cluster or PackCluster()
+    engine = RayEngine(address, settings.workers, settings.object_store_bytes, settings.start_timeout_s)
+    return train_whole_on(engine, kinds, config, out, settings, resume=resume, meter=meter or SilentMeter())
+
+
+def train_whole_on(
+    engine: Engine,
+    kinds: Sequence[WholeKind],
+    config: TrainingConfig,
+    out: Path,
+    cluster: PackCluster,
+    *,
+    resume: bool,
+    meter: Meter,
+) -> Path:
+    """Do the same on any engine."""
+    _refuse_disk(config)
+
+    def fill(trainer: WholeTrainer, memory_of: MemoryOf) -> None:
+        PackDriver(engine, trainer, memory_of, cluster, config.threads).run()
+
+    return train_whole(kinds, config, out, resume=resume, meter=meter, fill=fill)
+
+
 def _fill(run: Run, engine: Engine, config: TrainingConfig, cluster: PackCluster) -> None:
     assert config.packed is not None
-    packed, memory_of = PackedAdapters(run.adapter_trainer(run.pretrained()), config.packed), pack_memories(run)
-    tasks = unfinished_tasks(packed, memory_of)
-    run.meter.say(f"adapters: {packed.plan.line()}; {len(tasks)} tasks for {cluster.workers} workers")
-    PackDriver(engine, packed, memory_of, cluster, config.threads, run.meter).run(tasks)
+    packed = PackedAdapters(run.adapter_trainer(run.pretrained()), config.packed)
+    PackDriver(engine, packed, pack_memories(run), cluster, config.threads).run()
 
 
-def _worker(packed: PackedAdapters, cores: int, index: int, link: Link) -> PackWorker:
-    return PackWorker(packed, cores)
+def _refuse_disk(config: TrainingConfig) -> None:
+    if config.rows == "disk":
+        raise ConfigError("a worker of a cluster holds all rows in memory: set rows: memory, or leave --ray out")
+
+
+def _worker(packer: Packer[Any], cores: int, index: int, link: Link) -> PackWorker:
+    return PackWorker(packer, cores)
 
 
 def _no_shard(index: int) -> object:

@@ -16,23 +16,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from adapters_store.canonical import canonical_json, digest
 from network.backbone import Backbone
 from training.adapters import Place, places
 from training.batches import RowTensors, logits_of
 from training.checkpoint import Memory
 from training.early_stopping import EarlyStopping
 from training.loops import Fitted, Loop, Trainee
-from training.packed.adapters import MemoryOf, fitted_of, record_of
 from training.packed.config import PackedConfig
 from training.packed.course import Course, Terms
 from training.packed.local import LocalInputs, blocks, own_rows
 from training.packed.loop import PackLoop, scored
+from training.packed.packer import Packer, fitted_of, record_of
 from training.packed.plan import Footprint, Pack, Plan, Size, plan
 from training.packed.rows import DomainRows, split_domains
 from training.packed.stack import Stack
 from training.packed.whole_network import WholeNetwork, whole_layout, whole_tensors
-from training.progress import Meter
+from training.progress import Meter, SilentMeter
 from training.seeds import Stream
 
 
@@ -54,7 +53,7 @@ class TrainedWhole:
 
 
 @dataclass(frozen=True)
-class WholeTrainer:
+class WholeTrainer(Packer[TrainedWhole]):
     """Trains a network for each domain.
 
     Args:
@@ -79,20 +78,18 @@ class WholeTrainer:
     meter: Meter
     config: PackedConfig
 
-    def each(self, memory_of: MemoryOf, share: tuple[int, int] = (1, 1)) -> Iterator[TrainedWhole]:
-        """Train all natural domains, or a share of the packs, pack by pack.
+    @property
+    def title(self) -> str:
+        """The baseline, by its name."""
+        return "/".join(map(str, self.stream.name))
 
-        Args:
-            memory_of: where a pack, or a domain by itself, keeps what it has learned.
-            share: (i, n) the i-th of n shares.
-        """
-        chosen = self.plan.share(*share)
-        self.meter.say(f"{'/'.join(map(str, self.stream.name))}: {chosen.line()}")
-        for pack in chosen.packs:
-            domains = digest(canonical_json([[place.division_name, place.name] for place in pack.places]))
-            yield from self.pack(pack, memory_of(f"packed/{pack.number:05d}", {"pack": domains}))
-        for place in chosen.alone:
-            yield self.one(place, memory_of(place.name, {}))
+    def say(self, text: str) -> None:
+        """Show progress."""
+        self.meter.say(text)
+
+    def bare(self) -> WholeTrainer:
+        """Return the same without a terminal and without what can be looked up again."""
+        return replace(self, meter=SilentMeter())
 
     @cached_property
     def plan(self) -> Plan:

@@ -16,8 +16,9 @@ from training.adapters import AdapterTrainer, TrainedAdapter
 from training.batches import RowTensors
 from training.checkpoint import Memory, StateFolder
 from training.chooser.probe import Probe
-from training.packed.adapters import MemoryOf, PackedAdapters
+from training.packed.adapters import PackedAdapters
 from training.packed.config import PackedConfig
+from training.packed.packer import MemoryOf
 from training.progress import SilentMeter
 from training.seeds import Stream
 from training.stages import Run

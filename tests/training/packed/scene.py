@@ -18,7 +18,7 @@ from training.batches import RowTensors
 from training.checkpoint import Memory, StateFolder
 from training.config import Schedule
 from training.dataset import EncodedDataset
-from training.packed.adapters import MemoryOf
+from training.packed.packer import MemoryOf
 from training.progress import SilentMeter
 from training.seeds import Stream
 from training.stages import Run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,11 @@ import pytest
 import torch
 
 from benchmarks.killing import KillingEngine
+from tests.training.packed.losing import LosingEngine
 from tests.training.small import small_config
 from training.checkpoint import Saved, StateFolder
 from training.cluster.engine import DirectEngine, Engine
-from training.cluster.errors import ActorLost, ClusterLost
+from training.cluster.errors import ClusterLost
 from training.config import TrainingConfig
 from training.errors import ConfigError, RunExists
 from training.packed.ray_packs import PackCluster, train_packs_on
@@ -22,39 +22,6 @@ from training.pipeline import train
 from training.progress import SilentMeter
 
 PACKED: dict[str, Any] = {"domains": 2}
-
-
-class LosingEngine(DirectEngine):
-    """Loses the answers of some calls, as if the worker had died before it gave them.
-
-    Args:
-        lost: numbers of the calls, from 1 and over all restarts.
-    """
-
-    def __init__(self, lost: Collection[int]) -> None:
-        super().__init__()
-        self._lost = lost
-        self.names: list[str] = []
-        self.stopped = False
-
-    def begin(self, worker: int, method: str, *arguments: Any) -> None:
-        """Do it, and forget the answer of a call that is to be lost."""
-        self.names.append(arguments[0].name)
-        super().begin(worker, method, *arguments)
-        if len(self.names) in self._lost:
-            self._answers[-1] = (worker, ActorLost(f"worker {worker} died"))
-
-    def finished(self) -> tuple[int, Any]:
-        """Give one of the answers, or say that there is none."""
-        worker, answer = super().finished()
-        if isinstance(answer, ActorLost):
-            raise answer
-        return worker, answer
-
-    def stop(self) -> None:
-        """Forget the workers."""
-        super().stop()
-        self.stopped = True
 
 
 @pytest.fixture

@@ -128,10 +128,10 @@ def whole(
         if ray is None:
             train_whole(kinds, settings, out, resume=resume, meter=meter, share=share)
             return
-        from training.packed.ray_packs import PackCluster, train_whole_on_ray
+        from training.packed.ray_packs import PackCluster, on_ray, train_whole_on
 
-        address, cluster = address_of(ray), PackCluster(workers=workers)
-        train_whole_on_ray(kinds, settings, out, address=address, resume=resume, meter=meter, cluster=cluster)
+        cluster = PackCluster(workers=workers)
+        train_whole_on(on_ray(address_of(ray), cluster), kinds, settings, out, cluster, resume=resume, meter=meter)
 
     run_training(out, work)
 
@@ -306,12 +306,11 @@ def _train_on_ray(
 ) -> None:
     def work(console: Console) -> None:
         from training.config import load_config
-        from training.packed.ray_packs import PackCluster, train_packs_on_ray
+        from training.packed.ray_packs import PackCluster, on_ray, train_packs_on
         from training.progress import RichMeter
 
         settings = load_config(config, seed=seed, data=data)
-        address, cluster = address_of(ray), PackCluster(workers=workers)
-        meter = RichMeter(console)
-        train_packs_on_ray(stage, settings, out, address=address, resume=resume, meter=meter, cluster=cluster)
+        cluster, meter = PackCluster(workers=workers), RichMeter(console)
+        train_packs_on(on_ray(address_of(ray), cluster), stage, settings, out, cluster, resume=resume, meter=meter)
 
     run_training(out, work)

@@ -17,7 +17,7 @@ from network.lora import DomainAdapter
 from training.adapters import AdapterTrainer, Place, TrainedAdapter
 from training.arrays import arrays_in
 from training.batches import RowTensors, network_shape
-from training.checkpoint import Memory, StateFolder
+from training.checkpoint import Memory, Record, StateFolder
 from training.config import TrainingConfig
 from training.dataset import EncodedDataset, Split, encode, split_of
 from training.errors import ConfigError, RunExists, StageMissing
@@ -101,7 +101,7 @@ class Run:
         """Stage 2: train every domain's adapter, or take the finished ones; of packs, the i-th of n shares."""
         packed = self._packed(pretrained)
         if packed is not None:
-            return packed.every(self._pack_memory, share)
+            return packed.every(self.pack_memory, share)
         return self.adapter_trainer(pretrained).every(self._adapter_memory)
 
     def adapter_trainer(self, pretrained: Pretrained) -> AdapterTrainer:
@@ -145,6 +145,10 @@ class Run:
         """The place in the state of one piece of a stage."""
         return Memory(self.state, name, self._identity(stage))
 
+    def pack_memory(self, name: str, content: Record) -> Memory:
+        """The place in the state of a pack of stage 2, or of a domain too large for one."""
+        return Memory(self.state, f"adapters/{name}", {**self._identity("adapters"), **content})
+
     def require(self, stage: str) -> None:
         """Check that a stage is finished here.
 
@@ -166,7 +170,7 @@ class Run:
                 )
 
     def _require_packs(self, packed: PackedAdapters) -> None:
-        missing = next(packed.unfinished(self._pack_memory), None)
+        missing = next(packed.unfinished(self.pack_memory), None)
         if missing is not None:
             raise StageMissing(
                 f"{self.out} holds no finished adapters/{missing.name}: run `espalier train adapters` into it first, "
@@ -177,9 +181,6 @@ class Run:
         """What trains adapters side by side, where the configuration asks for it."""
         config = self.config.packed
         return None if config is None else PackedAdapters(self.adapter_trainer(pretrained), config)
-
-    def _pack_memory(self, name: str, content: dict[str, Any]) -> Memory:
-        return Memory(self.state, f"adapters/{name}", {**self._identity("adapters"), **content})
 
     def _domains(self) -> list[str]:
         return [name for division in self.rows.divisions for name in division.domains]

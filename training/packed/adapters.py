@@ -56,16 +56,7 @@ class PackedAdapters(Packer[TrainedAdapter]):
         return plan(sizes, footprint, self.config)
 
     def every(self, memory_of: MemoryOf, share: tuple[int, int] = (1, 1)) -> list[TrainedAdapter]:
-        """Train all domains, or a share of the packs, and return them in the order of `training.adapters.places`.
-
-        Args:
-            memory_of: where a pack, or a domain by itself, keeps what it has learned.
-            share: (i, n) the i-th of n shares.
-
-        Raises:
-            ConfigError: there is no such share.
-            StateMismatch: a checkpoint is of other settings, or of other packs.
-        """
+        """As `each`, all at once and in the order of `training.adapters.places`."""
         found = {trained.place: trained for trained in self.each(memory_of, share)}
         return [found[place] for place in places(self.trainer.rows) if place in found]
 

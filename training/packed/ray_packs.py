@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,7 +27,7 @@ from training.packed.adapters import PackedAdapters
 from training.packed.packer import MemoryOf, Packer, PackTask
 from training.packed.whole import WholeTrainer
 from training.pipeline import train
-from training.progress import Meter, SilentMeter
+from training.progress import Meter
 from training.stages import Run, refuse_existing
 from training.threads import threads, use_threads
 from training.whole import WholeKind, train_whole
@@ -180,47 +180,14 @@ class PackDriver:
         self._packer.say(f"{self._packer.title}/{task.name} is finished")
 
 
-def pack_memories(run: Run) -> MemoryOf:
-    """Return where a run keeps its packs."""
-
-    def memory(name: str, content: dict[str, Any]) -> Memory:
-        own = run.memory("adapters", f"adapters/{name}")
-        return replace(own, identity={**own.identity, **content})
-
-    return memory
-
-
-def train_packs_on_ray(
-    stage: Literal["adapters", "all"],
-    config: TrainingConfig,
-    out: Path,
-    *,
-    address: str | None = None,
-    resume: bool = False,
-    meter: Meter | None = None,
-    cluster: PackCluster | None = None,
-) -> Path:
-    """Train stage 2 with its packs on Ray; of stage `all` the stages before and after it here.
+def on_ray(address: str | None, cluster: PackCluster) -> Engine:
+    """Return what runs workers on Ray.
 
     Args:
-        stage: which.
-        config: with `data` and `packed` set.
-        out: the run folder; only this process reads and writes it.
-        address: of a running Ray cluster; None starts one here, and ends it.
-        resume: go on where a run in `out` stopped; finished packs are taken.
-        meter: where progress goes; nowhere by default.
+        address: of a running cluster; None starts one here when it is needed, and ends it.
         cluster: the processes.
-
-    Returns:
-        The run folder, as `training.pipeline.train` leaves it.
-
-    Raises:
-        ConfigError: `packed` is not set.
-        TrainingError: as `training.pipeline.train`, or the cluster cannot go on.
     """
-    settings = cluster or PackCluster()
-    engine = RayEngine(address, settings.workers, settings.object_store_bytes, settings.start_timeout_s)
-    return train_packs_on(engine, stage, config, out, settings, resume=resume, meter=meter or SilentMeter())
+    return RayEngine(address, cluster.workers, cluster.object_store_bytes, cluster.start_timeout_s)
 
 
 def train_packs_on(
@@ -233,7 +200,24 @@ def train_packs_on(
     resume: bool,
     meter: Meter,
 ) -> Path:
-    """Do the same on any engine."""
+    """Train stage 2 with its packs on an engine; of stage `all` the stages before and after it here.
+
+    Args:
+        engine: runs the workers.
+        stage: which.
+        config: with `data` and `packed` set.
+        out: the run folder; only this process reads and writes it.
+        cluster: the processes.
+        resume: go on where a run in `out` stopped; finished packs are taken.
+        meter: where progress goes.
+
+    Returns:
+        The run folder, as `training.pipeline.train` leaves it.
+
+    Raises:
+        ConfigError: `packed` is not set.
+        TrainingError: as `training.pipeline.train`, or the cluster cannot go on.
+    """
     if config.packed is None:
         raise ConfigError("tasks of a cluster are packs: set `packed` in the configuration, or leave --ray out")
     _refuse_disk(config)
@@ -245,33 +229,9 @@ def train_packs_on(
         run = Run(config, out, meter)
         with run.state.locked():
             run.require("pretrain")
-            _fill(run, engine, config, cluster)
+            packed = PackedAdapters(run.adapter_trainer(run.pretrained()), config.packed)
+            PackDriver(engine, packed, run.pack_memory, cluster, config.threads).run()
     return train("fuse", config, out, resume=True, meter=meter) if stage == "all" else out
-
-
-def train_whole_on_ray(
-    kinds: Sequence[WholeKind],
-    config: TrainingConfig,
-    out: Path,
-    *,
-    address: str | None = None,
-    resume: bool = False,
-    meter: Meter | None = None,
-    cluster: PackCluster | None = None,
-) -> Path:
-    """Train baselines as `training.whole.train_whole`, with their packs on Ray.
-
-    Args:
-        kinds, config, out, resume, meter: as there.
-        address: of a running Ray cluster; None starts one here for each baseline, and ends it.
-        cluster: the processes.
-
-    Raises:
-        TrainingError: as there, or the cluster cannot go on.
-    """
-    settings = cluster or PackCluster()
-    engine = RayEngine(address, settings.workers, settings.object_store_bytes, settings.start_timeout_s)
-    return train_whole_on(engine, kinds, config, out, settings, resume=resume, meter=meter or SilentMeter())
 
 
 def train_whole_on(
@@ -284,19 +244,17 @@ def train_whole_on(
     resume: bool,
     meter: Meter,
 ) -> Path:
-    """Do the same on any engine."""
+    """Train baselines as `training.whole.train_whole`, with their packs on an engine.
+
+    Raises:
+        TrainingError: as there, or the cluster cannot go on.
+    """
     _refuse_disk(config)
 
     def fill(trainer: WholeTrainer, memory_of: MemoryOf) -> None:
         PackDriver(engine, trainer, memory_of, cluster, config.threads).run()
 
     return train_whole(kinds, config, out, resume=resume, meter=meter, fill=fill)
-
-
-def _fill(run: Run, engine: Engine, config: TrainingConfig, cluster: PackCluster) -> None:
-    assert config.packed is not None
-    packed = PackedAdapters(run.adapter_trainer(run.pretrained()), config.packed)
-    PackDriver(engine, packed, pack_memories(run), cluster, config.threads).run()
 
 
 def _refuse_disk(config: TrainingConfig) -> None:

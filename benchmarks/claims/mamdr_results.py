@@ -97,8 +97,8 @@ def _spread(row: Row) -> float:
     return statistics.stdev(row.means) if len(row.means) > 1 else 0.0
 
 
-def draw_table(rows: Rows, path: Path) -> None:
-    """Draw each method's seeds, their mean and its 95% interval, the best on top."""
+def draw_table(rows: Rows, path: Path, figure_of: str = "mean per-domain test AUC") -> None:
+    """Draw each method's seeds, their mean and its 95% interval, the best on top; `figure_of` is written below."""
     ordered = sorted(rows.items(), key=lambda item: statistics.mean(item[1].means))
     figure = Figure((8.0, 1.2 + 0.3 * len(ordered)), dpi=100, layout="constrained")
     axes = figure.subplots()
@@ -108,7 +108,7 @@ def draw_table(rows: Rows, path: Path) -> None:
         axes.plot(row.means, [place] * n, ".", color=_GREY)
         axes.errorbar(statistics.mean(row.means), place, xerr=half, fmt="o", color=_BLUE, capsize=3)
     axes.set_yticks(range(len(ordered)), [name for name, _ in ordered])
-    axes.set_xlabel("mean per-domain test AUC")
+    axes.set_xlabel(figure_of)
     axes.grid(axis="x", color="#DDDDDD")
     _saved(figure, path)
 

@@ -19,14 +19,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Train a backbone, its domains' adapters and their fusion.", no_args_is_help=True)
 
-Packs = Annotated[
-    str | None, typer.Option("--packs", help="i/n: train the i-th of n shares of the packs alone (`packed`).")
-]
+Packs = Annotated[str | None, typer.Option("--packs", help="i/n: train the i-th of n shares of the packs alone.")]
 PacksOnRay = Annotated[
     str | None,
     typer.Option(
         "--ray",
-        help="Train packs (`packed`) on this Ray cluster; without an address, on one that is started here.",
+        help="Train packs on this Ray cluster; without an address, on one that is started here.",
     ),
 ]
 PackWorkers = Annotated[int, typer.Option("--workers", help="Processes that train packs (--ray).", min=1)]
@@ -53,7 +51,10 @@ def adapters(
     ray: PacksOnRay = None,
     workers: PackWorkers = 2,
 ) -> None:
-    """Train every domain's adapter; the run folder must hold a backbone (stage 2)."""
+    """Train every domain's adapter; the run folder must hold a backbone (stage 2).
+
+    --packs and --ray need `packed` in the configuration.
+    """
     share = _share(packs, ray)
     if ray is not None:
         _train_on_ray("adapters", config, out, resume, seed, data, ray, workers)
@@ -113,10 +114,12 @@ def whole(
 ) -> None:
     """Train a whole network for each domain, and compare these baselines with the backbone; OUT/whole is the report.
 
-    The backbone is the run folder's, and is trained first where that has none. With --packs nothing is compared:
-    bring the shares together and run it once more with --resume.
+    The backbone is the run folder's, and is trained first where that has none. With --packs there must be one, and
+    nothing is compared: bring the shares together and run it once more with --resume.
     """
     share = _share(packs, ray)
+    if ray in tuple(Whole):
+        raise typer.BadParameter(f"{ray!r} is a baseline: write it before --ray", param_hint="--ray")
 
     def work(console: Console) -> None:
         from training.config import load_config

@@ -231,7 +231,8 @@ class TrainingConfig(Section):
         strength: of natural domains' adapters.
         calibration: of natural domains' adapters.
         gate: which of them are published.
-        packed: trains domains side by side (docs/packed.md); null is one by one.
+        packed: trains domains side by side (docs/packed.md); null is one by one, but for the baselines of `whole`,
+            which are always trained so.
         divisions: how auxiliary divisions are looked for; no part of what a run learns.
         export_ablations: also write adapters of every mode to RUN/ablations.
         artifact_dtype: of down, up, query and key in the artifacts.

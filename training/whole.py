@@ -24,6 +24,7 @@ from training.notes import curve
 from training.packed.config import PackedConfig
 from training.packed.course import Terms
 from training.packed.packer import MemoryOf
+from training.packed.plan import check_share
 from training.packed.whole import WholeTrainer
 from training.pipeline import predictions_of
 from training.predictions import write_predictions
@@ -88,30 +89,28 @@ def train_whole(
         out: a run folder that holds a backbone of this configuration, or a new one, where it is trained first.
         resume: go on where a training in `out` stopped; what is finished is read.
         meter: where progress goes; nowhere by default.
-        share: (i, n) trains the i-th of n shares of each baseline's packs, and compares nothing.
+        share: (i, n) trains the i-th of n shares of each baseline's packs, and compares nothing; `out` holds the
+            backbone that all shares have in common.
         fill: trains a baseline's packs into their memories before they are read.
 
     Returns:
         OUT/whole, with predictions and report in it, which `espalier evaluate` takes as it takes a run; of a share OUT.
 
     Raises:
-        TrainingError: the folder holds other training, the data or the configuration cannot be used.
+        TrainingError: the folder holds other training, the data or the configuration cannot be used; there is no such
+            share.
     """
-    _refuse(kinds, out, resume)
+    _refuse(kinds, out, resume, share)
     folder = out / FOLDER
     sinks = open_sinks(config.sinks, folder)  # one whose library is missing is refused before anything is trained
     with threads(config.threads):
         run = Run(config, out, meter or SilentMeter())
         with run.state.locked():
+            if share is not None:
+                _train_share(run, kinds, share)
+                return out
             pretrained = run.pretrained()
             test = run.positions.test
-            if share is not None:
-                for kind in kinds:
-                    trained = whole_trainer(run, kind, test).each(_memories(run, kind), share)
-                    run.meter.say(
-                        f"{kind}: {sum(1 for _ in trained)} domains of share {share[0]}/{share[1]} are trained"
-                    )
-                return out
             plain = logits_of(test, lambda part: pretrained.backbone(run.rows.batch(part)))
             found = {kind: _trained(run, kind, plain, fill) for kind in kinds}
             predictions = predictions_of(run, {BASELINE: plain} | {kind: logits for kind, (logits, _) in found.items()})
@@ -125,7 +124,9 @@ def train_whole(
     return folder
 
 
-def _refuse(kinds: Sequence[WholeKind], out: Path, resume: bool) -> None:
+def _refuse(kinds: Sequence[WholeKind], out: Path, resume: bool, share: tuple[int, int] | None) -> None:
+    if share is not None:
+        check_share(*share)
     if not StateFolder(out / "state").holds("pretrain"):
         refuse_existing(out, "all", resume)
     for kind in kinds:
@@ -133,6 +134,7 @@ def _refuse(kinds: Sequence[WholeKind], out: Path, resume: bool) -> None:
 
 
 def _train_share(run: Run, kinds: Sequence[WholeKind], share: tuple[int, int]) -> None:
+    run.require("pretrain")  # which all shares have in common: one trained here could be another
     for kind in kinds:
         trained = whole_trainer(run, kind, run.positions.test).each(_memories(run, kind), share)
         count = sum(1 for _ in trained)

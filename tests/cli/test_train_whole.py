@@ -83,3 +83,34 @@ def test_a_baseline_of_no_such_name_is_a_wrong_use(world: Path, tmp_path: Path) 
     result = run("whole", "--config", str(world / "config.yaml"), "--out", str(tmp_path / "run"), "mmoe")
     assert result.exit_code == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_shares_of_the_baselines_are_put_together(world: Path, tmp_path: Path) -> None:
+    """Law: --packs trains its share and compares nothing; the run after it reads the shares and reports."""
+    options = ["--config", str(world / "config.yaml"), "--out", str(tmp_path / "run")]
+    assert run("pretrain", *options).exit_code == 0
+    for packs in ("1/2", "2/2"):
+        share = run("whole", *options, "single", "--packs", packs, "--resume")
+        assert share.exit_code == 0, share.output
+        assert f"of share {packs} are trained" in share.output
+        assert not (tmp_path / "run" / "whole").exists()
+    told = run("whole", *options, "single", "--resume")
+    assert told.exit_code == 0, told.output
+    assert list(read_predictions(tmp_path / "run" / "whole").logits) == ["backbone", "single"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--packs", "1/2", "--ray"), "leave --packs out"),
+        (("--ray", "single"), "write it before --ray"),
+        (("--packs", "half"), "write i/n"),
+        (("--packs", "3/2"), "no share 3 of 2"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_refused(world: Path, tmp_path: Path, words: tuple[str, ...], named: str) -> None:
+    """Law: the message says what to write instead, and nothing is trained."""
+    refused = run("whole", "--config", str(world / "config.yaml"), "--out", str(tmp_path / "run"), *words)
+    assert refused.exit_code != 0
+    assert named in refused.output
+    assert not (tmp_path / "run").exists()

@@ -14,7 +14,7 @@ from tests.training.small import small_config
 from training.checkpoint import Memory, StateFolder
 from training.cluster.engine import DirectEngine
 from training.config import TrainingConfig
-from training.errors import ConfigError, RunExists, StateMismatch
+from training.errors import ConfigError, RunExists, StageMissing, StateMismatch
 from training.packed.ray_packs import PackCluster, train_whole_on
 from training.predictions import read_predictions
 from training.progress import SilentMeter
@@ -89,8 +89,8 @@ def test_a_folder_of_something_else_is_refused(small_world: Path, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_every_kind_is_trained(small_world: Path, tmp_path: Path) -> None:
-    """Law: a backbone of another kind is trained first, and its baselines after it."""
+def test_a_backbone_of_another_kind_is_trained_first(small_world: Path, tmp_path: Path) -> None:
+    """Law: in a new folder the backbone comes first, whatever its kind, and its baselines after it."""
     config = small_config(small_world, whole=ONCE, backbone={"width": 4, "tower": [16, 8], "kind": "deepfm"})
     folder = train_whole(["finetune"], config.model_copy(update={"pretrain": config.whole}), tmp_path / "run")
     found = read_predictions(folder)
@@ -138,6 +138,16 @@ def test_shares_together_are_the_whole(small_world: Path, finished: Path, in_pac
     train_whole(WHOLE_KINDS, config, shares[0], resume=True)
     assert {path: path.stat().st_mtime_ns for path in (shares[0] / "state").rglob("*/packed/*")} == kept
     assert_the_same_scores(shares[0], in_packs)
+
+
+def test_a_share_needs_the_backbone_of_all(small_world: Path, tmp_path: Path) -> None:
+    """Law: a share trains no backbone of its own, and one that is none is refused before anything is read."""
+    config = small_config(small_world, whole=ONCE, packed=SMALL_PACKS)
+    with pytest.raises(ConfigError, match="no share 3 of 2"):
+        train_whole(["single"], config, tmp_path / "run", share=(3, 2))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(StageMissing, match="espalier train pretrain"):
+        train_whole(["single"], config, tmp_path / "run", share=(1, 2))
 
 
 @pytest.mark.parametrize("memory_mib", [512, 1])

@@ -77,20 +77,14 @@ class Packer(ABC, Generic[Trained]):
             ConfigError: there is no such share.
             StateMismatch: a checkpoint is of other settings, or of other packs.
         """
-        tasks = self.tasks(share)
-        self.say(f"{self.title}: {self.plan.share(*share).line()}")
-        for task in tasks:
+        chosen = self.plan.share(*share)
+        self.say(f"{self.title}: {chosen.line()}")
+        for task in tasks_of(chosen):
             yield from self.trained(task, memory_of(task.name, task.content))
 
     def trained(self, task: PackTask, memory: Memory) -> Sequence[Trained]:
         """Train one piece."""
         return self.pack(task.what, memory) if isinstance(task.what, Pack) else [self.one(task.what, memory)]
-
-    def tasks(self, share: tuple[int, int] = (1, 1)) -> list[PackTask]:
-        """Return all pieces, or those of the i-th of n shares."""
-        chosen = self.plan.share(*share)
-        tasks = [PackTask(f"packed/{pack.number:05d}", {"pack": _domains(pack)}, pack) for pack in chosen.packs]
-        return tasks + [PackTask(place.name, {}, place) for place in chosen.alone]
 
     def unfinished(self, memory_of: MemoryOf) -> Iterator[PackTask]:
         """Find the pieces whose checkpoint is not a finished one.
@@ -98,10 +92,16 @@ class Packer(ABC, Generic[Trained]):
         Raises:
             StateMismatch: a checkpoint is of other settings, or of other packs.
         """
-        for task in self.tasks():
+        for task in tasks_of(self.plan):
             saved = memory_of(task.name, task.content).load()
             if saved is None or not saved.record["finished"]:
                 yield task
+
+
+def tasks_of(plan: Plan) -> list[PackTask]:
+    """Return all pieces of a plan, packs first."""
+    tasks = [PackTask(f"packed/{pack.number:05d}", {"pack": _domains(pack)}, pack) for pack in plan.packs]
+    return tasks + [PackTask(place.name, {}, place) for place in plan.alone]
 
 
 def record_of(fitted: Sequence[Fitted]) -> Record:

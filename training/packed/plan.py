@@ -24,6 +24,8 @@ _LEVEL_COPIES = 6
 _STEP_PASSING, _SCORE_PASSING = 4, 5
 """Tensors of the widest layer that one layer's pass needs beside what is kept; where nothing is learned moments are
 gathered too."""
+_STEP_LISTED, _SCORE_LISTED = 3, 2
+"""Vectors of an entry of a row's lists that are there at a time, where they are looked up in every step."""
 _MIB = 2**20
 
 
@@ -81,8 +83,7 @@ class Plan:
         Raises:
             ConfigError: there is no such share.
         """
-        if not 1 <= part <= parts:
-            raise ConfigError(f"there is no share {part} of {parts}: give one from 1/{parts} to {parts}/{parts}")
+        check_share(part, parts)
         return replace(self, packs=self.packs[part - 1 :: parts], alone=self.alone[part - 1 :: parts])
 
     def line(self) -> str:
@@ -101,17 +102,22 @@ class Footprint:
         layout: of what a domain has of its own, an embedding table of its own left out.
         schedule: of the stage.
         itemsize: bytes of a float.
+        listed: entries of all lists of a row, where they are looked up in every step.
     """
 
-    def __init__(self, shape: NetworkShape, layout: Layout, schedule: Schedule, itemsize: int = 4) -> None:
+    def __init__(
+        self, shape: NetworkShape, layout: Layout, schedule: Schedule, itemsize: int = 4, listed: int = 0
+    ) -> None:
         self.schedule = schedule
         self._row_bytes = row_bytes(shape, itemsize)
         average = int(schedule.average is not None)
         copies = _STACK_COPIES + average
         self._domain_bytes = (copies * layout.learned_width + (6 + average) * layout.moments_width) * itemsize
-        self._step_bytes = (kept_floats(shape) + passing_floats(shape, _STEP_PASSING)) * itemsize
-        self._score_bytes = passing_floats(shape, _SCORE_PASSING) * itemsize
-        self._table_row_bytes = (copies + 2) * (shape.width + int(shape.first_order)) * itemsize
+        columns = shape.width + int(shape.first_order)
+        step = kept_floats(shape) + passing_floats(shape, _STEP_PASSING) + _STEP_LISTED * listed * columns
+        score = passing_floats(shape, _SCORE_PASSING) + _SCORE_LISTED * listed * columns
+        self._step_bytes, self._score_bytes = step * itemsize, score * itemsize
+        self._table_row_bytes = (copies + 2) * columns * itemsize
 
     def of(self, domains: int, rows: int, batch_rows: int, table_rows: int = 0) -> int:
         """Return the bytes that training takes at most.
@@ -126,6 +132,16 @@ class Footprint:
         score = max(min(rows, READ_ROWS), domains) * self._score_bytes
         own = self._domain_bytes + table_rows * self._table_row_bytes
         return domains * own + rows * self._row_bytes + max(step, score)
+
+
+def check_share(part: int, parts: int) -> None:
+    """Refuse what is no share.
+
+    Raises:
+        ConfigError: `part` is not one of 1 to `parts`.
+    """
+    if not 1 <= part <= parts:
+        raise ConfigError(f"there is no share {part} of {parts}: give one from 1/{parts} to {parts}/{parts}")
 
 
 def kept_floats(shape: NetworkShape) -> int:
@@ -144,11 +160,11 @@ def kept_floats(shape: NetworkShape) -> int:
 
 def passing_floats(shape: NetworkShape, copies: int) -> int:
     """Numbers of one row that the pass through one layer needs at a time, of so many tensors of the widest."""
-    widest = max(*shape.tower, shape.input_width)
-    if shape.kind == "autoint":
-        widest = max(
-            widest, len(shape.fields) * max(shape.width, shape.heads * max(shape.head_width, len(shape.fields)))
-        )
+    widest, fields = max(*shape.tower, shape.input_width), len(shape.fields)
+    if shape.kind in ("deepfm", "neurfm"):
+        widest = max(widest, fields * shape.width)
+    if shape.kind == "autoint":  # a layer's four maps and its heads are there at a time: measured, twice the widest
+        widest = max(widest, 2 * fields * max(shape.width, shape.heads * max(shape.head_width, fields)))
     return shape.input_width + copies * widest
 
 

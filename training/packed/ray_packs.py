@@ -246,6 +246,11 @@ def train_whole_on(
 ) -> Path:
     """Train baselines as `training.whole.train_whole`, with their packs on an engine.
 
+    Args:
+        engine: runs the workers; started and stopped for each baseline.
+        cluster: the processes.
+        kinds, config, out, resume, meter: as there.
+
     Raises:
         TrainingError: as there, or the cluster cannot go on.
     """

@@ -24,7 +24,7 @@ from training.early_stopping import EarlyStopping
 from training.loops import Fitted, Loop, Trainee
 from training.packed.config import PackedConfig
 from training.packed.course import Course, Terms
-from training.packed.local import LocalInputs, blocks, own_rows
+from training.packed.local import Block, LocalInputs, blocks, own_rows
 from training.packed.loop import PackLoop, scored
 from training.packed.packer import Packer, fitted_of, record_of
 from training.packed.plan import Footprint, Pack, Plan, Size, plan
@@ -95,7 +95,9 @@ class WholeTrainer(Packer[TrainedWhole]):
     def plan(self) -> Plan:
         """All packs, and the domains that are too large for one."""
         layout = whole_layout(self.start, 0)
-        footprint = Footprint(self.start.shape, layout, self.terms.schedule, self.start.output.weight.element_size())
+        listed = sum(block.columns.stop - block.columns.start for block in self._blocks if block.kind == "mean")
+        itemsize = self.start.output.weight.element_size()
+        footprint = Footprint(self.start.shape, layout, self.terms.schedule, itemsize, listed)
         sizes = (
             Size(
                 place,
@@ -158,8 +160,8 @@ class WholeTrainer(Packer[TrainedWhole]):
         train, stop, score = (self._inputs(rows, pack, ids) for rows in (self._train, self._stop, self._score))
         table_rows = max(1, *map(len, ids))
         layout = whole_layout(self.start, table_rows)
-        start = layout.stacked([whole_tensors(self.start, own, table_rows) for own in ids])
-        network = WholeNetwork(self.start, layout, blocks(self.start, self.rows.batch(self.train[:1])))
+        start = layout.stacked(whole_tensors(self.start, ids, table_rows))
+        network = WholeNetwork(self.start, layout, self._blocks)
         courses = [
             Course(place, self._stream_of(place), rows, judged, EarlyStopping(self.terms.schedule.patience))
             for place, rows, judged in zip(
@@ -187,6 +189,10 @@ class WholeTrainer(Packer[TrainedWhole]):
     @staticmethod
     def _count(rows: DomainRows, place: Place) -> int:
         return rows.count(place.division, place.domain)
+
+    @cached_property
+    def _blocks(self) -> list[Block]:
+        return blocks(self.start, self.rows.batch(self.train[:1]))
 
     @cached_property
     def _train(self) -> DomainRows:

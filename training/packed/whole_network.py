@@ -128,10 +128,16 @@ def whole_layout(start: Backbone, table_rows: int) -> Layout:
     return Layout(learned, moments)
 
 
-def whole_tensors(start: Backbone, ids: Tensor, table_rows: int) -> Tensors:
-    """Return a domain's start: the network's tensors, and of its table the rows `ids`, filled up with zeros."""
-    table = start.embeddings.table.detach()[ids]
-    return {_TABLE: functional.pad(table, (0, 0, 0, table_rows - len(ids))), **_beside_the_table(start)}
+def whole_tensors(start: Backbone, ids: Sequence[Tensor], table_rows: int) -> list[Tensors]:
+    """Return each domain's start: the network's tensors, and of its table the domain's rows, filled up with zeros.
+
+    Args:
+        start: the network.
+        ids: for each domain the rows of the whole table that it has.
+        table_rows: R.
+    """
+    table, rest = start.embeddings.table.detach(), _beside_the_table(start)
+    return [{_TABLE: functional.pad(table[own], (0, 0, 0, table_rows - len(own))), **rest} for own in ids]
 
 
 def _beside_the_table(start: Backbone) -> Tensors:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from network.inputs import Kind
@@ -17,6 +19,8 @@ from training.checkpoint import Memory, StateFolder
 from training.packed.config import PackedConfig
 from training.packed.course import Terms
 from training.packed.whole import WholeTrainer
+from training.prepared import PreparedDataset
+from training.progress import SilentMeter
 from training.seeds import Stream
 
 OTHERS: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind != "mlp")
@@ -25,6 +29,13 @@ OTHERS: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind != "mlp")
 def small(kind: Kind) -> dict[str, Any]:
     """A small backbone of a kind."""
     return {"width": 4, "tower": [9, 7], "kind": kind}
+
+
+def with_fields(small_world: Path, kinds: tuple[str, ...]) -> PreparedDataset:
+    """The small world, with its fields of some kinds alone."""
+    prepared = PreparedDataset.load(small_world)
+    fields = tuple(field for field in prepared.spec.fields if field.kind in kinds)
+    return replace(prepared, spec=prepared.spec.model_copy(update={"fields": fields}))
 
 
 def whole(data: Path, out: Path, terms: Terms, **changes: Any) -> WholeTrainer:
@@ -45,15 +56,20 @@ def whole(data: Path, out: Path, terms: Terms, **changes: Any) -> WholeTrainer:
             {"backbone": {"width": 4, "tower": [9, 7], "norm": False}},
         ),
         *((Terms(schedule(epochs=2, weight_decay=1e-3), "best"), {"backbone": small(kind)}) for kind in OTHERS),
+        (Terms(schedule(epochs=1), "best"), {"backbone": small("deepfm"), "fields": ("sparse",)}),
     ],
-    ids=["fine-tune", "last epoch", "single, weight decay, no norms", *OTHERS],
+    ids=["fine-tune", "last epoch", "single, weight decay, no norms", *OTHERS, "deepfm, sparse fields alone"],
 )
 def test_pack_equals_each_whole_network_alone(
     small_world: Path, tmp_path: Path, terms: Terms, changes: dict[str, Any]
 ) -> None:
     """Law: losses, AUCs, the epoch kept and the scores are those of training the domain alone, to 1e-7 in float64."""
-    with_pictures(small_world).write(tmp_path / "data")
+    kinds = changes.pop("fields", None)
+    data = with_pictures(small_world) if kinds is None else with_fields(small_world, kinds)
+    data.write(tmp_path / "data")
     trainer = whole(tmp_path / "data", tmp_path / "run", terms, **changes)
+    assert len(trainer.plan.packs) > 1
+    assert not trainer.plan.alone
     before = trainer.start.weights()
     packed = {trained.place: trained for trained in trainer.each(memories(tmp_path / "packed"))}
     assert len(packed) == len(TRAIN)
@@ -79,3 +95,34 @@ def test_scores_of_a_finished_pack_are_kept(small_world: Path, tmp_path: Path) -
         assert mine.place == other.place
         assert mine.fitted == other.fitted
         np.testing.assert_array_equal(mine.logits, other.logits)
+
+
+class Terminal(SilentMeter):
+    """A meter that cannot leave its process."""
+
+    def __reduce__(self) -> str:
+        raise TypeError("a terminal does not travel")
+
+
+def test_what_travels_is_bare(small_world: Path, tmp_path: Path) -> None:
+    """Law: neither the terminal nor what was looked up goes to a worker, and what goes trains the same."""
+    trainer = replace(whole(small_world, tmp_path / "run", Terms(schedule(epochs=1), "best")), meter=Terminal())
+    here = list(trainer.each(memories(tmp_path / "here")))  # all that is looked up once is there now
+    content = pickle.dumps(trainer.bare())
+    assert len(content) < 2 * len(pickle.dumps((trainer.start, trainer.rows)))
+    for mine, other in zip(pickle.loads(content).each(memories(tmp_path / "there")), here, strict=True):
+        np.testing.assert_array_equal(mine.logits, other.logits)
+
+
+def test_lists_count(small_world: Path, tmp_path: Path) -> None:
+    """Law: lists are looked up in every step, so longer ones, of the same values, are stated to take more memory."""
+    terms = Terms(schedule(batch_rows=4_096, min_batches=1), "best")
+    prepared = PreparedDataset.load(small_world)
+    (field,) = (field for field in prepared.spec.fields if field.kind == "multi_hot")
+    stated = []
+    for times in (1, 10):
+        items = prepared.items.with_columns(pl.concat_list([field.column] * times).alias(field.column))
+        replace(prepared, items=items).write(tmp_path / f"data-{times}")
+        trainer = whole(tmp_path / f"data-{times}", tmp_path / f"run-{times}", terms)
+        stated.append(trainer.plan.packs[0].memory_bytes)
+    assert stated[1] > stated[0] * 1.2

@@ -17,7 +17,7 @@ import numpy as np
 
 from training import metrics
 from training.config import CalibrationConfig
-from training.metrics import Array, Floats
+from training.metrics import Array, Floats, rows_by_domain
 
 _STEPS = 50
 _HALVINGS = 30
@@ -85,17 +85,6 @@ def fit_domains(
     return tuple(fit(label[part], logits[part], config) for part in rows_by_domain(domain, domains))
 
 
-def rows_by_domain(domain: Array, domains: int) -> list[Array]:
-    """Positions of each domain's rows, in their order; rows of -1 are in none.
-
-    Args:
-        domain: (n,) positions.
-        domains: how many there are.
-    """
-    order = np.argsort(domain, kind="stable")
-    return np.split(order, np.searchsorted(domain[order], np.arange(domains + 1)))[1:-1]
-
-
 def fit(label: Array, logits: Array, config: CalibrationConfig) -> Calibration:
     """Fit one domain; the identity where the rows do not show that another line is better.
 
@@ -157,8 +146,8 @@ def before_and_after(
     """
     after = calibrated(logits, domain, calibrations)
     found: dict[str, Any] = {"pooled": _both(label, logits, after), "domains": {}}
-    for position, (name, one) in enumerate(zip(names, calibrations, strict=True)):
-        mine = domain == position
+    parts = rows_by_domain(domain, len(names))
+    for name, one, mine in zip(names, calibrations, parts, strict=True):
         figures = _both(label[mine], logits[mine], after[mine])
         found["domains"][name] = {**one.served(), "fitted": one.record(), **figures}
     return found

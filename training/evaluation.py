@@ -10,7 +10,7 @@ import numpy as np
 
 from training import metrics
 from training.figures import BASELINE, SERVED, Average, Difference, Evaluation, Figures, MethodFigures
-from training.metrics import Array
+from training.metrics import Array, rows_by_domain
 from training.predictions import Predictions
 from training.resampling import CONFIDENCE, Draws, auc_draws, interval
 
@@ -43,15 +43,10 @@ def evaluate(predictions: Predictions, seed: int = 0, draws: int = DRAWS) -> Eva
         scores[_BAYES] = _logit(predictions.probability)
     everything = np.arange(len(predictions.label))
     pooled = _scope(predictions, scores, everything, draws, np.random.default_rng([seed, 0]))
+    parts = rows_by_domain(predictions.domain, len(predictions.domains))
     domains = {
-        name: _scope(
-            predictions,
-            scores,
-            np.flatnonzero(predictions.domain == position),
-            draws,
-            np.random.default_rng([seed, 1 + position]),
-        )
-        for position, name in enumerate(predictions.domains)
+        name: _scope(predictions, scores, part, draws, np.random.default_rng([seed, 1 + position]))
+        for position, (name, part) in enumerate(zip(predictions.domains, parts, strict=True))
     }
     twin = _twin(predictions.logits)
     ranks = _ranks([method for method in predictions.logits if twin is None or method != SERVED], domains)
@@ -135,7 +130,7 @@ def _average(method: str, scopes: Sequence[_Scope], weights: Sequence[int]) -> A
     """Average over domains; its interval comes from the domains' own resamples, averaged draw by draw."""
     if not scopes:
         return Average(auc=None, low=None, high=None, log_loss=None, domains=0)
-    methods = list(scopes[0].figures)
+    methods = [m for m in scopes[0].figures if m in (method, BASELINE, _BAYES)]  # what `_ranked` compares
     aucs = {m: _mean([scope.figures[m].auc for scope in scopes], weights) for m in methods}
     draws = {m: _mean_draws([scope.draws[m] for scope in scopes], weights) for m in methods}
     loss = _mean([scope.figures[method].log_loss for scope in scopes], weights)

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.artifacts_of import Choice, Notes
-from training.calibration import Calibration, calibrated, fit_domains, rows_by_domain
+from training.calibration import Calibration, calibrated, fit_domains
 from training.config import CalibrationConfig, GateConfig
 from training.gate import Case, Verdict, judge
+from training.metrics import rows_by_domain
 
 Floats = NDArray[np.float64]
 

@@ -185,3 +185,14 @@ def _share_below(score: Array, others: Array) -> Floats:
     counts = np.searchsorted(ordered, score, side="left") + np.searchsorted(ordered, score, side="right")
     share: Floats = 0.5 * counts / len(ordered)
     return share
+
+
+def rows_by_domain(domain: Array, domains: int) -> list[Array]:
+    """Positions of each domain's rows, in their order; rows of -1 are in none.
+
+    Args:
+        domain: (n,) positions.
+        domains: how many there are.
+    """
+    order = np.argsort(domain, kind="stable")
+    return np.split(order, np.searchsorted(domain[order], np.arange(domains + 1)))[1:-1]

@@ -33,7 +33,7 @@ def cost() -> str:
         "multilora_epinions": multilora_epinions.CORE_HOURS,
     }
     each = ", ".join(f"{group} {value:.1f}" for group, value in hours.items())
-    whole = f"about {sum(hours.values()):.1f} core hours ({each}), guesses"
+    whole = f"about {sum(hours.values()):.1f} core hours ({each}), at most"
     rest = "multilora_fleet states its own after two rehearsals; each table tells what its last record took"
     return f"# FULL=1: {whole}; {rest}. after a stop the same command goes on"
 

@@ -37,14 +37,11 @@ class NormStack(nn.Module):
 
     def __init__(self, norms: Sequence[DomNorm], width: int) -> None:
         super().__init__()
-        values = {
-            key: torch.stack(
-                [norm.get_parameter(key).detach() if key in _KEYS[:2] else norm.get_buffer(key) for norm in norms]
-            )
-            if norms
-            else torch.empty(0, width)
-            for key in _KEYS
-        }
+        with torch.no_grad():
+            values = {
+                key: torch.stack([getattr(norm, key) for norm in norms]) if norms else torch.empty(0, width)
+                for key in _KEYS
+            }
         self.weight, self.bias = nn.Parameter(values["weight"]), nn.Parameter(values["bias"])
         self.register_buffer("mean", values["mean"])
         self.register_buffer("var", values["var"])
@@ -63,11 +60,14 @@ class LoraStack:
         level: number of the module.
     """
 
+    @torch.no_grad()
     def __init__(self, adapters: Sequence[DomainAdapter], level: int) -> None:
         loras = [lora for adapter in adapters if (lora := adapter.lora(level)) is not None]
-        self._down = torch.stack([lora.down.detach() for lora in loras])
-        up = [torch.cat([lora.scale.unsqueeze(1) * lora.up, lora.shift.unsqueeze(1)], dim=1).detach() for lora in loras]
-        self._up = torch.stack(up)
+        down, up, scale, shift = (
+            torch.stack(each) for each in zip(*((one.down, one.up, one.scale, one.shift) for one in loras), strict=True)
+        )
+        self._down = down
+        self._up = torch.cat([scale.unsqueeze(2) * up, shift.unsqueeze(2)], dim=2)
 
     def outputs(self, x: Tensor, groups: Groups) -> Tensor:
         """Return each row's LoRA output (n, d); zero where it has no adapter."""

@@ -220,14 +220,14 @@ class Table:
         return {"test": found[self.figure], **found}
 
     def _tell_cost(self) -> None:
-        count = sum(len(family.grid) + (len(SEEDS) - 1) * len(family.names) for family in self._families)
+        counts = [len(family.grid) + (len(SEEDS) - 1) * len(family.names) for family in self._families]
         known = f"about {self._core_hours:.1f} core hours, a guess"
-        rows = self.rows()
-        if rows is not None:
-            each = {family: _mean(rows[next(iter(family.names))], "seconds") for family in self._families}
-            hours = sum((len(f.grid) + (len(SEEDS) - 1) * len(f.names)) * seconds for f, seconds in each.items()) / 3600
-            known = f"at most {hours:.1f} core hours, by the last record"
-        print(f"# {self.name}: at most {count} trainings; {known}", flush=True)
+        rows = self.rows() or {}
+        firsts = [next(iter(family.names)) for family in self._families]
+        if set(firsts) <= set(rows):
+            spent = sum(count * _mean(rows[name], "seconds") for count, name in zip(counts, firsts, strict=True))
+            known = f"at most {spent / 3600:.1f} core hours, by the last record"
+        print(f"# {self.name}: at most {sum(counts)} trainings; {known}", flush=True)
 
     def _write(self, rows: Rows) -> None:
         code = {found["code"] for row in rows.values() for found in row.seeds}

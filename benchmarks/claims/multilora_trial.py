@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from adapters_store.canonical import canonical_json, digest
+from adapters_store.durable import write_durably
 from benchmarks.claims import trainings
 from training.checkpoint import Memory, StateFolder
 from training.config import Schedule, TrainingConfig
@@ -70,6 +73,13 @@ class Training:
         return cls(str(data), kind, json.dumps(config, sort_keys=True), seed)
 
     @property
+    def backbone(self) -> str:
+        """Digest of what decides stage 1, which trainings may share."""
+        config, _ = self.checked()
+        settings = config.model_dump(mode="json", include={"backbone", "pretrain", "seed", "threads"})
+        return digest(canonical_json({"data": _content(self.data), **settings}))
+
+    @property
     def key(self) -> TrialKey:
         """What its result is kept by; work on the claims themselves takes it whatever code it came from."""
         content = hashlib.sha256(json.dumps([_content(self.data), self.config]).encode()).hexdigest()
@@ -89,8 +99,12 @@ def _content(data: str) -> str:
     return folder_digest(Path(data)) if Path(data).exists() else data
 
 
-def run(training: Training) -> dict[str, Found]:
+def run(training: Training, backbones: Path | None = None) -> dict[str, Found]:
     """Train, select on validation, and score the test rows.
+
+    Args:
+        training: what to train.
+        backbones: folder of finished stages 1, which is taken from there where it is, and left there where it is not.
 
     Returns:
         Method to {validation (pooled AUC of the `stop` rows), pooled, macro, log_loss, domains {name: test AUC},
@@ -100,15 +114,34 @@ def run(training: Training) -> dict[str, Found]:
     use_threads(1)
     code, began = code_commit(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="espalier-multilora-") as folder:
+        own = Path(folder) / "run" / "state" / "pretrain.safetensors"
+        shared = None
+        if backbones is not None and training.kind != "single":
+            shared = backbones / f"{training.backbone}{own.suffix}"
+        spared = 0.0
+        if shared is not None and shared.exists():
+            own.parent.mkdir(parents=True)
+            shutil.copy(shared, own)
+            spared = _stage_1_seconds(own)
         found = stages(training, Path(folder)) if training.kind == "stages" else whole(training, Path(folder))
-    seconds = round(time.monotonic() - began, 1)
+        if shared is not None and own.exists() and not shared.exists():
+            shared.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(shared, own.read_bytes())
+    seconds = round(time.monotonic() - began + spared, 1)
     return {name: {**each, "seconds": seconds, "code": code} for name, each in found.items()}
+
+
+def _stage_1_seconds(state: Path) -> float:
+    """What the epochs of a finished stage 1 took when it was trained."""
+    saved = StateFolder(state.parent).read(state.stem)
+    assert saved is not None
+    return float(sum(entry["seconds"] for entry in saved.record["history"]))
 
 
 def stages(training: Training, folder: Path) -> dict[str, Found]:
     """All three stages."""
     config, _ = training.checked()
-    return told_by(json.loads((train_all(config, folder / "run") / "report.json").read_text()))
+    return told_by(json.loads((train_all(config, folder / "run", resume=True) / "report.json").read_text()))
 
 
 def told_by(report: Mapping[str, Any]) -> dict[str, Found]:
@@ -185,7 +218,7 @@ def run_all(todo: Sequence[Training], kept: Path) -> dict[Training, Found]:
         todo: what to run; longest first is quickest.
         kept: folder of results, one JSON file each.
     """
-    return trainings.run_all(todo, run, _told, kept)
+    return trainings.run_all(todo, partial(run, backbones=kept / "runs"), _told, kept)
 
 
 def _told(training: Training, found: Found) -> str:

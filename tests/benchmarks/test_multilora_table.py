@@ -136,6 +136,28 @@ def test_rows_of_one_training_are_looked_at_together(tmp_path: Path) -> None:
     assert not any(": single_lora," in line.claim for line in lines)
 
 
+def test_what_a_table_costs_is_told_by_its_last_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Law: a record of these rows tells how long they take; one of other rows, or none, leaves the guess."""
+    monkeypatch.setenv("FULL", "1")
+    monkeypatch.setattr("benchmarks.claims.multilora_table.RECORDS", tmp_path)
+    monkeypatch.setattr("benchmarks.claims.trainings.RECORDS", tmp_path)
+
+    def trained(trainings: Sequence[Training], kept: Path) -> dict[Training, Found]:
+        figures = {"validation": 0.8, "pooled": 0.7, "seconds": 720.0, "code": "d" * 40}
+        return {one: dict.fromkeys(("single", "finetune"), figures) for one in trainings}
+
+    for kinds, told in (
+        (["single"], "at most 5 trainings; about 1.5 core hours, a guess"),
+        (["single"], "at most 5 trainings; at most 1.0 core hours, by the last record"),
+        (["single", "finetune"], "at most 10 trainings; about 1.5 core hours, a guess"),
+    ):
+        families = [Family(kind, ({},)) for kind in kinds]
+        assert Table("t", {}, families, "pooled", (), 1.5, trained=trained).brought(Workplace(tmp_path), tmp_path)
+        assert told in capsys.readouterr().out
+
+
 def test_a_record_of_another_table_is_refused() -> None:
     """Law: rows hold for the methods and configurations that the table tunes over now, an earlier row's among them."""
     grid = ({"pretrain": {"lr": 0.1}}, {"pretrain": {"lr": 0.2}})
@@ -218,6 +240,26 @@ def test_a_baseline_is_scored_on_the_same_rows(tiny: Path, kind: Any) -> None:
     assert found == again
     assert set(found[kind]["domains"]) == {"theme-01", "theme-02"}
     assert found[kind]["macro"] == pytest.approx(statistics.mean(found[kind]["domains"].values()))
+
+
+def test_trainings_share_stage_1(tiny: Path, tmp_path: Path) -> None:
+    """Law: what is decided by the same settings, data and seed is trained once, and no figure is another by it."""
+    longer = merged(TINY, {"adapters": {"epochs": 2}})
+    tuned = {**TINY, "whole": {"epochs": 1, "batch_rows": 256}}
+    todo = [
+        Training.of(tiny, "stages", TINY, 0),
+        Training.of(tiny, "stages", longer, 0),
+        Training.of(tiny, "finetune", tuned, 0),
+        Training.of(tiny, "single", tuned, 0),
+        Training.of(tiny, "stages", TINY, 1),
+    ]
+    for training in todo:
+        alone, sharing = run(training), run(training, tmp_path)
+        for found in (alone, sharing):
+            assert all(each.pop("seconds") >= 0 for each in found.values())
+        assert sharing == alone
+    assert len(list(tmp_path.iterdir())) == 2
+    assert len({training.backbone for training in todo}) == 2
 
 
 def test_a_baseline_of_another_kind_is_trained_one_by_one(tiny: Path) -> None:

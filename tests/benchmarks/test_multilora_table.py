@@ -242,6 +242,26 @@ def test_a_baseline_is_scored_on_the_same_rows(tiny: Path, kind: Any) -> None:
     assert found[kind]["macro"] == pytest.approx(statistics.mean(found[kind]["domains"].values()))
 
 
+def test_trainings_share_stage_1(tiny: Path, tmp_path: Path) -> None:
+    """Law: what is decided by the same settings, data and seed is trained once, and no figure is another by it."""
+    longer = merged(TINY, {"adapters": {"epochs": 2}})
+    tuned = {**TINY, "whole": {"epochs": 1, "batch_rows": 256}}
+    todo = [
+        Training.of(tiny, "stages", TINY, 0),
+        Training.of(tiny, "stages", longer, 0),
+        Training.of(tiny, "finetune", tuned, 0),
+        Training.of(tiny, "single", tuned, 0),
+        Training.of(tiny, "stages", TINY, 1),
+    ]
+    for training in todo:
+        alone, sharing = run(training), run(training, tmp_path)
+        for found in (alone, sharing):
+            assert all(each.pop("seconds") >= 0 for each in found.values())
+        assert sharing == alone
+    assert len(list(tmp_path.iterdir())) == 2
+    assert len({training.backbone for training in todo}) == 2
+
+
 def test_a_baseline_of_another_kind_is_trained_one_by_one(tiny: Path) -> None:
     """Law: what no pack can hold is trained all the same."""
     config = merged({**TINY, "whole": {"epochs": 1}}, {"backbone": {"kind": "deepfm"}})

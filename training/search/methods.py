@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from training.baselines.table import BASELINES
@@ -138,13 +138,21 @@ def methods_of(config: Config, names: Sequence[str]) -> list[Method]:
         chosen = set(_checked(names or STAGES, known, "a configuration of the stages"))
         if "fuse" in chosen and config.fusion.mode == "single":
             raise ConfigError("fusion.mode single trains no fusion, so fuse has nothing to search: set another mode")
-        return [method for method in _STAGES if method.name in chosen]
+        return [_without_averages(method, config) for method in _STAGES if method.name in chosen]
     own = config.framework if config.structure == "plain" else config.structure
     known = [*FRAMEWORKS, *BASELINES]
     return [
         Method(name, (), spaces.of_framework(name), (), judging.framework, _of_framework)
         for name in _checked(names or [own], known, "a configuration of a framework")
     ]
+
+
+def _without_averages(method: Method, config: TrainingConfig) -> Method:
+    """Where nothing is selected in stages 2 and 3, they have no averages to choose."""
+    if config.select == "best":
+        return method
+    space = {key: values for key, values in method.space.items() if key not in ("adapters.average", "fuse.average")}
+    return replace(method, space=space)
 
 
 def started(method: Method, config: Config) -> Config:

@@ -1,8 +1,9 @@
 """The usual spaces: what is tried of each stage, baseline and framework unless a file of spaces says otherwise.
 
-Step size, weight decay and batch span what methods.md 2 lists of the papers, and one value beyond it. Strength is not
-among them: it is searched for each domain by a line search on the same rows (`strength.policy: search`), and what that
-search is told (`prior_rows`) cannot be judged on the rows that it fits.
+Step size, weight decay and batch span what methods.md 2 lists of the papers, and values beyond it: a large step is
+worth most together with the average of the weights (docs/search.md). Strength is not among them: it is searched for
+each domain by a line search on the same rows (`strength.policy: search`), and what that search is told (`prior_rows`)
+cannot be judged on the rows that it fits.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections.abc import Mapping
 from training.search.space import Parameter, Range, Space, Times, Values
 
 _RATE = Range(low=1e-4, high=1e-2, log=True)
-_DECAY = Values(values=(0.0, 1e-5, 1e-4, 1e-3))
+_DECAY = Values(values=(0.0, 1e-5, 3e-5, 1e-4, 1e-3))
 _DROPOUT = Range(low=0.0, high=0.6)
 _BATCH = Values(values=(512, 2048, 4096))
+_AVERAGE = Values(values=(None, "tail"))
 _OUTER = {"outer.lr": Range(low=0.05, high=1.0, log=True)}
 _GAMMA = {"regularization.gamma": Range(low=0.03, high=1.0, log=True)}
 _AHEAD = {"look_ahead.lr": Range(low=1e-3, high=0.3, log=True)}
@@ -28,6 +30,7 @@ def of_schedule(section: str) -> dict[str, Parameter]:
         f"{section}.weight_decay": _DECAY,
         f"{section}.dropout": _DROPOUT,
         f"{section}.batch_rows": _BATCH,
+        f"{section}.average": _AVERAGE,
     }
 
 

@@ -43,14 +43,24 @@ def test_a_space_is_widened_to_what_is_given() -> None:
 
 def test_every_usual_space_holds_what_is_given() -> None:
     """Law: of each method the configuration as given is a point, and every end of the space is a configuration."""
-    for config in (stages(), framework(), framework(preset="parity", finetune={"epochs": 2})):
-        names = ["finetune", "single"] if config == stages() else ["mamdr", "dn", "maml", "mmoe", "mix"]
+    last = stages(select="last_epoch")
+    for config in (stages(), last, framework(), framework(preset="parity", finetune={"epochs": 2})):
+        names = ["finetune", "single"] if config in (stages(), last) else ["mamdr", "dn", "maml", "mmoe", "mix"]
         for method in [*methods_of(config, []), *methods_of(config, names)]:
             begun = started(method, config)
             space, given = completed(method.space, begun)
             method.check(space)
             assert placed(begun, space, given) == begun
             assert len(corners(begun, space)) > 2 * len(space)
+
+
+def test_averages_are_tried_where_they_can_be_selected() -> None:
+    """Law: every schedule is searched with averaged weights and without, but for stages that select nothing."""
+    names = ["pretrain", "adapters", "fuse", "finetune"]
+    keys = ["pretrain.average", "adapters.average", "fuse.average", "whole.average"]
+    best, last = (methods_of(stages(select=select), names) for select in ("best", "last_epoch"))
+    assert [key in method.space for method, key in zip(best, keys, strict=True)] == [True] * 4
+    assert [key in method.space for method, key in zip(last, keys, strict=True)] == [True, False, False, True]
 
 
 def test_a_point_changes_what_it_names() -> None:

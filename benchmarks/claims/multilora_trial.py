@@ -73,8 +73,8 @@ class Training:
         return cls(str(data), kind, json.dumps(config, sort_keys=True), seed)
 
     @property
-    def backbone(self) -> str:
-        """Digest of what decides stage 1, which trainings may share."""
+    def stage_1(self) -> str:
+        """Digest of what decides stage 1, which trainings share; its state refuses to be taken for another's."""
         config, _ = self.checked()
         settings = config.model_dump(mode="json", include={"backbone", "pretrain", "seed", "threads"})
         return digest(canonical_json({"data": _content(self.data), **settings}))
@@ -117,14 +117,14 @@ def run(training: Training, backbones: Path | None = None) -> dict[str, Found]:
         own = Path(folder) / "run" / "state" / "pretrain.safetensors"
         shared = None
         if backbones is not None and training.kind != "single":
-            shared = backbones / f"{training.backbone}{own.suffix}"
+            shared = backbones / f"{training.stage_1}{own.suffix}"
         spared = 0.0
         if shared is not None and shared.exists():
             own.parent.mkdir(parents=True)
             shutil.copy(shared, own)
             spared = _stage_1_seconds(own)
         found = stages(training, Path(folder)) if training.kind == "stages" else whole(training, Path(folder))
-        if shared is not None and own.exists() and not shared.exists():
+        if shared is not None and not shared.exists():
             shared.parent.mkdir(parents=True, exist_ok=True)
             write_durably(shared, own.read_bytes())
     seconds = round(time.monotonic() - began + spared, 1)
@@ -218,6 +218,7 @@ def run_all(todo: Sequence[Training], kept: Path) -> dict[Training, Found]:
         todo: what to run; longest first is quickest.
         kept: folder of results, one JSON file each.
     """
+    # git ignores folders of this name, so that only results are committed of an unfinished table
     return trainings.run_all(todo, partial(run, backbones=kept / "runs"), _told, kept)
 
 

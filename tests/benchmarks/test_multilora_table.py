@@ -259,7 +259,7 @@ def test_trainings_share_stage_1(tiny: Path, tmp_path: Path) -> None:
             assert all(each.pop("seconds") >= 0 for each in found.values())
         assert sharing == alone
     assert len(list(tmp_path.iterdir())) == 2
-    assert len({training.backbone for training in todo}) == 2
+    assert len({training.stage_1 for training in todo}) == 2
 
 
 def test_a_baseline_of_another_kind_is_trained_one_by_one(tiny: Path) -> None:

@@ -138,7 +138,7 @@ def methods_of(config: Config, names: Sequence[str]) -> list[Method]:
         chosen = set(_checked(names or STAGES, known, "a configuration of the stages"))
         if "fuse" in chosen and config.fusion.mode == "single":
             raise ConfigError("fusion.mode single trains no fusion, so fuse has nothing to search: set another mode")
-        return [_without_averages(method, config) for method in _STAGES if method.name in chosen]
+        return [_where_selected(method, config) for method in _STAGES if method.name in chosen]
     own = config.framework if config.structure == "plain" else config.structure
     known = [*FRAMEWORKS, *BASELINES]
     return [
@@ -147,8 +147,8 @@ def methods_of(config: Config, names: Sequence[str]) -> list[Method]:
     ]
 
 
-def _without_averages(method: Method, config: TrainingConfig) -> Method:
-    """Where nothing is selected in stages 2 and 3, they have no averages to choose."""
+def _where_selected(method: Method, config: TrainingConfig) -> Method:
+    """The method; where stages 2 and 3 select nothing, without the averages that they could not choose."""
     if config.select == "best":
         return method
     space = {key: values for key, values in method.space.items() if key not in ("adapters.average", "fuse.average")}

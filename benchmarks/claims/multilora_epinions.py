@@ -44,7 +44,7 @@ WHOLE_GRID: tuple[dict[str, Any], ...] = tuple(
     {WHOLE: {**DOMAINS, "lr": rate, "dropout": dropout}} for rate in (1e-3, 3e-4) for dropout in (0.0, 0.2)
 )
 FAMILIES = (Family("stages", GRID), Family("single", WHOLE_GRID, start="mix"))
-CORE_HOURS = 1.0
+CORE_HOURS = 1.3
 """Of FULL=1, at most; by the record."""
 GATED = "domains and seeds that passed the gate and are worse than the Mix they adapt beyond their paired 95% interval"
 

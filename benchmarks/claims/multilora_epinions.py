@@ -22,18 +22,29 @@ BASE: dict[str, Any] = {
     "packed": {"memory_mib": 512, "domains": 64},
 }
 GRID: tuple[dict[str, Any], ...] = tuple(
-    {"pretrain": {"dropout": dropout, "weight_decay": decay}, "adapters": {"lr": rate}}
-    for dropout in (0.0, 0.1)
-    for decay, rate in ((1e-5, 1e-3), (3e-5, 3e-4))
+    {
+        "pretrain": {"lr": 3e-3, "average": "tail", "weight_decay": decay},
+        "adapters": {"lr": rate, "average": "tail"},
+        "fuse": {"average": "tail"},
+    }
+    for rate in (1e-3, 3e-4)
+    for decay in (1e-5, 3e-5)
 )
 """An item has three rows: training fits them within an epoch, and dropout, or tables that start near zero, make a
 backbone that a user and item bias beats (docs/decisions/2026-11-23-what-the-multilora-tables-can-give.md)."""
-DOMAINS: dict[str, Any] = {"weight_decay": 1e-5, "batch_rows": 1024, "min_batches": 4, "epochs": 15, "patience": 2}
+DOMAINS: dict[str, Any] = {
+    "weight_decay": 1e-5,
+    "batch_rows": 1024,
+    "min_batches": 4,
+    "epochs": 15,
+    "patience": 2,
+    "average": "tail",
+}
 WHOLE_GRID: tuple[dict[str, Any], ...] = tuple(
     {WHOLE: {**DOMAINS, "lr": rate, "dropout": dropout}} for rate in (1e-3, 3e-4) for dropout in (0.0, 0.2)
 )
 FAMILIES = (Family("stages", GRID), Family("single", WHOLE_GRID, start="mix"))
-CORE_HOURS = 1.0
+CORE_HOURS = 1.3
 """Of FULL=1, at most; by the record."""
 GATED = "domains and seeds that passed the gate and are worse than the Mix they adapt beyond their paired 95% interval"
 

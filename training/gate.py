@@ -35,11 +35,13 @@ class Case:
         label: (n,) of 0 and 1.
         served: (n,) logits of the adapter, calibrated, without the prior shift, which the backbone does not have.
         backbone: (n,) logits that are served if nothing is published.
+        lined: (n,) the same under a calibration of their own; None where none was looked for.
     """
 
     label: Array
     served: Array
     backbone: Array
+    lined: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class LossTest:
         z: gain over its standard error; None where all differences are equal.
         p: one-sided; 1 where there is no z.
         p_adjusted: smallest q at which Benjamini-Hochberg lets it pass; None until all domains are known.
+        by_line: what the backbone's LogLoss falls by under a calibration of its own, without an adapter; shown, not
+            tested; None where none was looked for.
     """
 
     backbone: float
@@ -61,6 +65,7 @@ class LossTest:
     z: float | None
     p: float
     p_adjusted: float | None = None
+    by_line: float | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,10 @@ def loss_test(case: Case) -> LossTest:
     error = float(gains.std(ddof=1)) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
     z = gain / error if error > 0.0 else None
     p = 1.0 if z is None else 0.5 * math.erfc(z / math.sqrt(2.0))
-    return LossTest(float(backbone.mean()), float(adapter.mean()), gain, z, p)
+    found = LossTest(float(backbone.mean()), float(adapter.mean()), gain, z, p)
+    if case.lined is None:
+        return found
+    return replace(found, by_line=float((backbone - _losses(label, case.lined.astype(np.float64))).mean()))
 
 
 def auc_test(case: Case, config: GateConfig) -> AucTest | None:
@@ -232,7 +240,8 @@ def _untestable(case: Case, config: GateConfig) -> str | None:
 def _verdict(case: Case, loss: LossTest, config: GateConfig) -> Verdict:
     auc, calibration = auc_test(case, config), calibration_test(case, config)
     faults = [*_loss_faults(loss, config), *_auc_faults(auc, config), *_calibration_faults(calibration)]
-    passed = f"LogLoss falls by {loss.gain:.5f}, adjusted p {loss.p_adjusted:.3g}"
+    alone = "" if loss.by_line is None else f" ({loss.by_line:.5f} by a calibration without it)"
+    passed = f"LogLoss falls by {loss.gain:.5f}{alone}, adjusted p {loss.p_adjusted:.3g}"
     reason = "; ".join(faults) if faults else passed
     return Verdict(not faults, reason, len(case.label), int(np.sum(case.label)), loss, auc, calibration)
 

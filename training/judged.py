@@ -111,7 +111,12 @@ def calibrate(
 
 
 def gate(
-    rows: NaturalRows, served: Floats, backbone: Floats, calibrations: Sequence[Calibration], config: GateConfig
+    rows: NaturalRows,
+    served: Floats,
+    backbone: Floats,
+    calibrations: Sequence[Calibration],
+    config: GateConfig,
+    lines: Sequence[Calibration] | None = None,
 ) -> dict[str, Verdict]:
     """Judge every natural domain.
 
@@ -121,6 +126,7 @@ def gate(
         backbone: (n,) logits.
         calibrations: of each domain, in the order of the names.
         config: the bounds.
+        lines: what calibrates the backbone in each domain, so that a verdict tells what that alone gains.
 
     Returns:
         Domain to its verdict; empty where the policy is to judge nothing.
@@ -128,6 +134,10 @@ def gate(
     if config.policy == "none":
         return {}
     line = calibrated(served, rows.domain, calibrations)
+    lined = None if lines is None else calibrated(backbone, rows.domain, lines)
     parts = zip(rows.names, rows_by_domain(rows.domain, len(rows.names)), strict=True)
-    cases = {name: Case(rows.label[part], line[part], backbone[part]) for name, part in parts}
+    cases = {
+        name: Case(rows.label[part], line[part], backbone[part], None if lined is None else lined[part])
+        for name, part in parts
+    }
     return judge(cases, config)

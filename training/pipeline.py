@@ -158,7 +158,8 @@ def _judged(run: Run, candidates: Mapping[Choice, Score], stop: Mapping[Choice, 
     calibrations = calibrate(rows, stop, config.calibration)
     own = calibrate(rows, {earned.chosen: earned.score(run.positions.stop)}, config.calibration)[earned.chosen]
     served, backbone = earned.score(run.positions.gate), candidates["backbone"](run.positions.gate)
-    verdicts = gate(_natural_rows(run, run.split.gate), served, backbone, tuple(own.values()), config.gate)
+    lines = tuple(calibrations["backbone"].values())
+    verdicts = gate(_natural_rows(run, run.split.gate), served, backbone, tuple(own.values()), config.gate, lines)
     return Judged(calibrations, verdicts, config.gate, own)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,23 @@ def test_a_planted_gain_passes() -> None:
     assert verdict.loss.gain > 0.02
     assert verdict.auc.low > 0.0
     assert f"LogLoss falls by {verdict.loss.gain:.5f}" in verdict.reason
+
+
+def test_what_a_calibration_alone_gains_is_told() -> None:
+    """Law: it is the backbone's LogLoss less that of its calibrated logits, and no part of any test."""
+    case = world(np.random.default_rng(6), 3000, 0.3, 0.2)
+    overconfident = Case(case.label, case.served, 3.0 * case.backbone)
+    lined = replace(overconfident, lined=case.backbone)
+    verdict, alone = one(lined), loss_test(Case(case.label, case.backbone, 3.0 * case.backbone))
+    assert verdict.loss is not None
+    assert verdict.loss.by_line == pytest.approx(alone.gain)
+    assert 0.0 < alone.gain < verdict.loss.gain
+    assert f"({alone.gain:.5f} by a calibration without it)" in verdict.reason
+    plain = one(overconfident)
+    assert plain.loss is not None
+    assert plain.loss.by_line is None
+    assert replace(verdict.loss, by_line=None) == plain.loss
+    assert "without it" not in plain.reason
 
 
 def test_a_harmful_adapter_does_not_pass() -> None:

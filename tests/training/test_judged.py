@@ -116,6 +116,32 @@ def test_without_a_gate_nothing_is_judged() -> None:
     assert judged.line() == "publish gate: none"
 
 
+def test_each_domain_is_told_what_its_own_line_gains() -> None:
+    """Law: a verdict's figure is of the line of that domain, in the domains' order; the identity gains nothing."""
+    rng = np.random.default_rng(1)
+    backbone, domain = 2.0 * rng.normal(size=4000), rng.integers(0, 2, 4000)
+    label = (rng.random(4000) < 1 / (1 + np.exp(-backbone / 2))).astype(np.float32)
+    rows, lines = (
+        NaturalRows(label, domain, ("a", "b")),
+        [Calibration(slope, 0.0, 0.0, 9, 5, None) for slope in (0.5, 1)],
+    )
+    found = gate(rows, backbone + rng.normal(size=4000), backbone, lines[1:] * 2, GateConfig(), lines)
+    losses = [found[name].loss for name in ("a", "b")]
+    gains = [np.logaddexp(0.0, z) - label * z for z in (backbone, backbone / 2)]
+    assert losses[0] is not None
+    assert losses[1] is not None
+    assert losses[0].by_line == pytest.approx((gains[0] - gains[1])[domain == 0].mean())
+    assert losses[1].by_line == 0.0
+
+
+def test_a_run_tells_what_calibration_alone_gains(eager: Path) -> None:
+    """Law: the verdict on every domain that is tested has it, in report and table."""
+    losses = [verdict["log_loss"] for verdict in report(eager)["gate"]["domains"].values()]
+    assert all(loss is None or math.isfinite(loss["by_line"]) for loss in losses)
+    assert any(loss is not None and loss["by_line"] != 0.0 for loss in losses)
+    assert "by calibration alone" in (eager / "report.md").read_text()
+
+
 def test_a_run_withholds_unless_it_is_told_otherwise() -> None:
     """Law: a configuration that says nothing publishes only what passes; a domain added by hand is published."""
     assert TrainingConfig().gate.policy == "withhold"

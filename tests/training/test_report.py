@@ -49,7 +49,8 @@ JUDGED = {
                 "reason": "LogLoss falls by 0.01",
                 "rows": 1500,
                 "positives": 700,
-                "log_loss": {"backbone": 0.6, "adapter": 0.59, "gain": 0.01, "z": 4.0, "p": 3e-5, "p_adjusted": 6e-5},
+                "log_loss": {"backbone": 0.6, "adapter": 0.59, "gain": 0.01, "z": 4.0, "p": 3e-5, "p_adjusted": 6e-5}
+                | {"by_line": 0.004},
                 "auc": {"backbone": 0.7, "adapter": 0.72, "difference": 0.02, "low": 0.011},
                 "calibration": {"backbone": 0.04, "adapter": 0.03, "allowed": 0.05}
                 | {"copc_backbone": 1.0, "copc_adapter": 1.0},
@@ -157,8 +158,11 @@ def test_verdicts_and_calibrations_are_shown(tmp_path: Path, evaluation: Evaluat
     assert "1 of 2 natural domains pass" in page
     assert "A domain that does not pass publishes nothing." in page
     assert "over 1 domains tested" in page
-    assert "| large | 1,500 | 700 | yes | +0.01000 | 0.0000 | 0.0001 | +0.0200 | +0.0110 | 0.0300 | 0.0400 |" in page
-    assert "| small | 9 | 3 | no | – | – | – | – | – | – | – | 3 positives |" in page
+    assert (
+        "| large | 1,500 | 700 | yes | +0.01000 | +0.00400 | 0.0000 | 0.0001 | +0.0200 | +0.0110 | 0.0300 | 0.0400 |"
+        in page
+    )
+    assert "| small | 9 | 3 | no | – | – | – | – | – | – | – | – | 3 positives |" in page
     assert "| all rows | 1,509 | 1.1000 | 1.0030 | 0.0200 | 0.0200 |" in page
     assert "| 0.9000 | 0.1230 | fitted |" in page
     assert "| 9 rows |" in page

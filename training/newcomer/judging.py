@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from adapters_store.manifest import Calibration
 from training.dataset import Split
 from training.judged import Judged, NaturalRows, calibrate, gate
-from training.metrics import auc, probabilities
+from training.metrics import Floats, auc, probabilities
 from training.newcomer.config import NewcomerConfig
 from training.newcomer.live import Live, on_the_line
 from training.newcomer.trainer import TrainedNewcomer
@@ -45,9 +45,12 @@ def judge_newcomer(
             for name, found in calibrations["single"].items()
         }
     own = tuple(calibrations["single"].values())
-    start = trained.start_logits(split.gate)
-    rival = on_the_line(backbone, start, shift) if live is None else live.logits(split.gate, shift)
-    verdicts = gate(held, trained.logits(split.gate), rival, own, config.gate)
+
+    def rival(part: NDArray[np.int64]) -> Floats:
+        return on_the_line(backbone, trained.start_logits(part), shift) if live is None else live.logits(part, shift)
+
+    lines = tuple(calibrate(stop, {"backbone": rival(split.stop)}, config.calibration)["backbone"].values())
+    verdicts = gate(held, trained.logits(split.gate), rival(split.gate), own, config.gate, lines)
     return Judged(calibrations, verdicts, config.gate)
 
 

@@ -102,7 +102,8 @@ def _gate(record: Mapping[str, Any]) -> Section:
         f"saw. {outcome[rules['policy']]} To pass: LogLoss lower than the backbone's (paired z, Benjamini-Hochberg at "
         f"q = {rules['q']:g} over {rules['tested']} domains tested); the {rules['confidence']:.0%} lower bound of the "
         f"AUC difference (DeLong) above -{rules['auc_margin']:g}; ECE not above the backbone's by more than chance; at "
-        f"least {rules['min_positives']} positives."
+        f"least {rules['min_positives']} positives. Beside the gain stands what calibrating the backbone would gain "
+        "without an adapter."
     )
     left_out = len(verdicts) - MOST_DOMAINS
     rest = f"{left_out} domains with fewer rows are left out of this table; report.json has all."

@@ -55,8 +55,8 @@ class LossTest:
         z: gain over its standard error; None where all differences are equal.
         p: one-sided; 1 where there is no z.
         p_adjusted: smallest q at which Benjamini-Hochberg lets it pass; None until all domains are known.
-        by_line: what the backbone's LogLoss falls by under a calibration of its own, without an adapter; shown, not
-            tested; None where none was looked for.
+        by_line: what the LogLoss of what is served without this adapter falls by under a line of its own, on top of
+            any that it has; 0 where that line stays the identity, None where none was looked for. Not tested.
     """
 
     backbone: float
@@ -240,7 +240,7 @@ def _untestable(case: Case, config: GateConfig) -> str | None:
 def _verdict(case: Case, loss: LossTest, config: GateConfig) -> Verdict:
     auc, calibration = auc_test(case, config), calibration_test(case, config)
     faults = [*_loss_faults(loss, config), *_auc_faults(auc, config), *_calibration_faults(calibration)]
-    alone = "" if loss.by_line is None else f" ({loss.by_line:.5f} by a calibration without it)"
+    alone = f" (a calibration alone: {loss.by_line:+.5f})" if loss.by_line else ""
     passed = f"LogLoss falls by {loss.gain:.5f}{alone}, adjusted p {loss.p_adjusted:.3g}"
     reason = "; ".join(faults) if faults else passed
     return Verdict(not faults, reason, len(case.label), int(np.sum(case.label)), loss, auc, calibration)

@@ -126,7 +126,7 @@ def gate(
         backbone: (n,) logits.
         calibrations: of each domain, in the order of the names.
         config: the bounds.
-        lines: what calibrates the backbone in each domain, so that a verdict tells what that alone gains.
+        lines: what calibrates `backbone` in each domain, so that a verdict tells what that alone gains.
 
     Returns:
         Domain to its verdict; empty where the policy is to judge nothing.

@@ -126,12 +126,12 @@ def test_what_a_calibration_alone_gains_is_told() -> None:
     assert verdict.loss is not None
     assert verdict.loss.by_line == pytest.approx(alone.gain)
     assert 0.0 < alone.gain < verdict.loss.gain
-    assert f"({alone.gain:.5f} by a calibration without it)" in verdict.reason
+    assert f"(a calibration alone: +{alone.gain:.5f})" in verdict.reason
     plain = one(overconfident)
     assert plain.loss is not None
     assert plain.loss.by_line is None
     assert replace(verdict.loss, by_line=None) == plain.loss
-    assert "without it" not in plain.reason
+    assert "alone" not in plain.reason
 
 
 def test_a_harmful_adapter_does_not_pass() -> None:

@@ -35,13 +35,13 @@ class Case:
         label: (n,) of 0 and 1.
         served: (n,) logits of the adapter, calibrated, without the prior shift, which the backbone does not have.
         backbone: (n,) logits that are served if nothing is published.
-        lined: (n,) the same under a calibration of their own; None where none was looked for.
+        recalibrated: (n,) the same under a calibration of their own; None where none was looked for.
     """
 
     label: Array
     served: Array
     backbone: Array
-    lined: Array | None = None
+    recalibrated: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class LossTest:
         z: gain over its standard error; None where all differences are equal.
         p: one-sided; 1 where there is no z.
         p_adjusted: smallest q at which Benjamini-Hochberg lets it pass; None until all domains are known.
-        by_line: what the LogLoss of what is served without this adapter falls by under a line of its own, on top of
-            any that it has; 0 where that line stays the identity, None where none was looked for. Not tested.
+        calibration_gain: what the LogLoss of what is served without this adapter falls by under a line of its own, on
+            top of any that it has; 0 where that line stays the identity, None where none was looked for. Not tested.
     """
 
     backbone: float
@@ -65,7 +65,7 @@ class LossTest:
     z: float | None
     p: float
     p_adjusted: float | None = None
-    by_line: float | None = None
+    calibration_gain: float | None = None
 
 
 @dataclass(frozen=True)
@@ -175,9 +175,10 @@ def loss_test(case: Case) -> LossTest:
     z = gain / error if error > 0.0 else None
     p = 1.0 if z is None else 0.5 * math.erfc(z / math.sqrt(2.0))
     found = LossTest(float(backbone.mean()), float(adapter.mean()), gain, z, p)
-    if case.lined is None:
+    if case.recalibrated is None:
         return found
-    return replace(found, by_line=float((backbone - _losses(label, case.lined.astype(np.float64))).mean()))
+    alone = backbone - _losses(label, case.recalibrated.astype(np.float64))
+    return replace(found, calibration_gain=float(alone.mean()))
 
 
 def auc_test(case: Case, config: GateConfig) -> AucTest | None:
@@ -240,7 +241,7 @@ def _untestable(case: Case, config: GateConfig) -> str | None:
 def _verdict(case: Case, loss: LossTest, config: GateConfig) -> Verdict:
     auc, calibration = auc_test(case, config), calibration_test(case, config)
     faults = [*_loss_faults(loss, config), *_auc_faults(auc, config), *_calibration_faults(calibration)]
-    alone = f" (a calibration alone: {loss.by_line:+.5f})" if loss.by_line else ""
+    alone = f" (a calibration alone: {loss.calibration_gain:+.5f})" if loss.calibration_gain else ""
     passed = f"LogLoss falls by {loss.gain:.5f}{alone}, adjusted p {loss.p_adjusted:.3g}"
     reason = "; ".join(faults) if faults else passed
     return Verdict(not faults, reason, len(case.label), int(np.sum(case.label)), loss, auc, calibration)

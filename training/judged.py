@@ -134,10 +134,10 @@ def gate(
     if config.policy == "none":
         return {}
     line = calibrated(served, rows.domain, calibrations)
-    lined = None if lines is None else calibrated(backbone, rows.domain, lines)
+    again = None if lines is None else calibrated(backbone, rows.domain, lines)
     parts = zip(rows.names, rows_by_domain(rows.domain, len(rows.names)), strict=True)
     cases = {
-        name: Case(rows.label[part], line[part], backbone[part], None if lined is None else lined[part])
+        name: Case(rows.label[part], line[part], backbone[part], None if again is None else again[part])
         for name, part in parts
     }
     return judge(cases, config)

@@ -18,18 +18,8 @@ def verdicts_by_domain(record: Mapping[str, Any]) -> Table:
     """
     rows = [[name, *_verdict(verdict)] for name, verdict in _largest(record["domains"])]
     losses = ("LogLoss gain", "by calibration alone", "p", "adjusted p")
-    header = (
-        "domain",
-        "rows",
-        "positives",
-        "passes",
-        *losses,
-        "AUC difference",
-        "its low end",
-        "ECE",
-        "backbone's",
-        "why",
-    )
+    others = ("AUC difference", "its low end", "ECE", "backbone's")
+    header = ("domain", "rows", "positives", "passes", *losses, *others, "why")
     return Table("Publish gate", header, rows)
 
 
@@ -58,7 +48,7 @@ def _verdict(found: Mapping[str, Any]) -> list[str]:
         f"{found['positives']:,}",
         "yes" if found["passed"] else "no",
         _signed(loss.get("gain"), 5),
-        _signed(loss.get("by_line"), 5),
+        _signed(loss.get("calibration_gain"), 5),
         number(loss.get("p")),
         number(loss.get("p_adjusted")),
         _signed(auc.get("difference")),

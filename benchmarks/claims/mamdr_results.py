@@ -32,8 +32,8 @@ _HEAD = """# What MAMDR and its rivals came to
 Written by `make claims-mamdr` from `benchmarks/claims/records/`, and by nobody's hand. How the methods are tuned, and
 what is alike for all of them, stands in [a decision](decisions/2026-11-21-how-mamdr-is-tuned.md); whether what the
 papers say of the order holds here, in [claims.md](claims.md). AUC are of test rows: mean over the domains ± standard
-deviation over the seeds; RANK is the mean rank over domains and seeds. No method here averages its weights: with
-averages one network for all domains is above every row of MovieLens-1M ([multilora-results.md](multilora-results.md)).
+deviation over the seeds; RANK is the mean rank over domains and seeds. No method here averages its weights;
+what that gives one network for all domains of MovieLens-1M stands in [multilora-results.md](multilora-results.md).
 """
 _NONE = "Not recorded yet: `FULL=1 make claims-mamdr` fills it in."
 _SHOWN: Mapping[str, tuple[str, ...]] = {

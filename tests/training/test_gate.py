@@ -121,16 +121,16 @@ def test_what_a_calibration_alone_gains_is_told() -> None:
     """Law: it is the backbone's LogLoss less that of its calibrated logits, and no part of any test."""
     case = world(np.random.default_rng(6), 3000, 0.3, 0.2)
     overconfident = Case(case.label, case.served, 3.0 * case.backbone)
-    lined = replace(overconfident, lined=case.backbone)
-    verdict, alone = one(lined), loss_test(Case(case.label, case.backbone, 3.0 * case.backbone))
+    verdict = one(replace(overconfident, recalibrated=case.backbone))
+    alone = loss_test(Case(case.label, case.backbone, 3.0 * case.backbone))
     assert verdict.loss is not None
-    assert verdict.loss.by_line == pytest.approx(alone.gain)
+    assert verdict.loss.calibration_gain == pytest.approx(alone.gain)
     assert 0.0 < alone.gain < verdict.loss.gain
     assert f"(a calibration alone: +{alone.gain:.5f})" in verdict.reason
     plain = one(overconfident)
     assert plain.loss is not None
-    assert plain.loss.by_line is None
-    assert replace(verdict.loss, by_line=None) == plain.loss
+    assert plain.loss.calibration_gain is None
+    assert replace(verdict.loss, calibration_gain=None) == plain.loss
     assert "alone" not in plain.reason
 
 

@@ -130,15 +130,15 @@ def test_each_domain_is_told_what_its_own_line_gains() -> None:
     gains = [np.logaddexp(0.0, z) - label * z for z in (backbone, backbone / 2)]
     assert losses[0] is not None
     assert losses[1] is not None
-    assert losses[0].by_line == pytest.approx((gains[0] - gains[1])[domain == 0].mean())
-    assert losses[1].by_line == 0.0
+    assert losses[0].calibration_gain == pytest.approx((gains[0] - gains[1])[domain == 0].mean())
+    assert losses[1].calibration_gain == 0.0
 
 
 def test_a_run_tells_what_calibration_alone_gains(eager: Path) -> None:
     """Law: the verdict on every domain that is tested has it, in report and table."""
     losses = [verdict["log_loss"] for verdict in report(eager)["gate"]["domains"].values()]
-    assert all(loss is None or math.isfinite(loss["by_line"]) for loss in losses)
-    assert any(loss is not None and loss["by_line"] != 0.0 for loss in losses)
+    assert all(loss is None or math.isfinite(loss["calibration_gain"]) for loss in losses)
+    assert any(loss is not None and loss["calibration_gain"] != 0.0 for loss in losses)
     assert "by calibration alone" in (eager / "report.md").read_text()
 
 

@@ -50,7 +50,7 @@ JUDGED = {
                 "rows": 1500,
                 "positives": 700,
                 "log_loss": {"backbone": 0.6, "adapter": 0.59, "gain": 0.01, "z": 4.0, "p": 3e-5, "p_adjusted": 6e-5}
-                | {"by_line": 0.004},
+                | {"calibration_gain": 0.004},
                 "auc": {"backbone": 0.7, "adapter": 0.72, "difference": 0.02, "low": 0.011},
                 "calibration": {"backbone": 0.04, "adapter": 0.03, "allowed": 0.05}
                 | {"copc_backbone": 1.0, "copc_adapter": 1.0},

@@ -171,7 +171,7 @@ def test_the_manifest_tells_how_it_was_trained_calibrated_and_judged(ground: Gro
     assert manifest.gate is not None
     assert addition.verdict is not None
     assert manifest.gate["passed"] == addition.verdict.passed
-    assert math.isfinite(manifest.gate["log_loss"]["by_line"])
+    assert math.isfinite(manifest.gate["log_loss"]["calibration_gain"])
     assert manifest.gate["rows"] == len(addition.split.gate)
 
 
